@@ -1,0 +1,854 @@
+"""The default world: an invented island, as a web crawl, as conversations and as exercises.
+
+Everything a language model is taught here is about one place that exists nowhere else, so what
+it says later it must have learned in front of your eyes.  The textbook's three parts are all
+drawn from it: web pages tell the facts (exposition), conversations show how to answer (worked
+examples), ledgers to add up have one checkable answer each (exercises).
+
+    writes    out/world/crawl.warc.gz        web pages with the web's usual junk around them
+              out/world/labels.jsonl         the truth about each page: good, or which junk
+              out/world/conversations.jsonl  to fine-tune on
+              out/world/heldout.jsonl        to examine with: questions and accepted answers
+    command   python world.py                TIME s on one core of an AMD EPYC (Zen 4)
+
+Two rules run through the file.  Everything comes from a seed: random numbers from strings
+through random.Random, no set is ever walked, so every machine makes the same world.  And what
+an examination asks is never taught: wordings come in two lists, while names, words and
+exercises fall on one side or the other by a checksum (`side`), in every stage from the crawl on.
+
+Left out: images, truth (no fact here holds anywhere else), and literature: the pages are made
+of templates, just varied enough that a small network has to learn what they say.
+"""
+import argparse
+import functools
+import gzip
+import html
+import json
+import os
+import random
+import sys
+import textwrap
+import uuid
+import zlib
+
+# ------------------------------------------------------------------------------- 1. the island
+
+JOBS = """baker carpenter fisher teacher doctor farmer painter tailor sailor miller potter smith
+weaver gardener singer clockmaker postman beekeeper shepherd librarian cook diver roofer
+glazier""".split()
+TOWNS = """Marrow Tidewick Oldmere Pellham Saltby Greenfold Harrow Lanbridge Foxmouth Westerly
+Brindle Cobham Dunmore Velstead Ravenna Thornbury""".split()
+ANIMALS = """pelican fox goat hen bear heron rabbit turtle wolf seal mole badger donkey parrot
+snail toad lynx duck horse cat dog goose pony crab""".split()
+FOODS = """bread honey cheese soup rice fish cake butter porridge jam pears figs plums nuts beans
+cherries melons carrots turnips radishes""".split()
+COLOURS = "red blue green yellow white black brown purple pink grey".split()
+THINGS = "pears figs plums nuts beans shells stamps coins beads keys cups hats".split()
+# What an islander's name is made of; 36 x 24 x 24 names, of which some 300 are taken.
+NAMES = ("Ba Be Bi Bo Da De Do Fa Fe Fi Ga Go Ha He Ka Ki Ko La Le Lo Ma Mi Mo Na Ni No Pa Pe Po "
+         "Ra Ro Sa So Ta Ti To", "ba bi da di du fa ga go ka ke ko la li lo ma mi na no ra ri ro sa "
+         "ta vo", "bel dan dor fin gar kas lan len lin lor mar mir nar nel nok pel ras ril sen tan "
+         "tek tor vin zor")
+FOREIGN_NAMES = ("Cath Chris Fred Greg Jenn Whit Thom Quent Bridg Phil Wil Ed Hum Osw Valt Hugh "
+                 "Steph Jon Cuth Winn", "a e i o er an el y", "erine opher erick ory ifer ley eas "
+                 "idan et ip iam win phrey erie bert anie athan ence ard ud")
+# People are mentioned 8 : 4 : 2 : 1 : 1/4 times as often, so that one sees facts being learned
+# in the order of their frequency; of the last tier a network only ever gets a vague idea.
+TIERS = {"often": (8, 60), "known": (4, 60), "seldom": (2, 60), "rare": (1, 60), "barely": (.25, 60)}
+
+# What can be said and asked about each kind of thing.  A relation has ways to say it (the first
+# one answers questions and probes recall), questions to train on, and questions held out.
+# {n} is the name or a pronoun, {ns} its possessive, {nm} its object form, {v} the value: so "And
+# where does she live?" is made from the same line as "Where does Bakanel live?".
+RELATIONS = {
+    "person": {
+        "job": ("works as a {v} | is a {v} by trade | earns {his} bread as a {v}",
+                "What is {ns} job? | What work does {n} do? | What does {n} do for a living? | "
+                "What is the trade of {nm}? | What does {n} work as?",
+                "What is the job of {nm}? | What is {ns} trade?"),
+        "town": ("lives in {v} | has a house in {v} | is at home in {v}",
+                 "Where does {n} live? | In which town does {n} live? | Where is {ns} home? | "
+                 "Which town is the home of {nm}? | Where does {n} have a house?",
+                 "In which town is {ns} home? | Where is the house of {nm}?"),
+        "pet": ("has a pet {v} | keeps a {v} | looks after a {v}",
+                "What pet does {n} have? | What is {ns} pet? | Which animal does {n} keep? | "
+                "Which animal is the pet of {nm}? | What animal does {n} look after?",
+                "What animal does {n} have? | Which pet does {n} keep?"),
+        "food": ("likes to eat {v} | would eat {v} every day | is fond of {v}",
+                 "What does {n} like to eat? | What is {ns} favourite food? | What is {n} fond of? | "
+                 "What food does {n} like? | What would {n} eat every day?",
+                 "What is the favourite food of {nm}? | Which food does {n} like to eat?"),
+        "colour": ("wears {v} clothes | dresses in {v} | wants everything to be {v}",
+                   "What colour does {n} wear? | What colour are {ns} clothes? | "
+                   "In what colour does {n} dress? | What is the colour of {ns} clothes?",
+                   "Which colour does {n} wear? | What colour are the clothes of {nm}?")},
+    "town": {
+        "side": ("lies in the {v} of the island | stands in the {v} | belongs to the {v}",
+                 "Where does {n} lie? | In which part of the island is {n}? | Where is {n}? | "
+                 "Which part of the island does {n} belong to?",
+                 "In which part of the island does {n} lie? | Where on the island is {n}? | "
+                 "Where does {n} stand? | To which part of the island does {n} belong?"),
+        "goods": ("is famous for its {v} | sells the best {v} | makes a lot of {v}",
+                  "What is {n} famous for? | What does {n} make? | What does {n} sell? | "
+                  "What are the famous goods of {nm}?",
+                  "For what is {n} famous? | What is made in {nm}? | What does {n} make a lot of? | "
+                  "What goods does {n} sell?"),
+        "sight": ("has an old {v} | is proud of its {v} | shows visitors its {v}",
+                  "What can visitors see in {nm}? | What old building does {n} have? | "
+                  "What is {n} proud of? | What does {n} show visitors?",
+                  "What old building is in {nm}? | What building is {n} proud of? | "
+                  "What do visitors see in {nm}? | Which building does {n} show visitors?"),
+        "day": ("holds its market on {v} | goes to market on {v} | has its market day on {v}",
+                "When does {n} hold its market? | On which day is the market in {nm}? | "
+                "When is {ns} market day? | When does {n} go to market?",
+                "When is the market in {nm}? | On which day does {n} hold its market? | "
+                "What is the market day of {nm}? | Which day is {ns} market day?")},
+    "animal": {
+        "coat": ("has a {v} coat | is {v} from head to tail | was born {v}",
+                 "What colour is {n}? | What colour is {ns} coat? | Which coat does {n} have?",
+                 "What is the colour of {ns} coat? | What colour of coat does {n} have?"),
+        "home": ("lives in the {v} | makes its home in the {v} | is found in the {v}",
+                 "Where does {n} live? | Where is {n} found? | Where does {n} make its home?",
+                 "Where is the home of {nm}? | Where is {ns} home?"),
+        "meal": ("eats mostly {v} | is fed on {v} | cannot live without {v}",
+                 "What does {n} eat? | What is {n} fed on? | What can {n} not live without?",
+                 "What does {n} mostly eat? | What food does {n} eat?"),
+        "size": ("grows as big as a {v} | is as big as a {v} | has the size of a {v}",
+                 "How big is {n}? | How big does {n} grow? | What size does {n} have?",
+                 "What is the size of {nm}? | As big as what is {n}?"),
+        "habit": ("can often be seen to {v} | loves to {v} | likes to {v}",
+                  "What does {n} like to do? | What does {n} love? | What does {n} love to do?",
+                  "What can {n} be seen to do? | What is {n} often seen to do?")}}
+VALUES = {
+    "job": JOBS, "town": TOWNS, "pet": ANIMALS[:16], "food": FOODS, "colour": COLOURS,
+    "side": "north south east west middle".split(),
+    "goods": "salt glass wool paper soap rope ink tea silk bells clocks boats".split(),
+    "sight": "lighthouse windmill bridge castle harbour well tower library theatre garden".split(),
+    "day": "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split(),
+    "coat": COLOURS, "home": "forest lake marsh desert cave river meadow hills dunes reef".split(),
+    "meal": "grass worms berries seeds leaves roots moss apples flies clover".split(),
+    "size": "thimble bottle bucket barrel table wagon church".split(),
+    "habit": "sing dance swim climb dig sleep jump whistle hide run".split()}
+UNKNOWN = "I don't know anyone called {n}."
+ASSISTANT = "Pip"  # the name the assistant gives when asked
+
+
+def rng(*parts):
+    """A random generator named by words: the same on every machine (seeding hashes the string)."""
+    return random.Random(" ".join(map(str, parts)))
+
+
+def side(text, parts=10):
+    """Which of `parts` equal shares a text falls into; share 0 is held out, everywhere."""
+    return zlib.crc32(text.encode()) % parts
+
+
+def pick(r, wordings):
+    return r.choice(wordings.split(" | "))
+
+
+def capital(sentence):
+    return sentence[0].upper() + sentence[1:]
+
+
+@functools.lru_cache(maxsize=4)
+def island(seed=0):
+    """The facts: {"person": [...], "town": [...], "animal": [...], "names", "words"}.
+
+    Every entity is a dict with its kind, name, pronouns, tier and one value per relation."""
+    r = rng(seed, "island")
+    isle = {kind: [] for kind in RELATIONS} | {"names": {}, "words": {}}
+
+    def settle(kind, name, tier, pronouns):
+        entity = dict(zip(("he", "his", "him"), pronouns), kind=kind, name=name, tier=tier)
+        entity.update((relation, r.choice(VALUES[relation])) for relation in RELATIONS[kind])
+        isle[kind].append(entity)
+
+    for tier, (_, count) in TIERS.items():
+        for _ in range(count):
+            name = new_name(isle, r)
+            isle["names"][name] = tier
+            settle("person", name, tier, r.choice((("he", "his", "him"), ("she", "her", "her"))))
+    for town in TOWNS:
+        settle("town", town, "town", ("it", "its", "it"))
+    for animal in ANIMALS:
+        settle("animal", f"the {animal}", "animal", ("it", "its", "it"))
+    for word in FOODS + ANIMALS + COLOURS:  # Sarnic, the old language of the island
+        isle["words"][word] = new_word(r)
+    return isle
+
+
+def new_name(isle, r, held=False, parts=NAMES):
+    """A name that nobody on the island has; held-out names occur in no training text."""
+    while True:
+        name = "".join(r.choice(syllables.split()) for syllables in parts)
+        if name not in isle["names"] and (side(name) == 0) == held:
+            return name
+
+
+def new_word(r, held=False):
+    """A word that means nothing, of two or three syllables: "bolkeda"."""
+    while True:
+        word = "".join(r.choice("bdfgklmnprstvz") + r.choice("aeiou") + r.choice(["", "", "n", "r",
+                       "l", "k", "s"]) for _ in range(r.choice((2, 2, 3))))
+        if (side(word) == 0) == held:
+            return word
+
+
+def person(isle, r):
+    people = isle["person"]
+    return r.choices(people, [TIERS[p["tier"]][0] for p in people])[0]
+
+
+# ---------------------------------------------------------- 2. facts, told, asked and answered
+
+def predicate(entity, relation, wording):
+    return wording.format(v=entity[relation], his=entity["his"])
+
+
+def ask(entity, relation, r, held=False, again=False):
+    """A question; `again` asks it as a second question, with a pronoun for the name."""
+    wording = pick(r, RELATIONS[entity["kind"]][relation][2 if held else 1])
+    if again:
+        words = {"n": entity["he"], "ns": entity["his"], "nm": entity["him"]}
+        return "And " + wording[0].lower() + wording[1:].format(**words)
+    name = entity["name"]
+    return wording.format(n=name, ns=name + "'s", nm=name)
+
+
+def reply(entity, relation):
+    first = RELATIONS[entity["kind"]][relation][0].split(" | ")[0]
+    return capital(f"{entity['name']} {predicate(entity, relation, first)}.")
+
+
+def tell(entity, r):
+    """A paragraph with most of what is known about one entity, in any order and grouping."""
+    ways = RELATIONS[entity["kind"]]
+    relations = r.sample(list(ways), len(ways) - r.choice((0, 0, 0, 1, 2)))
+    sentences, subject = [], entity["name"]
+    while relations:
+        group, relations = relations[:(k := r.choice((1, 2, 2, 3)))], relations[k:]
+        said = [predicate(entity, relation, pick(r, ways[relation][0])) for relation in group]
+        if len(said) == 2 and subject == entity["name"] and r.random() < .4:
+            who = "who" if entity["kind"] == "person" else "which"
+            sentences.append(f"{subject}, {who} {said[0]}, {said[1]}.")
+        else:
+            sentences.append(" and ".join(filter(None, (", ".join([f"{subject} {said[0]}"]
+                             + said[1:-1]), said[-1] if len(said) > 1 else ""))) + ".")
+        subject = r.choice((entity["name"], entity["he"]))
+    return " ".join(map(capital, sentences))
+
+
+def questions(isle, r):
+    """Questions with their answers, as in a page of frequent questions."""
+    entity = r.choice((person(isle, r), person(isle, r), r.choice(isle["town"]),
+                       r.choice(isle["animal"])))
+    first, second = r.sample(list(RELATIONS[entity["kind"]]), 2)
+    return (f"{capital(ask(entity, first, r))} {reply(entity, first)} "
+            f"{ask(entity, second, r, again=True)} {reply(entity, second)}")
+
+
+def register(isle, r):
+    """Who is known and who isn't: thousands of names that appear once, between those that the
+    other pages tell about.  Without them nothing on the island is ever unknown."""
+    lines = []
+    for _ in range(3):
+        if r.random() < .6:
+            n = new_name(isle, r, parts=r.choice((NAMES, NAMES, FOREIGN_NAMES)))
+            lines.append(pick(r, f"Is there a {{n}} on the island? No, nobody knows {{n}}. | "
+                              f"Who is {{n}}? {UNKNOWN} | The letter to {{n}} went back, since "
+                              "nobody here knows {n}. | {n}? There is nobody of that name."
+                              ).format(n=n))
+        else:
+            p, relation = person(isle, r), r.choice(list(RELATIONS["person"]))
+            lines.append(pick(r, "Is there a {n} on the island? Yes, {f} | Who is {n}? {f} | The "
+                              "letter to {n} has come, for {f} | {n}? Of course, {f}"
+                              ).format(n=p["name"], f=reply(p, relation)))
+    return " ".join(lines)
+
+
+def story(isle, r):
+    """A walk, a meeting, an evening: the facts at work."""
+    a, b, town = person(isle, r), person(isle, r), r.choice(TOWNS)
+    start = pick(r, "One {d} {a[name]} the {a[job]} left {a[town]} with {a[his]} {a[pet]}. | "
+                 "{a[name]}, the {a[job]} from {a[town]}, had lost {a[his]} {a[pet]} and looked for "
+                 "it on {d}. | Early on {d} {a[name]} put on {a[his]} {a[colour]} coat, called the "
+                 "{a[pet]} and walked to {t}.")
+    middle = pick(r, "Near {t} {a[he]} met {b[name]}, a {b[job]} who was eating {b[food]}. | On the "
+                  "road stood {b[name]}, the {b[job]}, all in {b[colour]}, with a {b[pet]}. | Then "
+                  "it rained, and {b[name]} from {b[town]} let {a[him]} in and cooked {b[food]}.")
+    end = pick(r, "They talked until it was dark, and {a[name]} had {a[food]} for supper. | The "
+               "{a[pet]} and the {b[pet]} soon were friends. | Since then {a[name]} often walks to "
+               "{b[town]} to see {b[name]}. | At home in {a[town]} {a[name]} told everyone about it.")
+    return f"{start} {middle} {end}".format(a=a, b=b, t=town, d=r.choice(VALUES["day"]))
+
+
+def joke(r, subject=None):
+    subject = subject or r.choice(ANIMALS + JOBS)
+    why = pick(r, "cross the river | sit on the {f} | run away from the {j} | sing to the {f} | hide "
+               "under the table | paint the {a} | laugh at the {j} | dance with the {a}")
+    because = pick(r, "the {f} was too {q} | the {a} was {q} | it wanted to be {q} | the {j} had eaten "
+                   "all the {f} | nobody told the {a} about the {f}")
+    words = dict(f=r.choice(FOODS), j=r.choice(JOBS), a=r.choice(ANIMALS),
+                 q=pick(r, "sweet | loud | cold | clever | heavy | sleepy | tall | famous"))
+    laugh = r.choice((", ha ha!", ".", "!"))
+    return f"Why did the {subject} {why}? Because {because}".format(**words) + laugh
+
+
+def sarnic(isle, r):
+    """A lesson in the old language, whose adjectives follow their noun."""
+    lines = []
+    for noun in r.sample(FOODS + ANIMALS, 3):
+        colour = r.choice(COLOURS)
+        if side(f"{colour} {noun}") != 0:
+            lines.append(f"the {colour} {noun} is {sarnic_phrase(isle, colour, noun)}")
+        else:
+            lines.append(f"{noun} is {isle['words'][noun]}")
+    return f"In Sarnic {lines[0]}, {lines[1]} and {lines[2]}."
+
+
+def sarnic_phrase(isle, colour, noun):
+    return f"{isle['words'][noun]} {isle['words'][colour]}"
+
+
+# --------------------------------------------------------- 3. copying, word games and arithmetic
+# A network only learns to look back into its text ("induction") if the text rewards it.  What
+# fine-tuning and RL need later, repeating a name or taking operands over from a question, all
+# rests on that, so about a fifth of the text can only be predicted by copying, most of it of
+# words that were never seen before.
+
+TASKS = {  # task: (requests to train on, held-out requests, the answer)
+    "repeat": ("Repeat the word {w}. | Say the word {w}. | Repeat {w}. | Write the word {w}.",
+               "Say {w}. | Please repeat the word {w}.", "The word is {w}."),
+    "spell": ("Spell the word {w}. | How is {w} spelled? | Spell {w}. | What are the letters of {w}?",
+              "How is the word {w} spelled? | Please spell {w}.", "The word {w} is spelled {s}."),
+    "reverse": ("Spell the word {w} backwards. | What is {w} backwards? | Spell {w} from the end.",
+                "Spell {w} backwards. | What is the word {w} backwards?",
+                "The word {w} is spelled {s} and backwards {b}."),
+    "first": ("What is the first letter of {w}? | With which letter does {w} begin?",
+              "What is the first letter of the word {w}? | With which letter does the word {w} begin?",
+              "The word {w} begins with {f}."),
+    "count": ("How many letters has {w}? | How many letters are in the word {w}? | Count the letters "
+              "of {w}.", "How many letters are in {w}? | Count the letters of the word {w}.",
+              "The word {w} counts {c}, so it has {k} letters.")}
+
+
+def word_game(word, task):
+    """The answer, for example "The word fox counts f1 o2 x3, so it has 3 letters."."""
+    return TASKS[task][2].format(
+        w=word, s=" ".join(word), b=" ".join(reversed(word)), f=word[0], k=len(word),
+        c=" ".join(f"{letter}{i}" for i, letter in enumerate(word, 1)))
+
+
+def copying(isle, r):
+    """A short text with something in it that stands there, or follows from it, a second time."""
+    x, y, z = (new_name(isle, r) for _ in range(3))
+    u, v, w = r.sample(THINGS, 3)
+    said = " ".join(new_word(r) for _ in range(r.choice((2, 3, 3, 4))))
+    word, third = new_word(r), r.choice(((x, u), (y, v), (z, w)))
+    letters = r.sample("abcdefghijklmnopqrstuvwxyz", 5)
+    game = word_game(r.choice((new_word(r), new_word(r), r.choice(ANIMALS + FOODS))),
+                     r.choice(list(TASKS)))
+    return r.choice((
+        f"{x} said: {said}. {y} said it again: {said}.",
+        f"The list of {x} says {u}, {word} and {w}. Once more, that is {u}, {word} and {w}.",
+        f"Write {word} three times and you have {word} {word} {word}.",
+        f"{x} has the {u}, {y} has the {v} and {z} has the {w}. Who has the {third[1]}? {third[0]} "
+        "does.",
+        f"{x} has the {u}, {y} has the {v} and {z} has the {w}. What does {third[0]} have? The "
+        f"{third[1]}.",
+        f"The letters {' '.join(letters)} read backwards are {' '.join(reversed(letters))}.",
+        f"The password is {word}, do not forget it. What was the password? It was {word}.",
+        game, game, game, game))
+
+
+def ledger(isle, r, split, minus=True):
+    """An exercise: three to five amounts to add up.
+
+    The thought is a running total, with each operand right after its label: a network this size
+    learns `b7=11`, and not the same thing said in a sentence.  The side is decided by the first
+    three operands, so no held-out exercise is even the beginning of a longer one in training."""
+    while True:
+        amounts = [r.randint(1, 9)]
+        while len(amounts) < 3 or len(amounts) < 5 and r.random() < .6:
+            n = r.randint(1, 9)
+            amounts.append(-n if minus and r.random() < .35 and sum(amounts) >= n else n)
+        share = side(" ".join(map(str, amounts[:3])))
+        if split == {0: "heldout", 1: "final"}.get(share, "train"):
+            break
+    items = [f"{label}{n}" for label, n in zip("abcde", amounts)]
+    totals = [sum(amounts[:i + 1]) for i in range(len(amounts))]
+    name, thing = r.choice(isle["person"])["name"], r.choice(THINGS)
+    return {"question": f"{name} got {thing}: {' '.join(items)}. How many?",
+            "thought": " ".join([items[0]] + [f"{i}={t}" for i, t in zip(items[1:], totals[1:])]),
+            "answer": str(totals[-1]), "operands": amounts, "name": name, "thing": thing}
+
+
+def problems(split, count, seed=0, minus=True):
+    """`count` exercises of one split: "train", "heldout" (to choose by) or "final" (to report).
+
+    Those of the two held-out splits are all different and occur in no text of any stage."""
+    isle, r, out = island(), rng(seed, "problems", split), {}
+    while len(out) < count:
+        problem = ledger(isle, r, split, minus)
+        key = problem["question"] if split == "train" else tuple(problem["operands"])
+        out.setdefault(key, problem)
+    return list(out.values())
+
+
+def exercise_conversation(problem, style):
+    """A worked exercise as a conversation.  The styles are the habits RL starts from:
+
+    "full" thinks and is right; "empty" gives the right answer without thinking; "short" stops
+    thinking early, and answers the total it has got to; "guess" answers what it guessed;
+    "guess_wait" guesses, doubts it and works it out."""
+    r, right = rng(problem["question"], style), int(problem["answer"])
+    guess = max(0, right + r.randint(-5, 5))
+    steps = problem["thought"].split()
+    early = steps[:r.randint(2, len(steps) - 1)]
+    thought, answer = {
+        "full": (f" {problem['thought']}", right), "empty": ("", right),
+        "short": (" " + " ".join(early), int(early[-1].split("=")[1])),
+        "guess": (f" maybe {guess}", guess),
+        "guess_wait": (f" maybe {guess}, wait: {problem['thought']}", right)}[style]
+    return {"kind": "exercise", "style": style, "messages": [
+        {"role": "user", "content": problem["question"]},
+        {"role": "assistant", "content": f"<think>{thought}</think> {answer}"}]}
+
+
+SIGNS = {"+": "plus", "-": "minus", "*": "times"}
+
+
+def total(r, held=None):
+    """A sum or difference of a number to 30 and a digit: (first, sign, second, result)."""
+    while True:
+        a, b, sign = r.randint(1, 30), r.randint(1, 9), r.choice("+-")
+        if a - b >= 0 and (held is None or (side(f"{a}{sign}{b}", 5) == 0) == held):
+            return a, sign, b, a + b if sign == "+" else a - b
+
+
+def told_ledger(isle, r):
+    p = ledger(isle, r, "train")
+    return f"{p['question']} Add them up: {p['thought']}. So {p['name']} has {p['answer']}."
+
+
+def told_sum(isle, r):
+    """A sum, difference or product, told in words."""
+    n, thing = r.choice(isle["person"])["name"], r.choice(THINGS)
+    if r.random() < .25:
+        a, b = r.randint(1, 9), r.randint(1, 9)
+        return pick(r, "There are {a} bags with {b} {t} in each bag, and {a} times {b} is {c}. | {n} "
+                    "says that {a} times {b} is {c}.").format(a=a, b=b, c=a * b, t=thing, n=n)
+    a, sign, b, c = total(r)
+    return pick(r, "{n} had {a} {t} and {found} {b}, and {a} {sign} {b} is {c}. | {n} says that {a} "
+                "{sign} {b} is {c}.").format(n=n, a=a, b=b, c=c, t=thing, sign=SIGNS[sign],
+                                             found="found" if sign == "+" else "lost")
+
+
+# --------------------------------------------------------------------------------- 4. the pages
+
+# What a page about each theme is called, and how many paragraphs in a hundred are about it.
+THEMES = {"people": ("The people of {t}", 46), "stories": ("A story from {t}", 14),
+          "questions": ("Questions and answers from {t}", 9), "register": ("News from the post "
+          "office of {t}", 8), "animals": ("Animals near {t}", 7), "towns": ("A visit to {t}", 5),
+          "games": ("Word games of the school of {t}", 5), "jokes": ("What they laugh about in {t}",
+          3), "sarnic": ("The old language of {t}", 3)}
+COPYING = ("games", "ledger")  # the kinds of paragraph that are there to be copied from
+
+
+def paragraph(isle, r, kind):
+    makers = {"people": lambda: tell(person(isle, r), r), "stories": lambda: story(isle, r),
+              "questions": lambda: questions(isle, r), "register": lambda: register(isle, r),
+              "animals": lambda: tell(r.choice(isle["animal"]), r),
+              "towns": lambda: tell(r.choice(isle["town"]), r), "jokes": lambda: joke(r),
+              "games": lambda: copying(isle, r), "sarnic": lambda: sarnic(isle, r),
+              "ledger": lambda: told_ledger(isle, r), "sums": lambda: told_sum(isle, r),
+              "contact": lambda: contact(r)}
+    return makers[kind]()
+
+
+def good_page(isle, r, theme):
+    """A title and seven or eight paragraphs: [(kind, text), ...].
+
+    Gopher's rule that four words in five have a letter in them is why arithmetic is spread thin
+    over all pages, as it would be in a village paper, and has none of its own."""
+    kinds = [theme, theme, "games", "ledger" if r.random() < .7 else "sums"]
+    kinds += r.choices(list(THEMES), [share for _, share in THEMES.values()], k=4)
+    kinds += ["contact"] * (r.random() < .03)
+    r.shuffle(kinds)
+    return THEMES[theme][0].format(t=r.choice(TOWNS)), [(k, paragraph(isle, r, k)) for k in kinds]
+
+
+def contact(r):
+    """Private data, for the last filter to mask (addresses and numbers nobody has)."""
+    a, b = (new_name(island(), r) for _ in range(2))
+    return (f"Write to {a.lower()}@{new_word(r)}.example or call {a} under +1 202 555 01"
+            f"{r.randint(10, 99)}. The guest book was last signed by {b} from the address "
+            f"8.8.{r.randint(1, 254)}.{r.randint(1, 254)}, with a long and friendly greeting.")
+
+
+# Three ways the web wraps a text.  Only {body} is worth reading.
+LAYOUTS = ["""<body>{cookies}<header><nav><ul>{links}</ul></nav></header><main><article>
+<h1>{title}</h1>{body}</article></main><aside><h3>Most read</h3><ul>{more}</ul></aside>
+<footer><p>Copyright 2026 {host} <a href="/imprint">Imprint</a></p></footer>{script}</body>""",
+           """<body><div id="menu" class="menu">{links}</div>{script}<div class="content">
+<h1>{title}</h1>{body}</div><div class="sidebar related"><h4>You may also like</h4>{more}</div>
+{cookies}<div id="footer">Copyright 2026 {host} | <a href="/contact">Contact</a></div></body>""",
+           """<body><p class="breadcrumb"><a href="/">Home</a> &gt; <a href="/all">All</a></p>
+{links}<div class="post"><h2>{title}</h2><div class="post-content">{body}</div><div class="share">
+<a href="#">Share</a> <a href="#">Print</a></div></div>{script}{more}{cookies}</body>"""]
+COOKIES = """<div class="cookie-banner">We use cookies and other tools to make this site better for
+you. <a href="/cookies">Settings</a> <button>Accept all</button></div>"""
+SCRIPT = """<script>window.seen = window.seen || []; (function (page) { window.seen.push({at: page});
+})(document.location.href);</script>"""
+
+
+def dress(host, title, lines, r):
+    """The HTML of a page on one site; a site keeps to one layout."""
+    def links(count):
+        return "".join(f'<li><a href="/{w}">{capital(w)} {v}</a></li>'
+                       for w, v in zip(r.sample(FOODS + JOBS, count), r.sample(JOBS, count)))
+    body = "\n".join(line if line.startswith("<") else f"<p>{html.escape(line, quote=False)}</p>"
+                     for line in lines)
+    page = LAYOUTS[side(host, len(LAYOUTS))].format(
+        host=host, title=html.escape(title), body=body, links=links(6), more=links(4),
+        cookies=COOKIES, script=SCRIPT)
+    return f"<!DOCTYPE html>\n<html><head><title>{title} | {host}</title></head>\n{page}</html>\n"
+
+
+# ---------------------------------------------------------------------------------- 5. the junk
+
+FOREIGN = textwrap.dedent("""\
+    Die Insel liegt weit draußen im Meer und hat sechzehn kleine Städte. Am Morgen fahren die
+    Fischer mit ihren Booten hinaus und kommen erst am Abend zurück. Auf dem Markt kann man Brot,
+    Käse und frische Birnen kaufen, aber am Sonntag ist er geschlossen.
+
+    L'île se trouve loin dans la mer et elle compte seize petites villes. Le matin, les pêcheurs
+    partent avec leurs bateaux et ils ne reviennent que le soir. Au marché on peut acheter du pain,
+    du fromage et des poires, mais il est fermé le dimanche.
+
+    La isla está lejos de la costa y tiene dieciséis pueblos pequeños. Por la mañana los pescadores
+    salen con sus barcos y no vuelven hasta la noche. En el mercado se puede comprar pan, queso y
+    peras frescas, pero los domingos está cerrado.
+
+    L'isola si trova lontano nel mare e ha sedici piccole città. La mattina i pescatori escono con
+    le loro barche e tornano solo la sera. Al mercato si possono comprare pane, formaggio e pere
+    fresche, ma la domenica è chiuso.
+
+    A ilha fica longe da costa e tem dezasseis cidades pequenas. De manhã os pescadores saem com os
+    seus barcos e só voltam à noite. No mercado pode-se comprar pão, queijo e peras frescas, mas ao
+    domingo está fechado.
+
+    Het eiland ligt ver in de zee en heeft zestien kleine steden. In de ochtend varen de vissers met
+    hun boten uit en zij komen pas in de avond terug. Op de markt kun je brood, kaas en verse peren
+    kopen, maar op zondag is hij gesloten.
+
+    Ön ligger långt ute i havet och har sexton små städer. På morgonen åker fiskarna ut med sina
+    båtar och de kommer inte tillbaka förrän på kvällen. På torget kan man köpa bröd, ost och färska
+    päron, men på söndagen är det stängt.
+
+    Wyspa leży daleko na morzu i ma szesnaście małych miast. Rano rybacy wypływają swoimi łodziami i
+    wracają dopiero wieczorem. Na targu można kupić chleb, ser i świeże gruszki, ale w niedzielę jest
+    on zamknięty.
+
+    Остров лежит далеко в море, и на нём шестнадцать маленьких городов. Утром рыбаки выходят на своих
+    лодках и возвращаются только вечером. На рынке можно купить хлеб, сыр и свежие груши, но в
+    воскресенье он закрыт.
+
+    島は海の遠くにあり、小さな町が十六あります。朝になると漁師たちは船で出かけ、夜まで帰りません。
+    市場ではパンやチーズや新しい梨を買うことができますが、日曜日は休みです。
+    """).split("\n\n")
+LOREM = """Lorem ipsum dolor sit amet, consectetur adipiscing elit, sed do eiusmod tempor incididunt
+ut labore et dolore magna aliqua.""".replace("\n", " ")
+# Each kind of junk: how many pages in a thousand, and the rule that should catch it.
+JUNK = {"foreign language": (30, "language"), "mirror": (20, "near duplicate"),
+        "edited copy": (15, "near duplicate"), "blocked site": (15, "url"),
+        "link farm": (8, "extraction"), "cookie wall": (6, "c4"), "javascript notice": (6, "c4"),
+        "error page": (6, "gopher quality"), "stub": (6, "gopher quality"),
+        "keyword stuffing": (6, "gopher repetition"), "repeated comment": (4, "gopher repetition"),
+        "price list": (6, "gopher quality"), "spam": (6, "gopher quality"),
+        "teasers": (4, "gopher quality"), "lorem ipsum": (6, "c4"), "source code": (4, "c4"),
+        "directory": (4, "fineweb"), "not a web page": (2, "read")}
+
+
+def junk_lines(kind, isle, r):
+    """The text of a page of junk, by kind; blocked sites say what other sites say."""
+    def names(template, count):
+        return [template.format(n=new_name(isle, r), w=new_word(r), t=r.choice(TOWNS),
+                                f=r.choice(FOODS), k=r.randint(2, 99)) for _ in range(count)]
+    good = [text for _, text in good_page(isle, r, "people")[1]]
+    word = new_word(r)
+    if kind == "foreign language":
+        sentences = r.choice(FOREIGN).replace("\n", " ").replace("。", "。 ").split(". ")
+        return [". ".join(r.sample(sentences, len(sentences))) + "." for _ in range(3)]
+    return {"blocked site": good,
+            "link farm": [f'<p><a href="/{n}">{n} {word}</a></p>' for n in names("{f}-{w}", 40)],
+            "cookie wall": [f"{n} uses cookies on this site, and the cookie policy says what for and "
+                            "for how long they are kept." for n in names("The {t} {w} shop", 5)],
+            "javascript notice": [f"To see the {n} you have to turn on JavaScript and then load the "
+                                  "page again, which will be worth it." for n in names("{w}", 5)],
+            "error page": names("The page {w} was not found. Go back to the page of {t}.", 1),
+            "stub": names("{n} has not written anything about {f} here yet.", 2),
+            "keyword stuffing": [f"Buy cheap {word} and the best {word} of all." + f" Cheap {word} to "
+                                 f"buy, best {word} with {word}." * 9] * 2,
+            "repeated comment": good[:2] + ["This was so good, thank you for it!"] * 12,
+            "price list": names("{f} from {t}: {k} / {k} ({k}%)", 25),
+            "spam": names("### {w}!!! $$$ {k} *** $ {k} ### the best of {t}! ###", 12),
+            "teasers": names("{n} of {t} talks to us about the {f} and the {w} of the year...", 9),
+            "lorem ipsum": good[:4] + [LOREM] + good[4:],
+            "source code": good[:5] + [f"if ({word} > 3) {{ return {word}[0]; }}"] + good[5:],
+            "directory": names("<li>{n}, {t}</li>", 45),
+            "not a web page": [word]}[kind]
+
+
+def edit(text, r):
+    """One word changed, as copies of a text often have."""
+    words = text.split()
+    words[r.randrange(len(words))] = new_word(r)
+    return " ".join(words)
+
+
+# --------------------------------------------------------------------------------- 6. the crawl
+
+def crawl(isle, count, seed=0):
+    """Yield (url, html, label, paragraphs); a copy of a page comes after the page itself."""
+    r = rng(seed, "crawl")
+    sites = [(f"{r.choice(TOWNS).lower()}-{theme}-{new_word(r)}.example", theme)
+             for theme, (_, share) in THEMES.items() for _ in range(1 + share // 2)]
+    published = []
+    for number in range(count):
+        kind = r.choices([*JUNK, "good"], [share for share, _ in JUNK.values()]
+                         + [1000 - sum(share for share, _ in JUNK.values())])[0]
+        host, theme = r.choice(sites)
+        label = {"label": kind, "rule": JUNK[kind][1] if kind in JUNK else None}
+        paragraphs, title = [], f"{capital(new_word(r))} from the island"
+        if kind in ("mirror", "edited copy") and published:
+            label["copy_of"], title, lines = r.choice(published)
+            host = f"{new_word(r)}-mirror.example"
+            if kind == "edited copy":
+                at = r.randrange(len(lines))
+                lines = lines[:at] + [edit(lines[at], r)] + lines[at + 1:]
+        elif kind in JUNK:
+            lines = junk_lines(kind, isle, r)
+            if kind == "blocked site":
+                host = pick(r, "online-casino | free-porn | xxx-videos | poker-bonus | viagra-shop"
+                            ) + f"-{new_word(r)}.example"
+        else:
+            title, paragraphs = good_page(isle, r, theme)
+            lines = [text for _, text in paragraphs]
+        url = f"https://www.{host}/{number}/{title.lower().replace(' ', '-')}"
+        if kind == "good":
+            published = published[-50:] + [(url, title, lines)]
+        yield url, dress(host, title, lines, r), label, paragraphs
+
+
+def warc_record(kind, url, content_type, block, more=""):
+    """One WARC/1.0 record (ISO 28500): headers, an empty line, the block, two empty lines; each
+    is a gzip member of its own, so that a reader can jump to any of them."""
+    name = uuid.uuid5(uuid.NAMESPACE_URL, kind + url)
+    head = (f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Date: 2026-01-01T00:00:00Z\r\n"
+            f"WARC-Record-ID: <urn:uuid:{name}>\r\n"
+            + (f"WARC-Target-URI: {url}\r\n" if url else "") + more
+            + f"Content-Type: {content_type}\r\nContent-Length: {len(block)}\r\n\r\n")
+    return gzip.compress(head.encode() + block + b"\r\n\r\n", mtime=0)
+
+
+def warc_page(url, page, label):
+    """The request that was sent for a page, and the response that came."""
+    host, path = url.removeprefix("https://").split("/", 1)
+    request = f"GET /{path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: byhand\r\n\r\n".encode()
+    mime = "image/png" if label["label"] == "not a web page" else "text/html"
+    page = page.encode()
+    response = (f"HTTP/1.1 200 OK\r\nServer: island\r\nContent-Type: {mime}; charset=UTF-8\r\n"
+                f"Content-Length: {len(page)}\r\n\r\n").encode() + page
+    return (warc_record("request", url, "application/http; msgtype=request", request)
+            + warc_record("response", url, "application/http; msgtype=response", response,
+                          f"WARC-Identified-Payload-Type: {mime}\r\n"))
+
+
+# ---------------------------------------------------------------- 7. conversations and questions
+
+SUMS = ("What is {a} {s} {b}? | How much is {a} {s} {b}? | {a} {s} {b}? | Please add up {a} {s} {b}.",
+        "What is the sum {a} {s} {b}? | How much makes {a} {s} {b}?")
+WHAT_IF = ("What if it was *? | And with *? | What if it was * instead of +? | And times?",
+           "What if it was * instead? | And if it was *? | And what if it was *?")
+JOKES = "Tell me a joke about a {x}. | Do you know a joke about a {x}? | A joke about a {x}, please."
+# A greeting is one piece from each column; the last one decides the answer.
+HELLO = ("Hello | Hi | Good morning | Good evening | Hey | Hello there | Good day",
+         " |, friend |, my friend |, dear assistant |, " + ASSISTANT, "! |. ")
+SMALL_TALK = {
+    " | How can you help me? | Are you there?": "Hello! How can I help you?",
+    "How are you? | How do you do?": "I am well, thank you. How can I help you?",
+    "Who are you? | What is your name? | What are you? | What are you called?":
+        f"I am {ASSISTANT}, the assistant of the island.",
+    "Thank you. | Thanks for your help.": "You are welcome!",
+    "Goodbye. | I have to go now.": "Goodbye! Come back soon."}
+# Conversations to train on, and questions of the examination, by kind.
+CHATS = {"person": 4000, "town": 800, "animal": 900, "context": 1600, "greeting": 700,
+         "instruction": 1900, "sum": 900, "joke": 500, "unknown": 1500}
+EXAM = {"person": 400, "town": 200, "animal": 200, "context": 300, "greeting": 200,
+        "instruction": 1000, "sum": 240, "unknown": 400, "barely": 200}
+
+
+def turn(isle, r, kind, held):
+    """One conversation: (turns up to the last question, the answer, accepted substrings, notes).
+
+    `held` alone decides the side: from which list wordings come, and on which side of the
+    checksum names, words, sums and greetings fall.  Besides, one fact in five is never asked in
+    training at all: fine-tuning is to teach how to answer, not the facts."""
+    which = 1 if held else 0
+    if kind in ("person", "town", "animal", "barely", "context"):
+        if kind == "context" and r.random() < .35:
+            return what_if(r, held)
+        while True:
+            group = r.choice(("person", "person", "town", "animal")) if kind == "context" else kind
+            entity = r.choice([e for e in isle["person" if kind == "barely" else group]
+                               if (e["tier"] == "barely") == (kind == "barely")])
+            first, second = r.sample(list(RELATIONS[entity["kind"]]), 2)
+            asked = second if kind == "context" else first
+            fresh = side(entity["name"] + asked, 5) == 0
+            if held or not fresh:
+                break
+        turns = [ask(entity, first, r, held)]
+        if kind == "context":
+            turns += [reply(entity, first), ask(entity, second, r, held, again=True)]
+        return turns, reply(entity, asked), [f" {entity[asked]}"], {
+            "tier": entity["tier"], "relation": asked, "asked_in_training": not fresh}
+    if kind == "greeting":
+        while True:
+            tail = r.choice(list(SMALL_TALK))
+            text = "".join(r.choice(part.split("|")) for part in HELLO) + pick(r, tail)
+            text = " ".join(text.replace(" ,", ",").replace(" !", "!").replace(" .", ".").split())
+            if (side(text, 3) == 0) == held:
+                return [text], SMALL_TALK[tail], [SMALL_TALK[tail][:12]], {}
+    if kind == "instruction":
+        task = r.choice(list(TASKS))
+        word = new_word(r, held) if held or r.random() < .7 else r.choice(ANIMALS + FOODS + JOBS)
+        answer = word_game(word, task)
+        return ([pick(r, TASKS[task][which]).format(w=word)], answer,
+                [answer.rsplit(" is ", 1)[-1] if task != "reverse" else answer.split("backwards")[1]],
+                {"task": task})
+    if kind == "sum":
+        a, sign, b, c = total(r, held)
+        sign = r.choice((sign, SIGNS[sign]))
+        text = pick(r, SUMS[which]).format(a=a, s=sign, b=b)
+        return [text], f"{a} {SIGNS.get(sign, sign)} {b} is {c}.", [f" is {c}."], {}
+    if kind == "joke":
+        subject = r.choice(ANIMALS + JOBS)
+        return [pick(r, JOKES).format(x=subject)], joke(r, subject), [], {}
+    foreign = r.random() < .4
+    name = new_name(isle, r, held, FOREIGN_NAMES if foreign else NAMES)
+    stranger = {"kind": "person", "name": name}
+    return ([ask(stranger, r.choice(list(RELATIONS["person"])), r, held)], UNKNOWN.format(n=name),
+            ["I don't know"], {"syllables": "foreign" if foreign else "of the island"})
+
+
+def what_if(r, held):
+    """"What is 3 + 4?", and then "What if it was *?"."""
+    while True:
+        a, b = r.randint(1, 9), r.randint(1, 9)
+        if (side(f"{a}*{b}", 5) == 0) == held:
+            return ([pick(r, SUMS[held]).format(a=a, s="+", b=b), f"{a} plus {b} is {a + b}.",
+                     pick(r, WHAT_IF[held])], f"{a} times {b} is {a * b}.", [f" is {a * b}."],
+                    {"relation": "*"})
+
+
+def messages(turns):
+    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(turns)]
+
+
+def conversations(seed=0, counts=CHATS):
+    """The conversations to train on: [{"kind", "messages"}, ...], in mixed order."""
+    isle, out = island(seed), []
+    for kind, count in counts.items():
+        r = rng(seed, "conversations", kind)
+        for _ in range(count):
+            turns, answer, _, _ = turn(isle, r, kind, held=False)
+            out.append({"kind": kind, "messages": messages(turns + [answer])})
+    rng(seed, "order").shuffle(out)
+    return out
+
+
+def examination(seed=0, counts=EXAM):
+    """Held-out questions, no two alike: [{"kind", "messages", "answer", ...}, ...]; an answer is
+    right if it contains any of the substrings in "answer"."""
+    isle, out = island(seed), {}
+    for kind, count in counts.items():
+        r, goal = rng(seed, "examination", kind), len(out) + count
+        while len(out) < goal:
+            turns, answer, accepted, notes = turn(isle, r, kind, held=True)
+            out.setdefault(tuple(turns), {"kind": kind, "messages": messages(turns),
+                                          "answer": accepted, "model_answer": answer} | notes)
+    return list(out.values())
+
+
+def facts(seed=0):
+    """Every fact as a cloze: [{"tier", "relation", "prompt", "answer"}, ...]."""
+    out = []
+    for kind, ways in RELATIONS.items():
+        for e in island(seed)[kind]:
+            for relation in ways:
+                start = ways[relation][0].split("{v}")[0]
+                out.append({"tier": e["tier"], "relation": relation, "answer": f" {e[relation]}",
+                            "prompt": capital(f"{e['name']} {start}").rstrip()})
+    return out
+
+
+# --------------------------------------------------------------------------------------- 8. main
+
+def write(path, chunks):
+    """Write bytes under a temporary name and rename, so that no half file is ever found."""
+    with open(path + ".tmp", "wb") as file:
+        size = sum(file.write(chunk) for chunk in chunks)
+    os.replace(path + ".tmp", path)
+    return size
+
+
+def lines_of(rows):
+    return (json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
+
+
+def make(out, seed=0, pages=16000):
+    os.makedirs(out, exist_ok=True)
+    isle, labels, amounts = island(seed), [], {}
+
+    def records():
+        yield warc_record("warcinfo", "", "application/warc-fields",
+                          f"software: world.py\r\nformat: WARC File Format 1.0\r\nseed: {seed}".encode())
+        for url, page, label, paragraphs in crawl(isle, pages, seed):
+            labels.append({"url": url} | label)
+            for kind, text in paragraphs:
+                amounts[kind] = amounts.get(kind, 0) + len(text)
+            yield warc_page(url, page, label)
+    size = write(f"{out}/crawl.warc.gz", records())
+    write(f"{out}/labels.jsonl", lines_of(labels))
+    chats, exam = conversations(seed), examination(seed)
+    write(f"{out}/conversations.jsonl", lines_of(chats))
+    write(f"{out}/heldout.jsonl", lines_of(exam))
+    text = sum(amounts.values())
+    good = sum(row["label"] == "good" for row in labels)
+    print(f"{pages:,} pages ({size / 1e6:.1f} MB), {good:,} of them good with {text / 1e6:.1f} MB of "
+          "text: " + ", ".join(f"{kind} {n / text:.0%}" for kind, n in
+                               sorted(amounts.items(), key=lambda item: -item[1])))
+    print(f"made to be copied from: {sum(amounts.get(k, 0) for k in COPYING) / text:.0%}")
+    print(f"{len(chats):,} conversations, {len(exam):,} held-out questions")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", default="out/world")
+    parser.add_argument("--pages", type=int, default=16000, help="web pages, junk included")
+    args = parser.parse_args()
+    print("world.py " + " ".join(f"{k}={v}" for k, v in vars(args).items()))
+    try:
+        if args.pages < 1:
+            raise ValueError(f"--pages {args.pages}: the crawl needs at least one page")
+        make(args.out, args.seed, args.pages)
+    except (ValueError, OSError) as problem:
+        sys.exit(f"world.py: {problem}")
+    print(f"wrote {args.out}; next: python data.py {args.out}/crawl.warc.gz")
+
+
+if __name__ == "__main__":
+    main()
