@@ -1,0 +1,208 @@
+"""Matrix multiplication: where nine tenths of all training time go.
+
+    matmul(a, b)                          a @ b      a (M,K), b (K,N): a layer's backward, dx = dy @ w
+    matmul(a, b, trans_b=True)            a @ b.T    b (N,K): a layer's forward,  y = x @ w.T
+    matmul(a, b, trans_a=True)            a.T @ b    a (K,M): a weight's gradient, dw = dy.T @ x
+    matmul(..., out=c, accumulate=True)   c += ...
+
+NumPy would do (`a @ b` calls OpenBLAS); this file shows what such a library does inside. A naive
+triple loop reaches about 1% of what a core can multiply, because it waits for memory. The cure is
+to reuse what was loaded (Goto & van de Geijn, "Anatomy of High-Performance Matrix Multiplication",
+2008):
+
+  panel   256 columns of b, up to 256 deep, are copied ("packed") into one small contiguous array
+          that stays in the L2 cache while all rows of a pass over it. Transposing costs nothing
+          extra: it happens in this copy.
+  tile    4 rows x 256 columns of the output are summed in a scratch that stays in the L1 cache.
+  step    16 numbers of a (4 rows x 4 depths) sit in registers while 4 panel rows and the 4 tile
+          rows stream by: 16 multiply-adds for 8 loads and 4 stores, so the multipliers never wait.
+
+No intrinsics: LLVM makes AVX-512 or AVX2 of the innermost loop by itself, provided that it can see
+what an assembly programmer would know: the row stride is a compile-time constant, the number of
+columns is a multiple of 16, indices are not negative, and there are just two base pointers (which
+it checks once for overlap). Without any one of these the speed is halved or worse.
+Given up for that: up to 3 rows are computed twice where M is no multiple of 4, and up to 15 columns
+for nothing where N is no multiple of 16.
+"""
+import numba
+import numpy as np
+from numba import njit, prange
+
+NC = 256  # columns of a panel, and the row stride of panel and tile, in elements
+KC = 256  # depth of a panel: NC * KC * 4 bytes = 256 KiB, inside the L2 cache of current cores
+FEW = 8  # up to so many rows packing does not pay: decoding multiplies one row
+SERIAL_FLOPS = 400_000  # below this a second thread costs more (some 10 us to wake it) than it saves
+FAST = {"contract", "reassoc"}  # fused multiply-add, free order of sums; NaN and infinity stay true
+
+
+def matmul(a, b, trans_a=False, trans_b=False, out=None, accumulate=False):
+    """Returns out (M,N), the product of two matrices of one dtype (float32 or float64).
+
+    Each output number is summed in an order that depends on the shapes alone, so the bits are
+    the same for any number of threads."""
+    M, K = a.shape[::-1] if trans_a else a.shape
+    depth, N = b.shape[::-1] if trans_b else b.shape
+    if K != depth:
+        raise ValueError(f"matmul: {M}x{K} by {depth}x{N}: the inner sizes differ")
+    if out is None:
+        out, accumulate = np.empty((M, N), a.dtype), False
+    if not a.flags.c_contiguous:
+        a = np.ascontiguousarray(a)
+    if not b.flags.c_contiguous:
+        b = np.ascontiguousarray(b)
+    parts = 1 if 2 * M * N * K < SERIAL_FLOPS else numba.get_num_threads()
+    if M <= FEW:
+        if trans_a:
+            a = np.ascontiguousarray(a.T)
+        few_rows = _few_rows if parts == 1 else _few_rows_parallel
+        few_rows(a, b, trans_b, out, accumulate, parts)
+    elif parts == 1:
+        _rectangle(a, b, trans_a, trans_b, out, accumulate, 0, M, 0, N)
+    else:
+        _parallel(a, b, trans_a, trans_b, out, accumulate, parts)
+    return out
+
+
+@njit(parallel=True, cache=True)
+def _parallel(a, b, trans_a, trans_b, out, accumulate, parts):
+    """Cuts the longer side of the output into one rectangle a thread."""
+    M, N = out.shape
+    for part in prange(parts):
+        if M >= N:
+            i0, i1 = _cut(M, 4, part, parts), _cut(M, 4, part + 1, parts)
+            _rectangle(a, b, trans_a, trans_b, out, accumulate, i0, i1, 0, N)
+        else:
+            j0, j1 = _cut(N, 16, part, parts), _cut(N, 16, part + 1, parts)
+            _rectangle(a, b, trans_a, trans_b, out, accumulate, 0, M, j0, j1)
+
+
+@njit
+def _cut(size, unit, part, parts):
+    """Where part begins when size is cut into equal parts of whole units; cut(parts) == size."""
+    return min(size, (size + unit - 1) // unit * part // parts * unit)
+
+
+@njit(cache=True)
+def _rectangle(a, b, trans_a, trans_b, out, accumulate, i0, i1, j0, j1):
+    """out[i0:i1, j0:j1] of the product; out has at least 4 rows."""
+    M = out.shape[0]
+    K = a.shape[0] if trans_a else a.shape[1]
+    row_stride, depth_stride = (1, M) if trans_a else (K, 1)
+    flat = a.reshape(-1)
+    panel, tile = _aligned(min(K, KC) * NC, a), _aligned(4 * NC, a)
+    if K == 0 and not accumulate:
+        out[i0:i1, j0:j1] = 0
+    for c0 in range(j0, j1, NC):
+        c1 = min(c0 + NC, j1)
+        for k0 in range(0, K, KC):
+            k1 = min(k0 + KC, K)
+            _pack(b, trans_b, k0, k1, c0, c1, panel)
+            fresh = k0 == 0 and not accumulate
+            for i in range(i0, i1, 4):
+                top = min(i, M - 4)  # the last four rows may overlap the ones before: write new ones
+                for r in range(4):
+                    row, t = out[top + r, c0:c1], tile[r * NC:]
+                    for j in range(c1 - c0):
+                        t[j] = 0 if fresh else row[j]
+                _step(flat, top * row_stride + k0 * depth_stride, row_stride, depth_stride,
+                      k1 - k0, panel, tile, (c1 - c0 + 15) // 16)
+                for r in range(i - top, 4):
+                    row, t = out[top + r, c0:c1], tile[r * NC:]
+                    for j in range(c1 - c0):
+                        row[j] = t[j]
+
+
+@njit
+def _aligned(size, like):
+    """Scratch that starts on a cache line (64 bytes), so that no vector load straddles two."""
+    scratch = np.empty(size + 16, like.dtype)
+    return scratch[(-scratch.ctypes.data % 64) // scratch.itemsize:]
+
+
+@njit
+def _pack(b, trans_b, k0, k1, j0, j1, panel):
+    """panel[k, j] = (b.T if trans_b else b)[k0 + k, j0 + j], then zeros up to 16 columns."""
+    n = j1 - j0
+    if trans_b:
+        for j in range(n):
+            row, column = b[j0 + j, k0:k1], panel[j:]
+            for k in range(k1 - k0):
+                column[k * NC] = row[k]
+    else:
+        for k in range(k1 - k0):
+            row, line = b[k0 + k, j0:j1], panel[k * NC:]
+            for j in range(n):
+                line[j] = row[j]
+    if n % 16:
+        for k in range(k1 - k0):
+            for j in range(n, (n + 15) // 16 * 16):
+                panel[k * NC + j] = 0
+
+
+@njit(fastmath=FAST)
+def _step(a, x, row_stride, depth_stride, depth, panel, tile, n16):
+    """tile (4,NC) += four rows of a (which start at flat position x) @ panel (depth,NC).
+
+    n16 counts the columns in sixteens. Letters x, y, z, w are the four rows of a."""
+    down, on = np.uintp(row_stride), np.uintp(depth_stride)  # unsigned: no test for a[-1]
+    x = np.uintp(x)
+    y, z, w = x + down, x + down + down, x + down + down + down
+    for k in range(0, depth - 3, 4):
+        x0, y0, z0, w0 = a[x], a[y], a[z], a[w]
+        x, y, z, w = x + on, y + on, z + on, w + on
+        x1, y1, z1, w1 = a[x], a[y], a[z], a[w]
+        x, y, z, w = x + on, y + on, z + on, w + on
+        x2, y2, z2, w2 = a[x], a[y], a[z], a[w]
+        x, y, z, w = x + on, y + on, z + on, w + on
+        x3, y3, z3, w3 = a[x], a[y], a[z], a[w]
+        x, y, z, w = x + on, y + on, z + on, w + on
+        b = panel[k * NC:(k + 4) * NC]
+        for j in range(16 * n16):
+            b0, b1, b2, b3 = b[j], b[NC + j], b[2 * NC + j], b[3 * NC + j]
+            tile[j] += x0 * b0 + x1 * b1 + x2 * b2 + x3 * b3
+            tile[NC + j] += y0 * b0 + y1 * b1 + y2 * b2 + y3 * b3
+            tile[2 * NC + j] += z0 * b0 + z1 * b1 + z2 * b2 + z3 * b3
+            tile[3 * NC + j] += w0 * b0 + w1 * b1 + w2 * b2 + w3 * b3
+    for k in range(depth // 4 * 4, depth):
+        x0, y0, z0, w0 = a[x], a[y], a[z], a[w]
+        x, y, z, w = x + on, y + on, z + on, w + on
+        b = panel[k * NC:(k + 1) * NC]
+        for j in range(16 * n16):
+            tile[j] += x0 * b[j]
+            tile[NC + j] += y0 * b[j]
+            tile[2 * NC + j] += z0 * b[j]
+            tile[3 * NC + j] += w0 * b[j]
+
+
+@njit(fastmath=FAST)
+def _few_columns(a, b, trans_b, out, accumulate, j0, j1):
+    """Columns j0:j1 of the output when a has few rows: b is read once, in the order it lies."""
+    M, K = a.shape
+    if trans_b:
+        for j in range(j0, j1):
+            for i in range(M):
+                total = out[i, j] if accumulate else a.dtype.type(0)
+                for k in range(K):
+                    total += a[i, k] * b[j, k]
+                out[i, j] = total
+    else:
+        if not accumulate:
+            out[:, j0:j1] = 0
+        for k in range(K):
+            for i in range(M):
+                x, row, line = a[i, k], b[k, j0:j1], out[i, j0:j1]
+                for j in range(j1 - j0):
+                    line[j] += x * row[j]
+
+
+@njit(cache=True)
+def _few_rows(a, b, trans_b, out, accumulate, parts):
+    _few_columns(a, b, trans_b, out, accumulate, 0, out.shape[1])
+
+
+@njit(parallel=True, cache=True)
+def _few_rows_parallel(a, b, trans_b, out, accumulate, parts):
+    N = out.shape[1]
+    for part in prange(parts):
+        _few_columns(a, b, trans_b, out, accumulate,
+                     _cut(N, 16, part, parts), _cut(N, 16, part + 1, parts))
