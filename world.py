@@ -227,16 +227,13 @@ def tell(entity, r):
     relations = r.sample(list(ways), len(ways) - r.choice((0, 0, 0, 1, 2)))
     sentences, subject = [], entity["name"]
     while relations:
-        group, relations = relations[:(k := r.choice((1, 2, 2, 3)))], relations[k:]
+        group, relations = relations[:(k := r.choice((1, 2, 3, 3)))], relations[k:]
         said = [predicate(entity, relation, pick(r, ways[relation][0])) for relation in group]
-        if len(said) == 2 and subject == entity["name"] and r.random() < .4:
-            who = "who" if entity["kind"] == "person" else "which"
-            sentences.append(f"{subject}, {who} {said[0]}, {said[1]}.")
-        else:
-            sentences.append(" and ".join(filter(None, (", ".join([f"{subject} {said[0]}"]
-                             + said[1:-1]), said[-1] if len(said) > 1 else ""))) + ".")
+        if len(said) == 3 and r.random() < .5:
+            said[:2] = [f"{said[0]}, {said[1]}"]
+        sentences.append(capital(f"{subject} {' and '.join(said)}."))
         subject = r.choice((entity["name"], entity["he"]))
-    return " ".join(map(capital, sentences))
+    return " ".join(sentences)
 
 
 def questions(isle, r):
@@ -255,14 +252,14 @@ def register(isle, r):
     for _ in range(3):
         if r.random() < .6:
             n = new_name(isle, r, parts=r.choice((NAMES, NAMES, FOREIGN_NAMES)))
-            lines.append(pick(r, f"Is there a {{n}} on the island? No, nobody knows {{n}}. | "
-                              f"Who is {{n}}? {UNKNOWN} | The letter to {{n}} went back, since "
-                              "nobody here knows {n}. | {n}? There is nobody of that name."
+            lines.append(pick(r, f"Who is {{n}}? {UNKNOWN} | If you ask for {{n}} you only hear that "
+                              "nobody knows {n}. | The letter to {n} went back because nobody on "
+                              "the island knows {n}. | Is there a {n}? No, nobody knows {n}."
                               ).format(n=n))
         else:
             p, relation = person(isle, r), r.choice(list(RELATIONS["person"]))
-            lines.append(pick(r, "Is there a {n} on the island? Yes, {f} | Who is {n}? {f} | The "
-                              "letter to {n} has come, for {f} | {n}? Of course, {f}"
+            lines.append(pick(r, "Who is {n}? {f} | If you ask for {n} you hear at once that {f} | "
+                              "The letter to {n} got there because {f} | Is there a {n}? Yes, {f}"
                               ).format(n=p["name"], f=reply(p, relation)))
     return " ".join(lines)
 
@@ -271,13 +268,13 @@ def story(isle, r):
     """A walk, a meeting, an evening: the facts at work."""
     a, b, town = person(isle, r), person(isle, r), r.choice(TOWNS)
     start = pick(r, "One {d} {a[name]} the {a[job]} left {a[town]} with {a[his]} {a[pet]}. | "
-                 "{a[name]}, the {a[job]} from {a[town]}, had lost {a[his]} {a[pet]} and looked for "
-                 "it on {d}. | Early on {d} {a[name]} put on {a[his]} {a[colour]} coat, called the "
-                 "{a[pet]} and walked to {t}.")
-    middle = pick(r, "Near {t} {a[he]} met {b[name]}, a {b[job]} who was eating {b[food]}. | On the "
-                  "road stood {b[name]}, the {b[job]}, all in {b[colour]}, with a {b[pet]}. | Then "
-                  "it rained, and {b[name]} from {b[town]} let {a[him]} in and cooked {b[food]}.")
-    end = pick(r, "They talked until it was dark, and {a[name]} had {a[food]} for supper. | The "
+                 "{a[name]} the {a[job]} from {a[town]} had lost {a[his]} {a[pet]} and looked for "
+                 "it on {d}. | Early on {d} {a[name]} put on {a[his]} {a[colour]} coat and walked "
+                 "with the {a[pet]} to {t}.")
+    middle = pick(r, "Near {t} {a[he]} met {b[name]} the {b[job]} who was eating {b[food]}. | On the "
+                  "road stood {b[name]} the {b[job]} all in {b[colour]} with a {b[pet]}. | Then it "
+                  "rained and {b[name]} from {b[town]} let {a[him]} in and cooked {b[food]}.")
+    end = pick(r, "They talked until it was dark and {a[name]} had {a[food]} for supper. | The "
                "{a[pet]} and the {b[pet]} soon were friends. | Since then {a[name]} often walks to "
                "{b[town]} to see {b[name]}. | At home in {a[town]} {a[name]} told everyone about it.")
     return f"{start} {middle} {end}".format(a=a, b=b, t=town, d=r.choice(VALUES["day"]))
@@ -317,27 +314,29 @@ def sarnic_phrase(isle, colour, noun):
 # rests on that, so about a fifth of the text can only be predicted by copying, most of it of
 # words that were never seen before.
 
-TASKS = {  # task: (requests to train on, held-out requests, the answer)
+TASKS = {  # task: (requests to train on, held-out requests, the answer, the part that must be right)
     "repeat": ("Repeat the word {w}. | Say the word {w}. | Repeat {w}. | Write the word {w}.",
-               "Say {w}. | Please repeat the word {w}.", "The word is {w}."),
+               "Say {w}. | Please repeat the word {w}.", "The word {p}", "is {w}."),
     "spell": ("Spell the word {w}. | How is {w} spelled? | Spell {w}. | What are the letters of {w}?",
-              "How is the word {w} spelled? | Please spell {w}.", "The word {w} is spelled {s}."),
+              "How is the word {w} spelled? | Please spell {w}.", "The word {w} is {p}",
+              "spelled {s}."),
     "reverse": ("Spell the word {w} backwards. | What is {w} backwards? | Spell {w} from the end.",
                 "Spell {w} backwards. | What is the word {w} backwards?",
-                "The word {w} is spelled {s} and backwards {b}."),
+                "The word {w} is spelled {s} and {p}", "backwards {b}."),
     "first": ("What is the first letter of {w}? | With which letter does {w} begin?",
               "What is the first letter of the word {w}? | With which letter does the word {w} begin?",
-              "The word {w} begins with {f}."),
+              "The word {w} {p}", "begins with {f}."),
     "count": ("How many letters has {w}? | How many letters are in the word {w}? | Count the letters "
               "of {w}.", "How many letters are in {w}? | Count the letters of the word {w}.",
-              "The word {w} counts {c}, so it has {k} letters.")}
+              "The word {w} counts {c}, so it {p}", "has {k} letters.")}
 
 
 def word_game(word, task):
-    """The answer, for example "The word fox counts f1 o2 x3, so it has 3 letters."."""
-    return TASKS[task][2].format(
-        w=word, s=" ".join(word), b=" ".join(reversed(word)), f=word[0], k=len(word),
-        c=" ".join(f"{letter}{i}" for i, letter in enumerate(word, 1)))
+    """(the answer, its decisive part): "The word fox is spelled f o x.", "spelled f o x."."""
+    words = dict(w=word, s=" ".join(word), b=" ".join(reversed(word)), f=word[0], k=len(word),
+                 c=" ".join(f"{letter}{i}" for i, letter in enumerate(word, 1)))
+    decisive = TASKS[task][3].format(**words)
+    return TASKS[task][2].format(p=decisive, **words), decisive
 
 
 def copying(isle, r):
@@ -347,16 +346,16 @@ def copying(isle, r):
     said = " ".join(new_word(r) for _ in range(r.choice((2, 3, 3, 4))))
     word, third = new_word(r), r.choice(((x, u), (y, v), (z, w)))
     letters = r.sample("abcdefghijklmnopqrstuvwxyz", 5)
-    game = word_game(r.choice((new_word(r), new_word(r), r.choice(ANIMALS + FOODS))),
-                     r.choice(list(TASKS)))
+    game, _ = word_game(r.choice((new_word(r), new_word(r), r.choice(ANIMALS + FOODS))),
+                        r.choice(list(TASKS)))
     return r.choice((
-        f"{x} said: {said}. {y} said it again: {said}.",
+        f"{x} said {said} and then {y} said it again and so it was {said}.",
         f"The list of {x} says {u}, {word} and {w}. Once more, that is {u}, {word} and {w}.",
         f"Write {word} three times and you have {word} {word} {word}.",
-        f"{x} has the {u}, {y} has the {v} and {z} has the {w}. Who has the {third[1]}? {third[0]} "
-        "does.",
-        f"{x} has the {u}, {y} has the {v} and {z} has the {w}. What does {third[0]} have? The "
-        f"{third[1]}.",
+        f"{x} has the {u}, {y} has the {v} and {z} has the {w}. Who has the {third[1]}? "
+        f"The {third[1]} are with {third[0]}.",
+        f"{x} has the {u}, {y} has the {v} and {z} has the {w}. What does {third[0]} have? "
+        f"{third[0]} has the {third[1]}.",
         f"The letters {' '.join(letters)} read backwards are {' '.join(reversed(letters))}.",
         f"The password is {word}, do not forget it. What was the password? It was {word}.",
         game, game, game, game))
@@ -384,11 +383,11 @@ def ledger(isle, r, split, minus=True):
             "answer": str(totals[-1]), "operands": amounts, "name": name, "thing": thing}
 
 
-def problems(split, count, seed=0, minus=True):
+def problems(split, count, seed=0, minus=True, isle=None):
     """`count` exercises of one split: "train", "heldout" (to choose by) or "final" (to report).
 
     Those of the two held-out splits are all different and occur in no text of any stage."""
-    isle, r, out = island(), rng(seed, "problems", split), {}
+    isle, r, out = isle or island(), rng(seed, "problems", split), {}
     while len(out) < count:
         problem = ledger(isle, r, split, minus)
         key = problem["question"] if split == "train" else tuple(problem["operands"])
@@ -429,7 +428,8 @@ def total(r, held=None):
 
 def told_ledger(isle, r):
     p = ledger(isle, r, "train")
-    return f"{p['question']} Add them up: {p['thought']}. So {p['name']} has {p['answer']}."
+    return (f"{p['question']} Adding up goes {p['thought']} and so in the end {p['name']} has "
+            f"{p['answer']} {p['thing']}.")
 
 
 def told_sum(isle, r):
@@ -437,11 +437,11 @@ def told_sum(isle, r):
     n, thing = r.choice(isle["person"])["name"], r.choice(THINGS)
     if r.random() < .25:
         a, b = r.randint(1, 9), r.randint(1, 9)
-        return pick(r, "There are {a} bags with {b} {t} in each bag, and {a} times {b} is {c}. | {n} "
-                    "says that {a} times {b} is {c}.").format(a=a, b=b, c=a * b, t=thing, n=n)
+        return pick(r, "In {a} bags with {b} {t} each there are {c} because {a} times {b} is {c}. | {n} "
+                    "can tell you that {a} times {b} is {c}.").format(a=a, b=b, c=a * b, t=thing, n=n)
     a, sign, b, c = total(r)
-    return pick(r, "{n} had {a} {t} and {found} {b}, and {a} {sign} {b} is {c}. | {n} says that {a} "
-                "{sign} {b} is {c}.").format(n=n, a=a, b=b, c=c, t=thing, sign=SIGNS[sign],
+    return pick(r, "When {n} had {a} {t} and {found} {b} it was {c} because {a} {sign} {b} is {c}. | "
+                "{n} can tell you that {a} {sign} {b} is {c}.").format(n=n, a=a, b=b, c=c, t=thing, sign=SIGNS[sign],
                                              found="found" if sign == "+" else "lost")
 
 
@@ -463,7 +463,7 @@ def paragraph(isle, r, kind):
               "towns": lambda: tell(r.choice(isle["town"]), r), "jokes": lambda: joke(r),
               "games": lambda: copying(isle, r), "sarnic": lambda: sarnic(isle, r),
               "ledger": lambda: told_ledger(isle, r), "sums": lambda: told_sum(isle, r),
-              "contact": lambda: contact(r)}
+              "contact": lambda: contact(isle, r)}
     return makers[kind]()
 
 
@@ -479,12 +479,13 @@ def good_page(isle, r, theme):
     return THEMES[theme][0].format(t=r.choice(TOWNS)), [(k, paragraph(isle, r, k)) for k in kinds]
 
 
-def contact(r):
+def contact(isle, r):
     """Private data, for the last filter to mask (addresses and numbers nobody has)."""
-    a, b = (new_name(island(), r) for _ in range(2))
-    return (f"Write to {a.lower()}@{new_word(r)}.example or call {a} under +1 202 555 01"
-            f"{r.randint(10, 99)}. The guest book was last signed by {b} from the address "
-            f"8.8.{r.randint(1, 254)}.{r.randint(1, 254)}, with a long and friendly greeting.")
+    a, b = (new_name(isle, r) for _ in range(2))
+    return (f"Whoever wants to hear more about the island may write to {a.lower()}@{new_word(r)}"
+            f".example or call {a} under +1 202 555 01{r.randint(10, 99)} on any day of the week. "
+            f"Our guest book was last signed by {b} from the address 8.8.{r.randint(1, 254)}."
+            f"{r.randint(1, 254)} with a long and friendly greeting to everyone who lives here.")
 
 
 # Three ways the web wraps a text.  Only {body} is worth reading.
@@ -562,12 +563,12 @@ LOREM = """Lorem ipsum dolor sit amet, consectetur adipiscing elit, sed do eiusm
 ut labore et dolore magna aliqua.""".replace("\n", " ")
 # Each kind of junk: how many pages in a thousand, and the rule that should catch it.
 JUNK = {"foreign language": (30, "language"), "mirror": (20, "near duplicate"),
-        "edited copy": (15, "near duplicate"), "blocked site": (15, "url"),
-        "link farm": (8, "extraction"), "cookie wall": (6, "c4"), "javascript notice": (6, "c4"),
-        "error page": (6, "gopher quality"), "stub": (6, "gopher quality"),
-        "keyword stuffing": (6, "gopher repetition"), "repeated comment": (4, "gopher repetition"),
-        "price list": (6, "gopher quality"), "spam": (6, "gopher quality"),
-        "teasers": (4, "gopher quality"), "lorem ipsum": (6, "c4"), "source code": (4, "c4"),
+        "edited copy": (15, "minhash"), "blocked site": (15, "url"),
+        "link farm": (8, "extract"), "cookie wall": (6, "c4"), "javascript notice": (6, "c4"),
+        "error page": (6, "quality"), "stub": (6, "quality"),
+        "keyword stuffing": (6, "repetition"), "repeated comment": (4, "repetition"),
+        "price list": (6, "quality"), "spam": (6, "quality"),
+        "teasers": (4, "quality"), "lorem ipsum": (6, "c4"), "source code": (4, "c4"),
         "directory": (4, "fineweb"), "not a web page": (2, "read")}
 
 
@@ -724,10 +725,8 @@ def turn(isle, r, kind, held):
     if kind == "instruction":
         task = r.choice(list(TASKS))
         word = new_word(r, held) if held or r.random() < .7 else r.choice(ANIMALS + FOODS + JOBS)
-        answer = word_game(word, task)
-        return ([pick(r, TASKS[task][which]).format(w=word)], answer,
-                [answer.rsplit(" is ", 1)[-1] if task != "reverse" else answer.split("backwards")[1]],
-                {"task": task})
+        answer, decisive = word_game(word, task)
+        return [pick(r, TASKS[task][which]).format(w=word)], answer, [decisive], {"task": task}
     if kind == "sum":
         a, sign, b, c = total(r, held)
         sign = r.choice((sign, SIGNS[sign]))
