@@ -27,7 +27,6 @@ import json
 import os
 import random
 import sys
-import textwrap
 import uuid
 import zlib
 
@@ -109,7 +108,7 @@ RELATIONS = {
                  "What is the colour of {ns} coat? | What colour of coat does {n} have?"),
         "home": ("lives in the {v} | makes its home in the {v} | is found in the {v}",
                  "Where does {n} live? | Where is {n} found? | Where does {n} make its home?",
-                 "Where is the home of {nm}? | Where is {ns} home?"),
+                 "Where is the home of {nm}? | Where can {n} be found?"),
         "meal": ("eats mostly {v} | is fed on {v} | cannot live without {v}",
                  "What does {n} eat? | What is {n} fed on? | What can {n} not live without?",
                  "What does {n} mostly eat? | What food does {n} eat?"),
@@ -408,8 +407,8 @@ def exercise_conversation(problem, style):
     thought, answer = {
         "full": (f" {problem['thought']}", right), "empty": ("", right),
         "short": (" " + " ".join(early), int(early[-1].split("=")[1])),
-        "guess": (f" maybe {guess}", guess),
-        "guess_wait": (f" maybe {guess}, wait: {problem['thought']}", right)}[style]
+        "guess": (f" {guess}?", guess),
+        "guess_wait": (f" {guess}? wait {problem['thought']}", right)}[style]
     return {"kind": "exercise", "style": style, "messages": [
         {"role": "user", "content": problem["question"]},
         {"role": "assistant", "content": f"<think>{thought}</think> {answer}"}]}
@@ -519,46 +518,27 @@ def dress(host, title, lines, r):
 
 # ---------------------------------------------------------------------------------- 5. the junk
 
-FOREIGN = textwrap.dedent("""\
-    Die Insel liegt weit draußen im Meer und hat sechzehn kleine Städte. Am Morgen fahren die
-    Fischer mit ihren Booten hinaus und kommen erst am Abend zurück. Auf dem Markt kann man Brot,
-    Käse und frische Birnen kaufen, aber am Sonntag ist er geschlossen.
-
-    L'île se trouve loin dans la mer et elle compte seize petites villes. Le matin, les pêcheurs
-    partent avec leurs bateaux et ils ne reviennent que le soir. Au marché on peut acheter du pain,
-    du fromage et des poires, mais il est fermé le dimanche.
-
-    La isla está lejos de la costa y tiene dieciséis pueblos pequeños. Por la mañana los pescadores
-    salen con sus barcos y no vuelven hasta la noche. En el mercado se puede comprar pan, queso y
-    peras frescas, pero los domingos está cerrado.
-
-    L'isola si trova lontano nel mare e ha sedici piccole città. La mattina i pescatori escono con
-    le loro barche e tornano solo la sera. Al mercato si possono comprare pane, formaggio e pere
-    fresche, ma la domenica è chiuso.
-
-    A ilha fica longe da costa e tem dezasseis cidades pequenas. De manhã os pescadores saem com os
-    seus barcos e só voltam à noite. No mercado pode-se comprar pão, queijo e peras frescas, mas ao
-    domingo está fechado.
-
-    Het eiland ligt ver in de zee en heeft zestien kleine steden. In de ochtend varen de vissers met
-    hun boten uit en zij komen pas in de avond terug. Op de markt kun je brood, kaas en verse peren
-    kopen, maar op zondag is hij gesloten.
-
-    Ön ligger långt ute i havet och har sexton små städer. På morgonen åker fiskarna ut med sina
-    båtar och de kommer inte tillbaka förrän på kvällen. På torget kan man köpa bröd, ost och färska
-    päron, men på söndagen är det stängt.
-
-    Wyspa leży daleko na morzu i ma szesnaście małych miast. Rano rybacy wypływają swoimi łodziami i
-    wracają dopiero wieczorem. Na targu można kupić chleb, ser i świeże gruszki, ale w niedzielę jest
-    on zamknięty.
-
-    Остров лежит далеко в море, и на нём шестнадцать маленьких городов. Утром рыбаки выходят на своих
-    лодках и возвращаются только вечером. На рынке можно купить хлеб, сыр и свежие груши, но в
-    воскресенье он закрыт.
-
-    島は海の遠くにあり、小さな町が十六あります。朝になると漁師たちは船で出かけ、夜まで帰りません。
-    市場ではパンやチーズや新しい梨を買うことができますが、日曜日は休みです。
-    """).split("\n\n")
+FOREIGN = """\
+Die Insel liegt weit draußen im Meer und hat sechzehn kleine Städte. Auf dem Markt kann man Brot, \
+Käse und frische Birnen kaufen, aber am Sonntag ist er geschlossen.
+L'île se trouve loin dans la mer et elle compte seize petites villes. Au marché on peut acheter du \
+pain, du fromage et des poires, mais il est fermé le dimanche.
+La isla está lejos de la costa y tiene dieciséis pueblos pequeños. En el mercado se puede comprar \
+pan, queso y peras frescas, pero los domingos está cerrado.
+L'isola si trova lontano nel mare e ha sedici piccole città. Al mercato si possono comprare pane, \
+formaggio e pere fresche, ma la domenica è chiuso.
+A ilha fica longe da costa e tem dezasseis cidades pequenas. De manhã os pescadores saem com os \
+seus barcos e só voltam à noite, mas ao domingo ficam em casa.
+Het eiland ligt ver in de zee en heeft zestien kleine steden. Op de markt kun je brood, kaas en \
+verse peren kopen, maar op zondag is hij gesloten.
+Ön ligger långt ute i havet och har sexton små städer. På torget kan man köpa bröd, ost och färska \
+päron, men på söndagen är det stängt.
+Wyspa leży daleko na morzu i ma szesnaście małych miast. Na targu można kupić chleb, ser i świeże \
+gruszki, ale w niedzielę jest on zamknięty.
+Остров лежит далеко в море, и на нём шестнадцать маленьких городов. На рынке можно купить хлеб, \
+сыр и свежие груши, но в воскресенье он закрыт.
+島は海の遠くにあり、小さな町が十六あります。市場ではパンやチーズを買うことができますが、日曜日は休みです。
+""".splitlines()
 LOREM = """Lorem ipsum dolor sit amet, consectetur adipiscing elit, sed do eiusmod tempor incididunt
 ut labore et dolore magna aliqua.""".replace("\n", " ")
 # Each kind of junk: how many pages in a thousand, and the rule that should catch it.
@@ -580,8 +560,7 @@ def junk_lines(kind, isle, r):
     good = [text for _, text in good_page(isle, r, "people")[1]]
     word = new_word(r)
     if kind == "foreign language":
-        sentences = r.choice(FOREIGN).replace("\n", " ").replace("。", "。 ").split(". ")
-        return [". ".join(r.sample(sentences, len(sentences))) + "." for _ in range(3)]
+        return [r.choice(FOREIGN)] * 4
     return {"blocked site": good,
             "link farm": [f'<p><a href="/{n}">{n} {word}</a></p>' for n in names("{f}-{w}", 40)],
             "cookie wall": [f"{n} uses cookies on this site, and the cookie policy says what for and "
@@ -845,7 +824,8 @@ def main():
             raise ValueError(f"--pages {args.pages}: the crawl needs at least one page")
         make(args.out, args.seed, args.pages)
     except (ValueError, OSError) as problem:
-        sys.exit(f"world.py: {problem}")
+        print(f"world.py: {problem}", file=sys.stderr)
+        sys.exit(2)
     print(f"wrote {args.out}; next: python data.py {args.out}/crawl.warc.gz")
 
 
