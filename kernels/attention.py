@@ -1,5 +1,6 @@
 """Attention, forward and backward, without ever holding the T x T matrix."""
 import math
+from threading import Thread
 
 import numba
 import numpy as np
@@ -44,15 +45,19 @@ def _aligned(size, like):
 
 @njit(fastmath=FAST)
 def _copy(a, x, xs, rows, columns, factor, b, y, ys):
-    """b[y + r*ys + c] = a[x + r*xs + c] * factor; returns 0 if all were finite, else NaN."""
-    probe = factor * 0
+    """b[y + r*ys + c] = a[x + r*xs + c] * factor."""
     for r in range(rows):
         xr, yr = U(x + r * xs), U(y + r * ys)
         for c in range(U(columns)):
-            value = a[xr + c]
-            b[yr + c] = value * factor
-            probe += value * 0
-    return probe
+            b[yr + c] = a[xr + c] * factor
+
+
+@njit(fastmath=FAST)
+def _all_finite(a):
+    probe = a[0] * 0
+    for i in range(a.size):
+        probe += a[i] * 0
+    return probe == 0
 
 
 @njit
@@ -90,7 +95,7 @@ def _step(a, x, rs, cs, depth, panel, b, tile, t, lanes):
         x, y, z, w = x + cs, y + cs, z + cs, w + cs
         x3, y3, z3, w3 = a[x], a[y], a[z], a[w]
         x, y, z, w = x + cs, y + cs, z + cs, w + cs
-        for j in range(U(lanes // 16) * U(16)):
+        for j in range(U(lanes) // U(16) * U(16)):
             bj, tj = b + j, t + j
             b0, b1, b2, b3 = panel[bj], panel[bj + U(NC)], panel[bj + U(2 * NC)], panel[bj + U(3 * NC)]
             tile[tj] += x0 * b0 + x1 * b1 + x2 * b2 + x3 * b3
@@ -130,7 +135,9 @@ def _softmax_block(s, m, l, f, rows, lanes, diagonal):
                 for j in range(c, r):
                     s[r * NC + j] = -np.inf
         i0 = U(i * NC)
-        for j in range(U(c), end):
+        first = U(c)
+        for e in range((end - first) // U(16) * U(16)):
+            j = first + e
             y, z = s[i0 + j], s[i0 + U(NC) + j]
             y = y if y > z else z
             z, w = s[i0 + U(2 * NC) + j], s[i0 + U(3 * NC) + j]
@@ -142,7 +149,9 @@ def _softmax_block(s, m, l, f, rows, lanes, diagonal):
         l[j] *= f[j]
     for i in range(0, rows, 4):
         i0 = U(i * NC)
-        for j in range(U(i // 16 * 16 if diagonal else 0), end):
+        first = U(i // 16 * 16 if diagonal else 0)
+        for e in range((end - first) // U(16) * U(16)):
+            j = first + e
             j0, j1, j2, j3 = i0 + j, i0 + U(NC) + j, i0 + U(2 * NC) + j, i0 + U(3 * NC) + j
             x, y = _exp2(s[j0] - m[j]), _exp2(s[j1] - m[j])
             z, w = _exp2(s[j2] - m[j]), _exp2(s[j3] - m[j])
@@ -181,43 +190,46 @@ def _one_query(q, x, k, y, ys, v, z, zs, n, D, scale, p, o, w):
             o[w + d] += share * v[z0 + d]
 
 
-@njit(fastmath=FAST)
+@njit(fastmath=FAST, nogil=True, cache=True)
 def _forward_share(q, qs, k, ks, v, vs, o, os, lse, sizes, scale, part, parts):
     B, T, H, G, D = sizes
+    zero, unit, line = np.int64(0), np.int64(1), np.int64(NC)
     D4, T4 = (D + 3) // 4 * 4, (T + 3) // 4 * 4
     K, V = _aligned(T4 * D4, q), _aligned(T4 * D4, q)
-    panel, s, acc = _aligned(D4 * NC, q), _aligned(NC * NC, q), _aligned(D4 * NC, q)
-    m, l, f = _aligned(NC, q), _aligned(NC, q), _aligned(NC, q)
+    panel, s, acc = _aligned(D4 * NC, q), _aligned(line * NC, q), _aligned(D4 * NC, q)
+    m, l, f = _aligned(line, q), _aligned(line, q), _aligned(line, q)
     one = q.dtype.type(1)
-    K[:], V[:] = 0, 0
+    K[:], V[:], panel[:] = 0, 0, 0
     for task in range(part, B * H, parts):
         b, h = task // H, task % H
         g = h // (H // G)
         x, w = b * qs[0] + h * qs[2], b * os[0] + h * os[2]
         y, z = b * ks[0] + g * ks[2], b * vs[0] + g * vs[2]
-        _copy(k, y, ks[1], T, D, scale, K, 0, D4)
-        finite = _copy(v, z, vs[1], T, D, one, V, 0, D4) == 0
+        _copy(k, y, ks[1], T, D, scale, K, zero, D4)
+        _copy(v, z, vs[1], T, D, one, V, zero, D4)
+        finite = _all_finite(V[:T4 * D4])
         for q0 in range(0, T, NC):
             n = min(NC, T - q0)
             lanes = (n + 15) // 16 * 16
-            panel[:] = 0
-            _transpose(q, x + q0 * qs[1], qs[1], n, D, panel, 0, NC)
+            if n < NC:
+                panel[:] = 0
+            _transpose(q, x + q0 * qs[1], qs[1], n, D, panel, zero, line)
             m[:], l[:], acc[:] = -np.inf, 0, 0
             for k0 in range(0, q0 + 1, NC):
                 rows, diagonal = min(NC, T4 - k0), k0 == q0
                 s[:] = 0
-                _multiply_add(K, k0 * D4, D4, 1, rows, D4, panel, 0, s, 0, lanes,
+                _multiply_add(K, k0 * D4, D4, unit, rows, D4, panel, zero, s, zero, lanes,
                               ROW_SKIPS_LANES if diagonal else FULL)
                 _softmax_block(s, m, l, f, rows, lanes, diagonal)
                 if k0 > 0:
                     _scale_lanes(acc, f, D)
-                _multiply_add(V, k0 * D4, 1, D4, D4, rows, s, 0, acc, 0, lanes,
+                _multiply_add(V, k0 * D4, unit, D4, D4, rows, s, zero, acc, zero, lanes,
                               DEPTH_SKIPS_LANES if diagonal else FULL)
             for j in range(n):
                 lse[task * T + q0 + j] = (m[j] + math.log2(l[j])) / LOG2E
                 f[j] = one / l[j]
             _scale_lanes(acc, f, D)
-            _transpose(acc, 0, NC, D, n, o, w + q0 * os[1], os[1])
+            _transpose(acc, zero, line, D, n, o, w + q0 * os[1], os[1])
         if not finite:
             p = np.empty(T, q.dtype)
             for t in range(T):
@@ -225,36 +237,38 @@ def _forward_share(q, qs, k, ks, v, vs, o, os, lse, sizes, scale, part, parts):
                            o, w + t * os[1])
 
 
-@njit(fastmath=FAST)
+@njit(fastmath=FAST, nogil=True, cache=True)
 def _backward_share(do, dos, q, qs, k, ks, v, vs, o, os, lse, dq, dqs, dk, dks, dv, dvs, sizes,
                     scale, part, parts):
     B, T, H, G, D = sizes
+    zero, unit, line = np.int64(0), np.int64(1), np.int64(NC)
     D4, T4, blocks = (D + 3) // 4 * 4, (T + 3) // 4 * 4, (D + NC - 1) // NC
     K, V = _aligned(T4 * D4, q), _aligned(T4 * D4, q)
     dK, dV = _aligned(blocks * T4 * NC, q), _aligned(blocks * T4 * NC, q)
     q_lanes, do_lanes, dq_lanes = _aligned(D4 * NC, q), _aligned(D4 * NC, q), _aligned(D4 * NC, q)
     q_rows, do_rows = _aligned(blocks * NC * NC, q), _aligned(blocks * NC * NC, q)
-    p, ds, stats = _aligned(NC * NC, q), _aligned(NC * NC, q), _aligned(2 * NC, q)
+    p, ds, stats = _aligned(line * NC, q), _aligned(line * NC, q), _aligned(line * 2, q)
     one, ln2 = q.dtype.type(1), q.dtype.type(1 / LOG2E)
-    K[:], V[:] = 0, 0
+    K[:], V[:], q_lanes[:], do_lanes[:] = 0, 0, 0, 0
     for task in range(part, B * G, parts):
         b, g = task // G, task % G
-        _copy(k, b * ks[0] + g * ks[2], ks[1], T, D, scale, K, 0, D4)
-        _copy(v, b * vs[0] + g * vs[2], vs[1], T, D, one, V, 0, D4)
+        _copy(k, b * ks[0] + g * ks[2], ks[1], T, D, scale, K, zero, D4)
+        _copy(v, b * vs[0] + g * vs[2], vs[1], T, D, one, V, zero, D4)
         dK[:], dV[:] = 0, 0
         for h in range(g * (H // G), (g + 1) * (H // G)):
             x, y, z = b * qs[0] + h * qs[2], b * dos[0] + h * dos[2], b * os[0] + h * os[2]
             for q0 in range(0, T, NC):
                 n = min(NC, T - q0)
                 lanes = (n + 15) // 16 * 16
-                q_lanes[:], do_lanes[:], q_rows[:], do_rows[:], stats[:] = 0, 0, 0, 0, 0
+                if n < NC:
+                    q_lanes[:], do_lanes[:], q_rows[:], do_rows[:], stats[:] = 0, 0, 0, 0, 0
                 dq_lanes[:] = 0
-                _transpose(q, x + q0 * qs[1], qs[1], n, D, q_lanes, 0, NC)
-                _transpose(do, y + q0 * dos[1], dos[1], n, D, do_lanes, 0, NC)
+                _transpose(q, x + q0 * qs[1], qs[1], n, D, q_lanes, zero, line)
+                _transpose(do, y + q0 * dos[1], dos[1], n, D, do_lanes, zero, line)
                 for c in range(0, D, NC):
                     wide = min(NC, D - c)
-                    _copy(q, x + q0 * qs[1] + c, qs[1], n, wide, one, q_rows, c * NC, NC)
-                    _copy(do, y + q0 * dos[1] + c, dos[1], n, wide, one, do_rows, c * NC, NC)
+                    _copy(q, x + q0 * qs[1] + c, qs[1], n, wide, one, q_rows, c * NC, line)
+                    _copy(do, y + q0 * dos[1] + c, dos[1], n, wide, one, do_rows, c * NC, line)
                 for j in range(n):
                     stats[j] = -lse[(b * H + h) * T + q0 + j] * LOG2E
                     total = scale * 0
@@ -265,26 +279,27 @@ def _backward_share(do, dos, q, qs, k, ks, v, vs, o, os, lse, dq, dqs, dk, dks, 
                 for k0 in range(0, q0 + 1, NC):
                     rows, diagonal = min(NC, T4 - k0), k0 == q0
                     for i in range(rows):
-                        p[i * NC:i * NC + NC] = stats[:NC]
-                        ds[i * NC:i * NC + NC] = stats[NC:2 * NC]
+                        i0 = U(i * NC)
+                        for j in range(U(NC)):
+                            p[i0 + j], ds[i0 + j] = stats[j], stats[U(NC) + j]
                     skip = ROW_SKIPS_LANES if diagonal else FULL
-                    _multiply_add(K, k0 * D4, D4, 1, rows, D4, q_lanes, 0, p, 0, lanes, skip)
-                    _multiply_add(V, k0 * D4, D4, 1, rows, D4, do_lanes, 0, ds, 0, lanes, skip)
+                    _multiply_add(K, k0 * D4, D4, unit, rows, D4, q_lanes, zero, p, zero, lanes, skip)
+                    _multiply_add(V, k0 * D4, D4, unit, rows, D4, do_lanes, zero, ds, zero, lanes, skip)
                     _softmax_backward(p, ds, rows, lanes, diagonal)
-                    _multiply_add(K, k0 * D4, 1, D4, D4, rows, ds, 0, dq_lanes, 0, lanes,
+                    _multiply_add(K, k0 * D4, unit, D4, D4, rows, ds, zero, dq_lanes, zero, lanes,
                                   DEPTH_SKIPS_LANES if diagonal else FULL)
                     skip = ROW_SKIPS_DEPTHS if diagonal else FULL
                     for c in range(0, D, NC):
                         wide, t = (min(NC, D - c) + 15) // 16 * 16, c * T4 + k0 * NC
-                        _multiply_add(p, 0, NC, 1, rows, lanes, do_rows, c * NC, dV, t, wide, skip)
-                        _multiply_add(ds, 0, NC, 1, rows, lanes, q_rows, c * NC, dK, t, wide, skip)
+                        _multiply_add(p, zero, line, unit, rows, lanes, do_rows, c * NC, dV, t, wide, skip)
+                        _multiply_add(ds, zero, line, unit, rows, lanes, q_rows, c * NC, dK, t, wide, skip)
                 for i in range(D4 * NC):
                     dq_lanes[i] *= ln2
-                _transpose(dq_lanes, 0, NC, D, n, dq, b * dqs[0] + h * dqs[2] + q0 * dqs[1], dqs[1])
+                _transpose(dq_lanes, zero, line, D, n, dq, b * dqs[0] + h * dqs[2] + q0 * dqs[1], dqs[1])
         for c in range(0, D, NC):
             wide = min(NC, D - c)
-            _copy(dK, c * T4, NC, T, wide, scale * ln2, dk, b * dks[0] + g * dks[2] + c, dks[1])
-            _copy(dV, c * T4, NC, T, wide, one, dv, b * dvs[0] + g * dvs[2] + c, dvs[1])
+            _copy(dK, c * T4, line, T, wide, scale * ln2, dk, b * dks[0] + g * dks[2] + c, dks[1])
+            _copy(dV, c * T4, line, T, wide, one, dv, b * dvs[0] + g * dvs[2] + c, dvs[1])
 
 
 @njit(fastmath=FAST)
@@ -292,26 +307,25 @@ def _softmax_backward(p, ds, rows, lanes, diagonal):
     """p: s - lse becomes p = 2**(s - lse); ds: dp - delta becomes p * (dp - delta)."""
     for i in range(rows):
         c, i0 = (i // 16 * 16 if diagonal else 0), U(i * NC)
-        for j in range(U(c), U(lanes)):
-            p[i0 + j] = _exp2(p[i0 + j])
-            ds[i0 + j] *= p[i0 + j]
+        first = i0 + U(c)
+        for e in range(U(lanes - c) // U(16) * U(16)):
+            j = first + e
+            p[j] = _exp2(p[j])
+            ds[j] *= p[j]
         if diagonal:
             for j in range(c, i):
                 p[i * NC + j] = 0
                 ds[i * NC + j] = 0
 
 
-@njit(parallel=True, cache=True)
-def _forward(q, qs, k, ks, v, vs, o, os, lse, sizes, scale, parts):
-    for part in prange(parts):
-        _forward_share(q, qs, k, ks, v, vs, o, os, lse, sizes, scale, part, parts)
-
-
-@njit(parallel=True, cache=True)
-def _backward(do, dos, q, qs, k, ks, v, vs, o, os, lse, dq, dqs, dk, dks, dv, dvs, sizes, scale, parts):
-    for part in prange(parts):
-        _backward_share(do, dos, q, qs, k, ks, v, vs, o, os, lse, dq, dqs, dk, dks, dv, dvs, sizes,
-                        scale, part, parts)
+def _in_parallel(share, *arguments):
+    parts = numba.get_num_threads()
+    threads = [Thread(target=share, args=(*arguments, part, parts)) for part in range(1, parts)]
+    for thread in threads:
+        thread.start()
+    share(*arguments, 0, parts)
+    for thread in threads:
+        thread.join()
 
 
 def _flat(x):
@@ -324,8 +338,7 @@ def _flat(x):
 def attention_forward(q, k, v, o, lse):
     (B, T, H, D), G = q.shape, k.shape[2]
     scale = q.dtype.type(LOG2E / math.sqrt(D))
-    _forward(*_flat(q), *_flat(k), *_flat(v), *_flat(o), lse.reshape(-1), (B, T, H, G, D), scale,
-             numba.get_num_threads())
+    _in_parallel(_forward_share, *_flat(q), *_flat(k), *_flat(v), *_flat(o), lse.reshape(-1), (B, T, H, G, D), scale)
 
 
 def attention(q, k, v):
@@ -340,15 +353,15 @@ def attention_backward(do, q, k, v, o, lse, dq=None, dk=None, dv=None):
     dk = np.empty(k.shape, k.dtype) if dk is None else dk
     dv = np.empty(v.shape, v.dtype) if dv is None else dv
     scale = q.dtype.type(LOG2E / math.sqrt(D))
-    _backward(*_flat(do), *_flat(q), *_flat(k), *_flat(v), *_flat(o), lse.reshape(-1),
-              *_flat(dq), *_flat(dk), *_flat(dv), (B, T, H, G, D), scale, numba.get_num_threads())
+    _in_parallel(_backward_share, *_flat(do), *_flat(q), *_flat(k), *_flat(v), *_flat(o), lse.reshape(-1),
+              *_flat(dq), *_flat(dk), *_flat(dv), (B, T, H, G, D), scale)
     return dq, dk, dv
 
 
 @njit(cache=True)
 def _step_share(q, k, ks, v, vs, lengths, rows, o, sizes, scale, first, last):
     N, H, G, D = sizes
-    p = np.empty(lengths.max(), q.dtype)
+    p = np.empty(ks[1] // ks[2], q.dtype)
     for n in range(first, last):
         for h in range(H):
             g = h // (H // G)
@@ -360,8 +373,8 @@ def _step_share(q, k, ks, v, vs, lengths, rows, o, sizes, scale, first, last):
 def _step_parallel(q, k, ks, v, vs, lengths, rows, o, sizes, scale, parts):
     N = sizes[0]
     for part in prange(parts):
-        _step_share(q, k, ks, v, vs, lengths, rows, o, sizes, scale, part * N // parts,
-                    (part + 1) * N // parts)
+        _step_share(q, k, ks, v, vs, lengths, rows, o, sizes, scale, np.int64(part) * N // parts,
+                    (np.int64(part) + 1) * N // parts)
 
 
 def attention_step(q, k_cache, v_cache, lengths, rows, o=None):
