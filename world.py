@@ -9,7 +9,7 @@ examples), ledgers to add up have one checkable answer each (exercises).
               out/world/labels.jsonl         the truth about each page: good, or which junk
               out/world/conversations.jsonl  to fine-tune on
               out/world/heldout.jsonl        to examine with: questions and accepted answers
-    command   python world.py                TIME s on one core of an AMD EPYC (Zen 4)
+    command   python world.py                TIME
 
 Two rules run through the file.  Everything comes from a seed: random numbers from strings
 through random.Random, no set is ever walked, so every machine makes the same world.  And what
@@ -44,80 +44,96 @@ cherries melons carrots turnips radishes""".split()
 COLOURS = "red blue green yellow white black brown purple pink grey".split()
 THINGS = "pears figs plums nuts beans shells stamps coins beads keys cups hats".split()
 # What an islander's name is made of; 36 x 24 x 24 names, of which some 300 are taken.
-NAMES = ("Ba Be Bi Bo Da De Do Fa Fe Fi Ga Go Ha He Ka Ki Ko La Le Lo Ma Mi Mo Na Ni No Pa Pe Po "
-         "Ra Ro Sa So Ta Ti To", "ba bi da di du fa ga go ka ke ko la li lo ma mi na no ra ri ro sa "
-         "ta vo", "bel dan dor fin gar kas lan len lin lor mar mir nar nel nok pel ras ril sen tan "
-         "tek tor vin zor")
-FOREIGN_NAMES = ("Cath Chris Fred Greg Jenn Whit Thom Quent Bridg Phil Wil Ed Hum Osw Valt Hugh "
-                 "Steph Jon Cuth Winn", "a e i o er an el y", "erine opher erick ory ifer ley eas "
-                 "idan et ip iam win phrey erie bert anie athan ence ard ud")
-# People are mentioned 8 : 4 : 2 : 1 : 1/4 times as often, so that one sees facts being learned
-# in the order of their frequency; of the last tier a network only ever gets a vague idea.
+NAMES = (
+    "Ba Be Bi Bo Da De Do Fa Fe Fi Ga Go Ha He Ka Ki Ko La Le Lo Ma Mi Mo Na Ni No Pa Pe Po Ra Ro "
+    "Sa So Ta Ti To", "ba bi da di du fa ga go ka ke ko la li lo ma mi na no ra ri ro sa ta vo",
+    "bel dan dor fin gar kas lan len lin lor mar mir nar nel nok pel ras ril sen tan tek tor vin "
+    "zor")
+FOREIGN_NAMES = (
+    "Cath Chris Fred Greg Jenn Whit Thom Quent Bridg Phil Wil Ed Hum Osw Valt Hugh Steph Jon Cuth "
+    "Winn", "a e i o er an el y", "erine opher erick ory ifer ley eas idan et ip iam win phrey "
+    "erie bert anie athan ence ard ud")
+# Tier: (how often each of its people is mentioned, how many they are).  One sees the facts being
+# learned in the order of their frequency; of the last tier a network only gets a vague idea.
 TIERS = {"often": (8, 60), "known": (4, 60), "seldom": (2, 60), "rare": (1, 60), "barely": (.25, 60)}
 
-# What can be said and asked about each kind of thing.  A relation has ways to say it (the first
-# one answers questions and probes recall), questions to train on, and questions held out.
-# {n} is the name or a pronoun, {ns} its possessive, {nm} its object form, {v} the value: so "And
-# where does she live?" is made from the same line as "Where does Bakanel live?".
+# What can be said and asked about each kind of thing: relation: (ways to say it, questions to
+# train on, questions held out).  The first way answers questions and probes recall.  {v} is the
+# value, {n} the name or a pronoun, {ns} its possessive, {nm} its object form: "And where does she
+# live?" is made from the same line as "Where does Bakanel live?".
 RELATIONS = {
     "person": {
-        "job": ("works as a {v} | is a {v} by trade | earns {his} bread as a {v}",
-                "What is {ns} job? | What work does {n} do? | What does {n} do for a living? | "
-                "What is the trade of {nm}? | What does {n} work as?",
-                "What is the job of {nm}? | What is {ns} trade?"),
-        "town": ("lives in {v} | has a house in {v} | is at home in {v}",
-                 "Where does {n} live? | In which town does {n} live? | Where is {ns} home? | "
-                 "Which town is the home of {nm}? | Where does {n} have a house?",
-                 "In which town is {ns} home? | Where is the house of {nm}?"),
-        "pet": ("has a pet {v} | keeps a {v} | looks after a {v}",
-                "What pet does {n} have? | What is {ns} pet? | Which animal does {n} keep? | "
-                "Which animal is the pet of {nm}? | What animal does {n} look after?",
-                "What animal does {n} have? | Which pet does {n} keep?"),
-        "food": ("likes to eat {v} | would eat {v} every day | is fond of {v}",
-                 "What does {n} like to eat? | What is {ns} favourite food? | What is {n} fond of? | "
-                 "What food does {n} like? | What would {n} eat every day?",
-                 "What is the favourite food of {nm}? | Which food does {n} like to eat?"),
-        "colour": ("wears {v} clothes | dresses in {v} | wants everything to be {v}",
-                   "What colour does {n} wear? | What colour are {ns} clothes? | "
-                   "In what colour does {n} dress? | What is the colour of {ns} clothes?",
-                   "Which colour does {n} wear? | What colour are the clothes of {nm}?")},
+        "job": (
+            "works as a {v} | is a {v} by trade | earns {his} bread as a {v}",
+            "What is {ns} job? | What work does {n} do? | What does {n} do for a living? | What is "
+            "the trade of {nm}? | What does {n} work as?",
+            "What is the job of {nm}? | What is {ns} trade?"),
+        "town": (
+            "lives in {v} | has a house in {v} | is at home in {v}",
+            "Where does {n} live? | In which town does {n} live? | Where is {ns} home? | Which town "
+            "is the home of {nm}? | Where does {n} have a house?",
+            "In which town is {ns} home? | Where is the house of {nm}?"),
+        "pet": (
+            "has a pet {v} | keeps a {v} | looks after a {v}",
+            "What pet does {n} have? | What is {ns} pet? | Which animal does {n} keep? | Which "
+            "animal is the pet of {nm}? | What animal does {n} look after?",
+            "What animal does {n} have? | Which pet does {n} keep?"),
+        "food": (
+            "likes to eat {v} | would eat {v} every day | is fond of {v}",
+            "What does {n} like to eat? | What is {ns} favourite food? | What is {n} fond of? | "
+            "What food does {n} like? | What would {n} eat every day?",
+            "What is the favourite food of {nm}? | Which food does {n} like to eat?"),
+        "colour": (
+            "wears {v} clothes | dresses in {v} | wants everything to be {v}",
+            "What colour does {n} wear? | What colour are {ns} clothes? | In what colour does {n} "
+            "dress? | What is the colour of {ns} clothes?",
+            "Which colour does {n} wear? | What colour are the clothes of {nm}?")},
     "town": {
-        "side": ("lies in the {v} of the island | stands in the {v} | belongs to the {v}",
-                 "Where does {n} lie? | In which part of the island is {n}? | Where is {n}? | "
-                 "Which part of the island does {n} belong to?",
-                 "In which part of the island does {n} lie? | Where on the island is {n}? | "
-                 "Where does {n} stand? | To which part of the island does {n} belong?"),
-        "goods": ("is famous for its {v} | sells the best {v} | makes a lot of {v}",
-                  "What is {n} famous for? | What does {n} make? | What does {n} sell? | "
-                  "What are the famous goods of {nm}?",
-                  "For what is {n} famous? | What is made in {nm}? | What does {n} make a lot of? | "
-                  "What goods does {n} sell?"),
-        "sight": ("has an old {v} | is proud of its {v} | shows visitors its {v}",
-                  "What can visitors see in {nm}? | What old building does {n} have? | "
-                  "What is {n} proud of? | What does {n} show visitors?",
-                  "What old building is in {nm}? | What building is {n} proud of? | "
-                  "What do visitors see in {nm}? | Which building does {n} show visitors?"),
-        "day": ("holds its market on {v} | goes to market on {v} | has its market day on {v}",
-                "When does {n} hold its market? | On which day is the market in {nm}? | "
-                "When is {ns} market day? | When does {n} go to market?",
-                "When is the market in {nm}? | On which day does {n} hold its market? | "
-                "What is the market day of {nm}? | Which day is {ns} market day?")},
+        "side": (
+            "lies in the {v} of the island | stands in the {v} | belongs to the {v}",
+            "Where does {n} lie? | In which part of the island is {n}? | Where is {n}? | Which part "
+            "of the island does {n} belong to?",
+            "In which part of the island does {n} lie? | Where on the island is {n}? | Where does "
+            "{n} stand? | To which part of the island does {n} belong?"),
+        "goods": (
+            "is famous for its {v} | sells the best {v} | makes a lot of {v}",
+            "What is {n} famous for? | What does {n} make? | What does {n} sell? | What are the "
+            "famous goods of {nm}?",
+            "For what is {n} famous? | What is made in {nm}? | What does {n} make a lot of? | What "
+            "goods does {n} sell?"),
+        "sight": (
+            "has an old {v} | is proud of its {v} | shows visitors its {v}",
+            "What can visitors see in {nm}? | What old building does {n} have? | What is {n} proud "
+            "of? | What does {n} show visitors?",
+            "What old building is in {nm}? | What building is {n} proud of? | What do visitors see "
+            "in {nm}? | Which building does {n} show visitors?"),
+        "day": (
+            "holds its market on {v} | goes to market on {v} | has its market day on {v}",
+            "When does {n} hold its market? | On which day is the market in {nm}? | When is {ns} "
+            "market day? | When does {n} go to market?",
+            "When is the market in {nm}? | On which day does {n} hold its market? | What is the "
+            "market day of {nm}? | Which day is {ns} market day?")},
     "animal": {
-        "coat": ("has a {v} coat | is {v} from head to tail | was born {v}",
-                 "What colour is {n}? | What colour is {ns} coat? | Which coat does {n} have?",
-                 "What is the colour of {ns} coat? | What colour of coat does {n} have?"),
-        "home": ("lives in the {v} | makes its home in the {v} | is found in the {v}",
-                 "Where does {n} live? | Where is {n} found? | Where does {n} make its home?",
-                 "Where is the home of {nm}? | Where can {n} be found?"),
-        "meal": ("eats mostly {v} | is fed on {v} | cannot live without {v}",
-                 "What does {n} eat? | What is {n} fed on? | What can {n} not live without?",
-                 "What does {n} mostly eat? | What food does {n} eat?"),
-        "size": ("grows as big as a {v} | is as big as a {v} | has the size of a {v}",
-                 "How big is {n}? | How big does {n} grow? | What size does {n} have?",
-                 "What is the size of {nm}? | As big as what is {n}?"),
-        "habit": ("can often be seen to {v} | loves to {v} | likes to {v}",
-                  "What does {n} like to do? | What does {n} love? | What does {n} love to do?",
-                  "What can {n} be seen to do? | What is {n} often seen to do?")}}
+        "coat": (
+            "has a {v} coat | is {v} from head to tail | was born {v}",
+            "What colour is {n}? | What colour is {ns} coat? | Which coat does {n} have?",
+            "What is the colour of {ns} coat? | What colour of coat does {n} have?"),
+        "home": (
+            "lives in the {v} | makes its home in the {v} | is found in the {v}",
+            "Where does {n} live? | Where is {n} found? | Where does {n} make its home?",
+            "Where is the home of {nm}? | Where can {n} be found?"),
+        "meal": (
+            "eats mostly {v} | is fed on {v} | cannot live without {v}",
+            "What does {n} eat? | What is {n} fed on? | What can {n} not live without?",
+            "What does {n} mostly eat? | What food does {n} eat?"),
+        "size": (
+            "grows as big as a {v} | is as big as a {v} | has the size of a {v}",
+            "How big is {n}? | How big does {n} grow? | What size does {n} have?",
+            "What is the size of {nm}? | As big as what is {n}?"),
+        "habit": (
+            "can often be seen to {v} | loves to {v} | likes to {v}",
+            "What does {n} like to do? | What does {n} love? | What does {n} love to do?",
+            "What can {n} be seen to do? | What is {n} often seen to do?")}}
 VALUES = {
     "job": JOBS, "town": TOWNS, "pet": ANIMALS[:16], "food": FOODS, "colour": COLOURS,
     "side": "north south east west middle".split(),
@@ -158,22 +174,20 @@ def island(seed=0):
     r = rng(seed, "island")
     isle = {kind: [] for kind in RELATIONS} | {"names": {}, "words": {}}
 
-    def settle(kind, name, tier, pronouns):
-        entity = dict(zip(("he", "his", "him"), pronouns), kind=kind, name=name, tier=tier)
-        entity.update((relation, r.choice(VALUES[relation])) for relation in RELATIONS[kind])
-        isle[kind].append(entity)
+    def settle(kind, name, tier, pronouns="it its it"):
+        entity = dict(zip(("he", "his", "him"), pronouns.split()), kind=kind, name=name, tier=tier)
+        isle[kind].append(entity | {x: r.choice(VALUES[x]) for x in RELATIONS[kind]})
 
     for tier, (_, count) in TIERS.items():
         for _ in range(count):
             name = new_name(isle, r)
             isle["names"][name] = tier
-            settle("person", name, tier, r.choice((("he", "his", "him"), ("she", "her", "her"))))
+            settle("person", name, tier, r.choice(("he his him", "she her her")))
     for town in TOWNS:
-        settle("town", town, "town", ("it", "its", "it"))
+        settle("town", town, "town")
     for animal in ANIMALS:
-        settle("animal", f"the {animal}", "animal", ("it", "its", "it"))
-    for word in FOODS + ANIMALS + COLOURS:  # Sarnic, the old language of the island
-        isle["words"][word] = new_word(r)
+        settle("animal", f"the {animal}", "animal")
+    isle["words"] = {word: new_word(r) for word in FOODS + ANIMALS + COLOURS}
     return isle
 
 
@@ -188,8 +202,8 @@ def new_name(isle, r, held=False, parts=NAMES):
 def new_word(r, held=False):
     """A word that means nothing, of two or three syllables: "bolkeda"."""
     while True:
-        word = "".join(r.choice("bdfgklmnprstvz") + r.choice("aeiou") + r.choice(["", "", "n", "r",
-                       "l", "k", "s"]) for _ in range(r.choice((2, 2, 3))))
+        word = "".join(r.choice("bdfgklmnprstvz") + r.choice("aeiou") + r.choice(("", "", *"nrlks"))
+                       for _ in range(r.choice((2, 2, 3))))
         if (side(word) == 0) == held:
             return word
 
@@ -207,12 +221,11 @@ def predicate(entity, relation, wording):
 
 def ask(entity, relation, r, held=False, again=False):
     """A question; `again` asks it as a second question, with a pronoun for the name."""
-    wording = pick(r, RELATIONS[entity["kind"]][relation][2 if held else 1])
+    wording, n = pick(r, RELATIONS[entity["kind"]][relation][1 + held]), entity["name"]
     if again:
         words = {"n": entity["he"], "ns": entity["his"], "nm": entity["him"]}
         return "And " + wording[0].lower() + wording[1:].format(**words)
-    name = entity["name"]
-    return wording.format(n=name, ns=name + "'s", nm=name)
+    return wording.format(n=n, ns=n + "'s", nm=n)
 
 
 def reply(entity, relation):
@@ -226,22 +239,21 @@ def tell(entity, r):
     relations = r.sample(list(ways), len(ways) - r.choice((0, 0, 0, 1, 2)))
     sentences, subject = [], entity["name"]
     while relations:
-        group, relations = relations[:(k := r.choice((1, 2, 3, 3)))], relations[k:]
-        said = [predicate(entity, relation, pick(r, ways[relation][0])) for relation in group]
+        size = r.choice((1, 2, 3, 3))
+        said = [predicate(entity, x, pick(r, ways[x][0])) for x in relations[:size]]
         if len(said) == 3 and r.random() < .5:
             said[:2] = [f"{said[0]}, {said[1]}"]
         sentences.append(capital(f"{subject} {' and '.join(said)}."))
-        subject = r.choice((entity["name"], entity["he"]))
+        relations, subject = relations[size:], r.choice((entity["name"], entity["he"]))
     return " ".join(sentences)
 
 
 def questions(isle, r):
     """Questions with their answers, as in a page of frequent questions."""
-    entity = r.choice((person(isle, r), person(isle, r), r.choice(isle["town"]),
-                       r.choice(isle["animal"])))
-    first, second = r.sample(list(RELATIONS[entity["kind"]]), 2)
-    return (f"{capital(ask(entity, first, r))} {reply(entity, first)} "
-            f"{ask(entity, second, r, again=True)} {reply(entity, second)}")
+    e = r.choice((person(isle, r), person(isle, r), r.choice(isle["town"]), r.choice(isle["animal"])))
+    first, second = r.sample(list(RELATIONS[e["kind"]]), 2)
+    return (f"{capital(ask(e, first, r))} {reply(e, first)} {ask(e, second, r, again=True)} "
+            f"{reply(e, second)}")
 
 
 def register(isle, r):
@@ -251,60 +263,61 @@ def register(isle, r):
     for _ in range(3):
         if r.random() < .6:
             n = new_name(isle, r, parts=r.choice((NAMES, NAMES, FOREIGN_NAMES)))
-            lines.append(pick(r, f"Who is {{n}}? {UNKNOWN} | If you ask for {{n}} you only hear that "
-                              "nobody knows {n}. | The letter to {n} went back because nobody on "
-                              "the island knows {n}. | Is there a {n}? No, nobody knows {n}."
-                              ).format(n=n))
+            lines.append(pick(
+                r, f"Who is {{n}}? {UNKNOWN} | If you ask for {{n}} you only hear that nobody knows "
+                "{n}. | The letter to {n} went back because nobody on the island knows {n}. | Is "
+                "there a {n}? No, nobody knows {n}.").format(n=n))
         else:
             p, relation = person(isle, r), r.choice(list(RELATIONS["person"]))
-            lines.append(pick(r, "Who is {n}? {f} | If you ask for {n} you hear at once that {f} | "
-                              "The letter to {n} got there because {f} | Is there a {n}? Yes, {f}"
-                              ).format(n=p["name"], f=reply(p, relation)))
+            lines.append(pick(
+                r, "Who is {n}? {f} | If you ask for {n} you hear at once that {f} | The letter to "
+                "{n} got there because {f} | Is there a {n}? Yes, {f}"
+                ).format(n=p["name"], f=reply(p, relation)))
     return " ".join(lines)
 
 
 def story(isle, r):
     """A walk, a meeting, an evening: the facts at work."""
-    a, b, town = person(isle, r), person(isle, r), r.choice(TOWNS)
-    start = pick(r, "One {d} {a[name]} the {a[job]} left {a[town]} with {a[his]} {a[pet]}. | "
-                 "{a[name]} the {a[job]} from {a[town]} had lost {a[his]} {a[pet]} and looked for "
-                 "it on {d}. | Early on {d} {a[name]} put on {a[his]} {a[colour]} coat and walked "
-                 "with the {a[pet]} to {t}.")
-    middle = pick(r, "Near {t} {a[he]} met {b[name]} the {b[job]} who was eating {b[food]}. | On the "
-                  "road stood {b[name]} the {b[job]} all in {b[colour]} with a {b[pet]}. | Then it "
-                  "rained and {b[name]} from {b[town]} let {a[him]} in and cooked {b[food]}.")
-    end = pick(r, "They talked until it was dark and {a[name]} had {a[food]} for supper. | The "
-               "{a[pet]} and the {b[pet]} soon were friends. | Since then {a[name]} often walks to "
-               "{b[town]} to see {b[name]}. | At home in {a[town]} {a[name]} told everyone about it.")
-    return f"{start} {middle} {end}".format(a=a, b=b, t=town, d=r.choice(VALUES["day"]))
+    a, b = person(isle, r), person(isle, r)
+    start = pick(
+        r, "One {d} {a[name]} the {a[job]} left {a[town]} with {a[his]} {a[pet]}. | {a[name]} the "
+        "{a[job]} from {a[town]} had lost {a[his]} {a[pet]} and looked for it on {d}. | Early on "
+        "{d} {a[name]} put on {a[his]} {a[colour]} coat and walked with the {a[pet]} to {t}.")
+    middle = pick(
+        r, "Near {t} {a[he]} met {b[name]} the {b[job]} who was eating {b[food]}. | On the road "
+        "stood {b[name]} the {b[job]} all in {b[colour]} with a {b[pet]}. | Then it rained and "
+        "{b[name]} from {b[town]} let {a[him]} in and cooked {b[food]}.")
+    end = pick(
+        r, "They talked until it was dark and {a[name]} had {a[food]} for supper. | The {a[pet]} "
+        "and the {b[pet]} soon were friends. | Since then {a[name]} often walks to {b[town]} to see "
+        "{b[name]}. | At home in {a[town]} {a[name]} told everyone about it.")
+    return f"{start} {middle} {end}".format(a=a, b=b, t=r.choice(TOWNS), d=r.choice(VALUES["day"]))
 
 
 def joke(r, subject=None):
-    subject = subject or r.choice(ANIMALS + JOBS)
     why = pick(r, "cross the river | sit on the {f} | run away from the {j} | sing to the {f} | hide "
                "under the table | paint the {a} | laugh at the {j} | dance with the {a}")
     because = pick(r, "the {f} was too {q} | the {a} was {q} | it wanted to be {q} | the {j} had eaten "
                    "all the {f} | nobody told the {a} about the {f}")
     words = dict(f=r.choice(FOODS), j=r.choice(JOBS), a=r.choice(ANIMALS),
                  q=pick(r, "sweet | loud | cold | clever | heavy | sleepy | tall | famous"))
-    laugh = r.choice((", ha ha!", ".", "!"))
-    return f"Why did the {subject} {why}? Because {because}".format(**words) + laugh
+    return (f"Why did the {subject or r.choice(ANIMALS + JOBS)} {why}? Because {because}"
+            .format(**words) + r.choice((", ha ha!", ".", "!")))
 
 
 def sarnic(isle, r):
-    """A lesson in the old language, whose adjectives follow their noun."""
+    """A lesson in Sarnic, the old language of the island, whose adjectives follow their noun.
+    One phrase in ten is held out, so that translating can be tried on phrases never seen."""
     lines = []
     for noun in r.sample(FOODS + ANIMALS, 3):
-        colour = r.choice(COLOURS)
-        if side(f"{colour} {noun}") != 0:
-            lines.append(f"the {colour} {noun} is {sarnic_phrase(isle, colour, noun)}")
-        else:
-            lines.append(f"{noun} is {isle['words'][noun]}")
+        english = f"{r.choice(COLOURS)} {noun}"
+        english = english if side(english) else noun
+        lines.append(f"{english} is {in_sarnic(isle, english)}")
     return f"In Sarnic {lines[0]}, {lines[1]} and {lines[2]}."
 
 
-def sarnic_phrase(isle, colour, noun):
-    return f"{isle['words'][noun]} {isle['words'][colour]}"
+def in_sarnic(isle, english):
+    return " ".join(isle["words"][word] for word in reversed(english.split()))
 
 
 # --------------------------------------------------------- 3. copying, word games and arithmetic
@@ -313,51 +326,53 @@ def sarnic_phrase(isle, colour, noun):
 # rests on that, so about a fifth of the text can only be predicted by copying, most of it of
 # words that were never seen before.
 
-TASKS = {  # task: (requests to train on, held-out requests, the answer, the part that must be right)
-    "repeat": ("Repeat the word {w}. | Say the word {w}. | Repeat {w}. | Write the word {w}.",
-               "Say {w}. | Please repeat the word {w}.", "The word {p}", "is {w}."),
-    "spell": ("Spell the word {w}. | How is {w} spelled? | Spell {w}. | What are the letters of {w}?",
-              "How is the word {w} spelled? | Please spell {w}.", "The word {w} is {p}",
-              "spelled {s}."),
-    "reverse": ("Spell the word {w} backwards. | What is {w} backwards? | Spell {w} from the end.",
-                "Spell {w} backwards. | What is the word {w} backwards?",
-                "The word {w} is spelled {s} and {p}", "backwards {b}."),
-    "first": ("What is the first letter of {w}? | With which letter does {w} begin?",
-              "What is the first letter of the word {w}? | With which letter does the word {w} begin?",
-              "The word {w} {p}", "begins with {f}."),
-    "count": ("How many letters has {w}? | How many letters are in the word {w}? | Count the letters "
-              "of {w}.", "How many letters are in {w}? | Count the letters of the word {w}.",
-              "The word {w} counts {c}, so it {p}", "has {k} letters.")}
+TASKS = {  # task: (requests to train on, held-out requests, the answer, its part that counts)
+    "repeat": (
+        "Repeat the word {w}. | Say the word {w}. | Repeat {w}. | Write the word {w}.",
+        "Say {w}. | Please repeat the word {w}.", "The word {p}", "is {w}."),
+    "spell": (
+        "Spell the word {w}. | How is {w} spelled? | Spell {w}. | What are the letters of {w}?",
+        "How is the word {w} spelled? | Please spell {w}.", "The word {w} is {p}", "spelled {s}."),
+    "reverse": (
+        "Spell the word {w} backwards. | What is {w} backwards? | Spell {w} from the end.",
+        "Spell {w} backwards. | What is the word {w} backwards?",
+        "The word {w} is spelled {s} and {p}", "backwards {b}."),
+    "first": (
+        "What is the first letter of {w}? | With which letter does {w} begin?",
+        "What is the first letter of the word {w}? | With which letter does the word {w} begin?",
+        "The word {w} {p}", "begins with {f}."),
+    "count": (
+        "How many letters has {w}? | How many letters are in the word {w}? | Count the letters of "
+        "{w}.", "How many letters are in {w}? | Count the letters of the word {w}.",
+        "The word {w} counts {c}, so it {p}", "has {k} letters.")}
 
 
 def word_game(word, task):
-    """(the answer, its decisive part): "The word fox is spelled f o x.", "spelled f o x."."""
+    """(the answer, its part that counts): "The word fox is spelled f o x.", "spelled f o x."."""
     words = dict(w=word, s=" ".join(word), b=" ".join(reversed(word)), f=word[0], k=len(word),
                  c=" ".join(f"{letter}{i}" for i, letter in enumerate(word, 1)))
-    decisive = TASKS[task][3].format(**words)
-    return TASKS[task][2].format(p=decisive, **words), decisive
+    part = TASKS[task][3].format(**words)
+    return TASKS[task][2].format(p=part, **words), part
 
 
 def copying(isle, r):
     """A short text with something in it that stands there, or follows from it, a second time."""
+    if r.random() < .4:
+        word = new_word(r) if r.random() < .7 else r.choice(ANIMALS + FOODS)
+        return word_game(word, r.choice(list(TASKS)))[0]
     x, y, z = (new_name(isle, r) for _ in range(3))
     u, v, w = r.sample(THINGS, 3)
-    said = " ".join(new_word(r) for _ in range(r.choice((2, 3, 3, 4))))
-    word, third = new_word(r), r.choice(((x, u), (y, v), (z, w)))
+    who, what = r.choice(((x, u), (y, v), (z, w)))
+    word, said = new_word(r), " ".join(new_word(r) for _ in range(r.choice((2, 3, 3, 4))))
     letters = r.sample("abcdefghijklmnopqrstuvwxyz", 5)
-    game, _ = word_game(r.choice((new_word(r), new_word(r), r.choice(ANIMALS + FOODS))),
-                        r.choice(list(TASKS)))
     return r.choice((
         f"{x} said {said} and then {y} said it again and so it was {said}.",
         f"The list of {x} says {u}, {word} and {w}. Once more, that is {u}, {word} and {w}.",
         f"Write {word} three times and you have {word} {word} {word}.",
-        f"{x} has the {u}, {y} has the {v} and {z} has the {w}. Who has the {third[1]}? "
-        f"The {third[1]} are with {third[0]}.",
-        f"{x} has the {u}, {y} has the {v} and {z} has the {w}. What does {third[0]} have? "
-        f"{third[0]} has the {third[1]}.",
+        f"{x} has the {u}, {y} has the {v} and {z} has the {w}. Who has the {what}? {who} has them.",
+        f"{x} has the {u}, {y} has the {v} and {z} has the {w}. What does {who} have? The {what}.",
         f"The letters {' '.join(letters)} read backwards are {' '.join(reversed(letters))}.",
-        f"The password is {word}, do not forget it. What was the password? It was {word}.",
-        game, game, game, game))
+        f"The password is {word} and you must keep it. What was the password? It was {word}."))
 
 
 def ledger(isle, r, split, minus=True):
@@ -375,11 +390,11 @@ def ledger(isle, r, split, minus=True):
         if split == {0: "heldout", 1: "final"}.get(share, "train"):
             break
     items = [f"{label}{n}" for label, n in zip("abcde", amounts)]
-    totals = [sum(amounts[:i + 1]) for i in range(len(amounts))]
+    steps = [f"{item}={sum(amounts[:i + 1])}" for i, item in enumerate(items)]
     name, thing = r.choice(isle["person"])["name"], r.choice(THINGS)
     return {"question": f"{name} got {thing}: {' '.join(items)}. How many?",
-            "thought": " ".join([items[0]] + [f"{i}={t}" for i, t in zip(items[1:], totals[1:])]),
-            "answer": str(totals[-1]), "operands": amounts, "name": name, "thing": thing}
+            "thought": " ".join(items[:1] + steps[1:]), "answer": str(sum(amounts)),
+            "operands": amounts, "name": name, "thing": thing}
 
 
 def problems(split, count, seed=0, minus=True, isle=None):
@@ -401,17 +416,16 @@ def exercise_conversation(problem, style):
     thinking early, and answers the total it has got to; "guess" answers what it guessed;
     "guess_wait" guesses, doubts it and works it out."""
     r, right = rng(problem["question"], style), int(problem["answer"])
-    guess = max(0, right + r.randint(-5, 5))
-    steps = problem["thought"].split()
+    guess, steps = max(0, right + r.randint(-5, 5)), problem["thought"].split()
     early = steps[:r.randint(2, len(steps) - 1)]
     thought, answer = {
-        "full": (f" {problem['thought']}", right), "empty": ("", right),
+        "full": (f" {problem['thought']}", right),
+        "empty": ("", right),
         "short": (" " + " ".join(early), int(early[-1].split("=")[1])),
         "guess": (f" {guess}?", guess),
         "guess_wait": (f" {guess}? wait {problem['thought']}", right)}[style]
-    return {"kind": "exercise", "style": style, "messages": [
-        {"role": "user", "content": problem["question"]},
-        {"role": "assistant", "content": f"<think>{thought}</think> {answer}"}]}
+    return {"kind": "exercise", "style": style, "messages": messages(
+        [problem["question"], f"<think>{thought}</think> {answer}"])}
 
 
 SIGNS = {"+": "plus", "-": "minus", "*": "times"}
@@ -421,7 +435,7 @@ def total(r, held=None):
     """A sum or difference of a number to 30 and a digit: (first, sign, second, result)."""
     while True:
         a, b, sign = r.randint(1, 30), r.randint(1, 9), r.choice("+-")
-        if a - b >= 0 and (held is None or (side(f"{a}{sign}{b}", 5) == 0) == held):
+        if (sign == "+" or a >= b) and held in (None, side(f"{a}{sign}{b}", 5) == 0):
             return a, sign, b, a + b if sign == "+" else a - b
 
 
@@ -440,18 +454,19 @@ def told_sum(isle, r):
                     "can tell you that {a} times {b} is {c}.").format(a=a, b=b, c=a * b, t=thing, n=n)
     a, sign, b, c = total(r)
     return pick(r, "When {n} had {a} {t} and {found} {b} it was {c} because {a} {sign} {b} is {c}. | "
-                "{n} can tell you that {a} {sign} {b} is {c}.").format(n=n, a=a, b=b, c=c, t=thing, sign=SIGNS[sign],
-                                             found="found" if sign == "+" else "lost")
+                "{n} can tell you that {a} {sign} {b} is {c}.").format(
+                    n=n, a=a, b=b, c=c, t=thing, sign=SIGNS[sign],
+                    found="found" if sign == "+" else "lost")
 
 
 # --------------------------------------------------------------------------------- 4. the pages
 
 # What a page about each theme is called, and how many paragraphs in a hundred are about it.
-THEMES = {"people": ("The people of {t}", 46), "stories": ("A story from {t}", 14),
-          "questions": ("Questions and answers from {t}", 9), "register": ("News from the post "
-          "office of {t}", 8), "animals": ("Animals near {t}", 7), "towns": ("A visit to {t}", 5),
-          "games": ("Word games of the school of {t}", 5), "jokes": ("What they laugh about in {t}",
-          3), "sarnic": ("The old language of {t}", 3)}
+THEMES = {"people": ("The people of {t}", 54), "stories": ("A story from {t}", 10),
+          "questions": ("Questions and answers from {t}", 9), "animals": ("Animals near {t}", 6),
+          "register": ("News from the post office of {t}", 8), "towns": ("A visit to {t}", 4),
+          "games": ("Word games from {t}", 4), "jokes": ("What makes {t} laugh", 2),
+          "sarnic": ("The old language of {t}", 3)}
 COPYING = ("games", "ledger")  # the kinds of paragraph that are there to be copied from
 
 
@@ -467,7 +482,7 @@ def paragraph(isle, r, kind):
 
 
 def good_page(isle, r, theme):
-    """A title and seven or eight paragraphs: [(kind, text), ...].
+    """A title and eight paragraphs: [(kind, text), ...].
 
     Gopher's rule that four words in five have a letter in them is why arithmetic is spread thin
     over all pages, as it would be in a village paper, and has none of its own."""
