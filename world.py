@@ -65,29 +65,29 @@ RELATIONS = {
     "person": {
         "job": (
             "works as a {v} | is a {v} by trade | earns {his} bread as a {v}",
-            "What is {ns} job? | What work does {n} do? | What does {n} do for a living? | What is "
-            "the trade of {nm}? | What does {n} work as?",
-            "What is the job of {nm}? | What is {ns} trade?"),
+            "What is {ns} job? | What work does {n} do? | What does {n} do for a living? | What "
+            "trade does {n} follow? | What does {n} work as?",
+            "What job does {n} have? | What is {ns} trade?"),
         "town": (
             "lives in {v} | has a house in {v} | is at home in {v}",
             "Where does {n} live? | In which town does {n} live? | Where is {ns} home? | Which town "
-            "is the home of {nm}? | Where does {n} have a house?",
-            "In which town is {ns} home? | Where is the house of {nm}?"),
+            "is {ns} home? | Where does {n} have a house?",
+            "In which town is {ns} home? | Where is {ns} house?"),
         "pet": (
             "has a pet {v} | keeps a {v} | looks after a {v}",
             "What pet does {n} have? | What is {ns} pet? | Which animal does {n} keep? | Which "
-            "animal is the pet of {nm}? | What animal does {n} look after?",
+            "animal is {ns} pet? | What animal does {n} look after?",
             "What animal does {n} have? | Which pet does {n} keep?"),
         "food": (
             "likes to eat {v} | would eat {v} every day | is fond of {v}",
             "What does {n} like to eat? | What is {ns} favourite food? | What is {n} fond of? | "
             "What food does {n} like? | What would {n} eat every day?",
-            "What is the favourite food of {nm}? | Which food does {n} like to eat?"),
+            "Which food is {ns} favourite? | Which food does {n} like to eat?"),
         "colour": (
             "wears {v} clothes | dresses in {v} | wants everything to be {v}",
             "What colour does {n} wear? | What colour are {ns} clothes? | In what colour does {n} "
             "dress? | What is the colour of {ns} clothes?",
-            "Which colour does {n} wear? | What colour are the clothes of {nm}?")},
+            "Which colour does {n} wear? | Which colour are {ns} clothes?")},
     "town": {
         "side": (
             "lies in the {v} of the island | stands in the {v} | belongs to the {v}",
@@ -97,8 +97,8 @@ RELATIONS = {
             "{n} stand? | To which part of the island does {n} belong?"),
         "goods": (
             "is famous for its {v} | sells the best {v} | makes a lot of {v}",
-            "What is {n} famous for? | What does {n} make? | What does {n} sell? | What are the "
-            "famous goods of {nm}?",
+            "What is {n} famous for? | What does {n} make? | What does {n} sell? | What are {ns} "
+            "famous goods?",
             "For what is {n} famous? | What is made in {nm}? | What does {n} make a lot of? | What "
             "goods does {n} sell?"),
         "sight": (
@@ -111,8 +111,8 @@ RELATIONS = {
             "holds its market on {v} | goes to market on {v} | has its market day on {v}",
             "When does {n} hold its market? | On which day is the market in {nm}? | When is {ns} "
             "market day? | When does {n} go to market?",
-            "When is the market in {nm}? | On which day does {n} hold its market? | What is the "
-            "market day of {nm}? | Which day is {ns} market day?")},
+            "When is the market in {nm}? | On which day does {n} hold its market? | What is {ns} "
+            "market day? | Which day is {ns} market day?")},
     "animal": {
         "coat": (
             "has a {v} coat | is {v} from head to tail | was born {v}",
@@ -121,7 +121,7 @@ RELATIONS = {
         "home": (
             "lives in the {v} | makes its home in the {v} | is found in the {v}",
             "Where does {n} live? | Where is {n} found? | Where does {n} make its home?",
-            "Where is the home of {nm}? | Where can {n} be found?"),
+            "In which place is {ns} home? | Where can {n} be found?"),
         "meal": (
             "eats mostly {v} | is fed on {v} | cannot live without {v}",
             "What does {n} eat? | What is {n} fed on? | What can {n} not live without?",
@@ -129,7 +129,7 @@ RELATIONS = {
         "size": (
             "grows as big as a {v} | is as big as a {v} | has the size of a {v}",
             "How big is {n}? | How big does {n} grow? | What size does {n} have?",
-            "What is the size of {nm}? | As big as what is {n}?"),
+            "What is {ns} size? | As big as what is {n}?"),
         "habit": (
             "can often be seen to {v} | loves to {v} | likes to {v}",
             "What does {n} like to do? | What does {n} love? | What does {n} love to do?",
@@ -441,8 +441,8 @@ def total(r, held=None):
 
 def told_ledger(isle, r):
     p = ledger(isle, r, "train")
-    return (f"{p['question']} Adding up goes {p['thought']} and so in the end {p['name']} has "
-            f"{p['answer']} {p['thing']}.")
+    return (f"{p['question']} Adding up gives {p['thought']} and so in the end {p['name']} has "
+            f"{p['answer']} in all.")
 
 
 def told_sum(isle, r):
@@ -557,9 +557,9 @@ gruszki, ale w niedzielę jest on zamknięty.
 LOREM = """Lorem ipsum dolor sit amet, consectetur adipiscing elit, sed do eiusmod tempor incididunt
 ut labore et dolore magna aliqua.""".replace("\n", " ")
 # Each kind of junk: how many pages in a thousand, and the rule that should catch it.
-JUNK = {"foreign language": (30, "language"), "mirror": (20, "near duplicate"),
+JUNK = {"foreign language": (30, "language"), "mirror": (20, "exact"),
         "edited copy": (15, "minhash"), "blocked site": (15, "url"),
-        "link farm": (8, "extract"), "cookie wall": (6, "c4"), "javascript notice": (6, "c4"),
+        "link farm": (8, "repetition"), "cookie wall": (6, "c4"), "javascript notice": (6, "c4"),
         "error page": (6, "quality"), "stub": (6, "quality"),
         "keyword stuffing": (6, "repetition"), "repeated comment": (4, "repetition"),
         "price list": (6, "quality"), "spam": (6, "quality"),
@@ -572,28 +572,34 @@ def junk_lines(kind, isle, r):
     def names(template, count):
         return [template.format(n=new_name(isle, r), w=new_word(r), t=r.choice(TOWNS),
                                 f=r.choice(FOODS), k=r.randint(2, 99)) for _ in range(count)]
-    good = [text for _, text in good_page(isle, r, "people")[1]]
-    word = new_word(r)
+    def append(*ends):
+        return [f"{line} {end}" for line, end in zip(good, ends)]
+    good, word = [text for _, text in good_page(isle, r, "people")[1]], new_word(r)
     if kind == "foreign language":
         return [r.choice(FOREIGN)] * 4
-    return {"blocked site": good,
-            "link farm": [f'<p><a href="/{n}">{n} {word}</a></p>' for n in names("{f}-{w}", 40)],
-            "cookie wall": [f"{n} uses cookies on this site, and the cookie policy says what for and "
-                            "for how long they are kept." for n in names("The {t} {w} shop", 5)],
-            "javascript notice": [f"To see the {n} you have to turn on JavaScript and then load the "
-                                  "page again, which will be worth it." for n in names("{w}", 5)],
-            "error page": names("The page {w} was not found. Go back to the page of {t}.", 1),
-            "stub": names("{n} has not written anything about {f} here yet.", 2),
-            "keyword stuffing": [f"Buy cheap {word} and the best {word} of all." + f" Cheap {word} to "
-                                 f"buy, best {word} with {word}." * 9] * 2,
-            "repeated comment": good[:2] + ["This was so good, thank you for it!"] * 12,
-            "price list": names("{f} from {t}: {k} / {k} ({k}%)", 25),
-            "spam": names("### {w}!!! $$$ {k} *** $ {k} ### the best of {t}! ###", 12),
-            "teasers": names("{n} of {t} talks to us about the {f} and the {w} of the year...", 9),
-            "lorem ipsum": good[:4] + [LOREM] + good[4:],
-            "source code": good[:5] + [f"if ({word} > 3) {{ return {word}[0]; }}"] + good[5:],
-            "directory": names("<li>{n}, {t}</li>", 45),
-            "not a web page": [word]}[kind]
+    return {
+        "blocked site": good,
+        "link farm": [f'<p><a href="/{n}">{n} {word}</a></p>' for n in names("{f}-{w}", 40)],
+        "cookie wall": append("This site uses cookies.", "See our cookie policy.", "Read the terms "
+                              "of use.", "Accept the use of cookies.", "Look at the privacy policy."),
+        "javascript notice": append("Turn on JavaScript.", "JavaScript is off.", "No text without "
+                                    "JavaScript.", "This needs JavaScript.", "We like JavaScript."),
+        "error page": names("The page about {f} that you asked for was moved or taken away when {n} "
+                            "from {t} cleaned up here. Please go back to the first page of {w} and "
+                            "try to find out where it might be now.", 1),
+        "stub": names("This is where {n} from {t} is going to write about {f} and also about a walk "
+                      "to {w} in the autumn, as soon as there is some time for it.", 1),
+        "keyword stuffing": [f"Buy cheap {word} and the best {word} of all." + f" Cheap {word} to buy, "
+                             f"best {word} with {word}." * 9] * 2,
+        "repeated comment": good[:2] + ["This was so good, thank you for it!"] * 12,
+        "price list": names("{f} from {t}: {k} / {k} ({k}%)", 25),
+        "spam": ["#" + line.replace(" ", " #") for line in good],
+        "teasers": [line.rstrip(".!?") + "..." for line in good],
+        "lorem ipsum": good[:4] + [LOREM] + good[4:],
+        "source code": good[:5] + [f"if ({word} > 3) {{ return {word}[0]; }}"] + good[5:],
+        "directory": [pick(r, line) for line in names("{n} with {f} | the house of {n} | to {n} and "
+                                                      "to {t} | {w} and {f} | {n} from {t}", 45)],
+        "not a web page": [word]}[kind]
 
 
 def edit(text, r):
@@ -626,7 +632,7 @@ def crawl(isle, count, seed=0):
         elif kind in JUNK:
             lines = junk_lines(kind, isle, r)
             if kind == "blocked site":
-                host = pick(r, "online-casino | free-porn | xxx-videos | poker-bonus | viagra-shop"
+                host = pick(r, "casino-bonus | free-porn | xxx-videos | poker-slots | viagra-shop"
                             ) + f"-{new_word(r)}.example"
         else:
             title, paragraphs = good_page(isle, r, theme)
