@@ -1,0 +1,138 @@
+"""Speed of bpe.py beside Hugging Face tokenizers and tiktoken, one core each, in one run.
+
+The text is about 5 MB that every machine has, or nearly: the standard library's sources, Python's own
+documentation and, where TEST_DATA names them, Shakespeare and school problems. Every timing starts
+from a fresh tokenizer, so no cache knows the text; ours and the peer's alternate, medians are divided.
+"""
+import base64
+import glob
+import json
+import os
+import statistics
+import sysconfig
+import time
+
+TEXT_BYTES = 5_200_000
+VOCAB = 8192
+
+
+def bench_text():
+    """Prose first, sources after, cut at TEXT_BYTES."""
+    import pydoc_data.topics
+    texts, data = [], os.environ.get("TEST_DATA")
+    if data:
+        with open(f"{data}/tinyshakespeare.txt", encoding="utf-8") as file:
+            texts.append(file.read())
+        with open(f"{data}/gsm8k_test.jsonl", encoding="utf-8") as file:
+            problems = [json.loads(line) for line in file]
+        texts += [problem["question"] + "\n" + problem["answer"] + "\n" for problem in problems]
+    texts += pydoc_data.topics.topics.values()
+    for path in sorted(glob.glob(sysconfig.get_path("stdlib") + "/*.py")):
+        with open(path, encoding="utf-8", errors="replace") as file:
+            texts.append(file.read())
+    return "\n".join(texts)[:TEXT_BYTES]
+
+
+def ratio(ours, theirs, rounds):
+    """Median seconds of theirs / of ours, alternating, on one core. Each call returns its seconds."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    os.environ["RAYON_NUM_THREADS"] = "1"
+    try:
+        times = [(ours(), theirs()) for _ in range(rounds)]
+    finally:
+        os.sched_setaffinity(0, cores)
+    mine, other = (statistics.median(column) for column in zip(*times))
+    print(f"  ours {mine:.3f} s, theirs {other:.3f} s, {TEXT_BYTES / 1e6 / mine:.1f} MB/s", flush=True)
+    return other / mine
+
+
+def timed(call):
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def chunks(text):
+    """What the peers are given: pieces of 100,000 characters, which they like better."""
+    return [text[i:i + 100_000] for i in range(0, len(text), 100_000)]
+
+
+def hugging_face(tokenizer=None):
+    """A fresh tokenizers.Tokenizer with our pattern, trained or not, and its trainer."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+
+    import bpe
+    fresh = Tokenizer(models.BPE())
+    fresh.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(bpe.GPT4_SPLIT), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    trainer = trainers.BpeTrainer(vocab_size=VOCAB, show_progress=False,
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    return fresh, trainer
+
+
+def bench_train():
+    """Training a vocabulary of 8,192."""
+    import bpe
+    text = bench_text()
+    bpe.train(["compile first"], 260)
+
+    def theirs():
+        fresh, trainer = hugging_face()
+        return timed(lambda: fresh.train_from_iterator(chunks(text), trainer))
+    return {"bpe_train_vs_tokenizers": ratio(
+        lambda: timed(lambda: bpe.train(chunks(text), VOCAB, workers=1)), theirs, 3)}
+
+
+def bench_encode():
+    """Encoding: against tokenizers with a vocabulary of 8,192, against tiktoken with GPT-4's."""
+    import tempfile
+
+    import tiktoken
+    from tokenizers import Tokenizer
+
+    import bpe
+    text, figures = bench_text(), {}
+    parts = chunks(text)
+    ours = bpe.train(parts, VOCAB, workers=1)
+    ours.encode("compile first")
+    with tempfile.TemporaryDirectory() as folder:
+        ours.save(f"{folder}/tokenizer.json")
+
+        def mine():
+            fresh = bpe.Tokenizer.load(f"{folder}/tokenizer.json")
+            return timed(lambda: fresh.encode(text))
+
+        def theirs():
+            fresh = Tokenizer.from_file(f"{folder}/tokenizer.json")
+            return timed(lambda: fresh.encode_batch(parts))
+        figures["bpe_encode_vs_tokenizers"] = ratio(mine, theirs, 3)
+    path = os.environ.get("TEST_DATA", "") + "/cl100k_base.tiktoken"
+    if not os.path.exists(path):
+        print("  tiktoken: set TEST_DATA to a folder with cl100k_base.tiktoken")
+        return figures
+
+    def mine_ranks():
+        fresh = bpe.Tokenizer.load(path)
+        return timed(lambda: fresh.encode(text))
+
+    def tiktoken_ranks():
+        with open(path, "rb") as file:
+            ranks = {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, file)}
+        fresh = tiktoken.Encoding("cl100k", pat_str=TIKTOKEN_SPLIT, mergeable_ranks=ranks,
+                                  special_tokens={})
+        return min(timed(lambda: fresh.encode_ordinary(text)),
+                   timed(lambda: [fresh.encode_ordinary(part) for part in parts]))
+    figures["bpe_encode_vs_tiktoken"] = ratio(mine_ranks, tiktoken_ranks, 5)
+    return figures
+
+
+# The pattern as tiktoken itself publishes it for cl100k_base.
+TIKTOKEN_SPLIT = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+"
+                  r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s")
+
+
+if __name__ == "__main__":
+    for bench in (bench_train, bench_encode):
+        print(bench())
