@@ -588,7 +588,7 @@ def junk_lines(kind, isle, r):
                             "from {t} cleaned up here. Please go back to the first page of {w} and "
                             "try to find out where it might be now.", 1),
         "stub": names("This is where {n} from {t} is going to write about {f} and also about a walk "
-                      "to {w} in the autumn, as soon as there is some time for it.", 1),
+                      "to {w} in the autumn, as soon as there is time for it.", 1),
         "keyword stuffing": [f"Buy cheap {word} and the best {word} of all." + f" Cheap {word} to buy, "
                              f"best {word} with {word}." * 9] * 2,
         "repeated comment": good[:2] + ["This was so good, thank you for it!"] * 12,
