@@ -123,15 +123,16 @@ def flat(params):
 
 def pack(params, config):
     """params as views of one flat vector: themselves if they are, else copies in a new one."""
+    wanted = shapes(config)
+    for name, shape in wanted.items():
+        if name not in params or params[name].shape != shape:
+            found = params[name].shape if name in params else "nothing"
+            raise ValueError(f"parameter {name}: expected {shape}, found {found}")
     base = flat(params)
     if base is not None and base.size == count(config)[0] and all(p.base is base for p in params.values()):
         return params
-    dtype = params["model.embed_tokens.weight"].dtype
-    packed = views(np.empty(count(config)[0], dtype), config)
+    packed = views(np.empty(count(config)[0], params["model.norm.weight"].dtype), config)
     for name, p in packed.items():
-        if name not in params or params[name].shape != p.shape:
-            found = params[name].shape if name in params else "nothing"
-            raise ValueError(f"parameter {name}: expected {p.shape}, found {found}")
         p[...] = params[name]
     return packed
 
@@ -548,6 +549,8 @@ def save(folder, params, config, tokenizer=None, optimizer=None, state=None):
         write_safetensors(os.path.join(new, "optimizer.safetensors"), optimizer)
     if state is not None:
         write_json(os.path.join(new, "state.json"), state)
+    if os.path.exists(os.path.join(folder, "log.jsonl")):
+        shutil.copy(os.path.join(folder, "log.jsonl"), new)
     shutil.rmtree(old, ignore_errors=True)
     if os.path.exists(folder):
         os.rename(folder, old)

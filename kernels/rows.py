@@ -222,7 +222,7 @@ def _sums_of_squares(x, parts):
         piece = x[chunk * FLAT:(chunk + 1) * FLAT]
         total = 0.0
         for j in range(piece.shape[0]):
-            total += piece[j] * piece[j]
+            total += np.float64(piece[j]) ** 2
         parts[chunk] = total
 
 
