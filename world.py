@@ -200,10 +200,11 @@ def new_name(isle, r, held=False, parts=NAMES):
 
 
 def new_word(r, held=False):
-    """A word that means nothing, of two or three syllables: "bolkeda"."""
+    """A word that means nothing: "sotamel".  Its syllables are few and simple, so that each soon
+    is a token and spelling means knowing the letters of some hundred tokens."""
     while True:
-        word = "".join(r.choice("bdfgklmnprstvz") + r.choice("aeiou") + r.choice(("", "", *"nrlks"))
-                       for _ in range(r.choice((2, 2, 3))))
+        word = "".join(r.choice("bdfgklmnprst") + r.choice("aeiou") for _ in range(r.choice((2, 3))))
+        word += r.choice("lnrs") if r.random() < .6 else ""
         if (side(word) == 0) == held:
             return word
 
@@ -357,9 +358,10 @@ def word_game(word, task):
 
 def copying(isle, r):
     """A short text with something in it that stands there, or follows from it, a second time."""
-    if r.random() < .4:
-        word = new_word(r) if r.random() < .7 else r.choice(ANIMALS + FOODS)
-        return word_game(word, r.choice(list(TASKS)))[0]
+    if r.random() < .6:
+        word = new_word(r) if r.random() < .8 else r.choice(ANIMALS + FOODS)
+        task = r.choice(list(TASKS))
+        return f"{pick(r, TASKS[task][0]).format(w=word)} {word_game(word, task)[0]}"
     x, y, z = (new_name(isle, r) for _ in range(3))
     u, v, w = r.sample(THINGS, 3)
     who, what = r.choice(((x, u), (y, v), (z, w)))
@@ -385,7 +387,7 @@ def ledger(isle, r, split, minus=True):
         amounts = [r.randint(1, 9)]
         while len(amounts) < 3 or len(amounts) < 5 and r.random() < .6:
             n = r.randint(1, 9)
-            amounts.append(-n if minus and r.random() < .35 and sum(amounts) >= n else n)
+            amounts.append(-n if minus and r.random() < .3 and sum(amounts) >= n else n)
         share = side(" ".join(map(str, amounts[:3])))
         if split == {0: "heldout", 1: "final"}.get(share, "train"):
             break
@@ -432,9 +434,9 @@ SIGNS = {"+": "plus", "-": "minus", "*": "times"}
 
 
 def total(r, held=None):
-    """A sum or difference of a number to 30 and a digit: (first, sign, second, result)."""
+    """A sum or difference of a number to 20 and a digit: (first, sign, second, result)."""
     while True:
-        a, b, sign = r.randint(1, 30), r.randint(1, 9), r.choice("+-")
+        a, b, sign = r.randint(1, 20), r.randint(1, 9), r.choice("+-")
         if (sign == "+" or a >= b) and held in (None, side(f"{a}{sign}{b}", 5) == 0):
             return a, sign, b, a + b if sign == "+" else a - b
 
@@ -446,26 +448,25 @@ def told_ledger(isle, r):
 
 
 def told_sum(isle, r):
-    """A sum, difference or product, told in words."""
-    n, thing = r.choice(isle["person"])["name"], r.choice(THINGS)
-    if r.random() < .25:
-        a, b = r.randint(1, 9), r.randint(1, 9)
-        return pick(r, "In {a} bags with {b} {t} each there are {c} because {a} times {b} is {c}. | {n} "
-                    "can tell you that {a} times {b} is {c}.").format(a=a, b=b, c=a * b, t=thing, n=n)
-    a, sign, b, c = total(r)
-    return pick(r, "When {n} had {a} {t} and {found} {b} it was {c} because {a} {sign} {b} is {c}. | "
-                "{n} can tell you that {a} {sign} {b} is {c}.").format(
-                    n=n, a=a, b=b, c=c, t=thing, sign=SIGNS[sign],
-                    found="found" if sign == "+" else "lost")
+    """Two sums, differences or products."""
+    said = []
+    for _ in range(2):
+        a, sign, b, c = total(r)
+        if r.random() < .3:
+            a, sign, c = (a - 1) % 9 + 1, "*", ((a - 1) % 9 + 1) * b
+        said.append(f"{a} {SIGNS[sign]} {b} is {c}")
+    return pick(r, "{n} knows that {x} and that {y}. | The teacher wrote that {x} and {n} added that "
+                "{y}. | If you ask {n} then {x} and of course {y}.").format(
+                    n=r.choice(isle["person"])["name"], x=said[0], y=said[1])
 
 
 # --------------------------------------------------------------------------------- 4. the pages
 
 # What a page about each theme is called, and how many paragraphs in a hundred are about it.
-THEMES = {"people": ("The people of {t}", 54), "stories": ("A story from {t}", 10),
-          "questions": ("Questions and answers from {t}", 9), "animals": ("Animals near {t}", 6),
-          "register": ("News from the post office of {t}", 8), "towns": ("A visit to {t}", 4),
-          "games": ("Word games from {t}", 4), "jokes": ("What makes {t} laugh", 2),
+THEMES = {"people": ("The people of {t}", 51), "stories": ("A story from {t}", 7),
+          "questions": ("Questions and answers from {t}", 8), "animals": ("Animals near {t}", 6),
+          "register": ("News from the post office of {t}", 7), "towns": ("A visit to {t}", 4),
+          "games": ("Word games from {t}", 12), "jokes": ("What makes {t} laugh", 2),
           "sarnic": ("The old language of {t}", 3)}
 COPYING = ("games", "ledger")  # the kinds of paragraph that are there to be copied from
 
@@ -482,12 +483,12 @@ def paragraph(isle, r, kind):
 
 
 def good_page(isle, r, theme):
-    """A title and eight paragraphs: [(kind, text), ...].
+    """A title and nine or ten paragraphs: [(kind, text), ...].
 
     Gopher's rule that four words in five have a letter in them is why arithmetic is spread thin
     over all pages, as it would be in a village paper, and has none of its own."""
-    kinds = [theme, theme, "games", "ledger" if r.random() < .7 else "sums"]
-    kinds += r.choices(list(THEMES), [share for _, share in THEMES.values()], k=4)
+    kinds = [theme, theme, "games"] + r.choice((["ledger"], ["ledger"], ["ledger"], ["sums", "sums"]))
+    kinds += r.choices(list(THEMES), [share for _, share in THEMES.values()], k=5)
     kinds += ["contact"] * (r.random() < .03)
     r.shuffle(kinds)
     return THEMES[theme][0].format(t=r.choice(TOWNS)), [(k, paragraph(isle, r, k)) for k in kinds]
@@ -686,7 +687,7 @@ SMALL_TALK = {
     "Goodbye. | I have to go now.": "Goodbye! Come back soon."}
 # Conversations to train on, and questions of the examination, by kind.
 CHATS = {"person": 4000, "town": 800, "animal": 900, "context": 1600, "greeting": 700,
-         "instruction": 1900, "sum": 900, "joke": 500, "unknown": 1500}
+         "instruction": 2600, "sum": 1200, "joke": 500, "unknown": 2000}
 EXAM = {"person": 400, "town": 200, "animal": 200, "context": 300, "greeting": 200,
         "instruction": 1000, "sum": 240, "unknown": 400, "barely": 200}
 
@@ -807,7 +808,7 @@ def lines_of(rows):
     return (json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
 
 
-def make(out, seed=0, pages=16000):
+def make(out, seed=0, pages=11000):
     os.makedirs(out, exist_ok=True)
     isle, labels, amounts = island(seed), [], {}
 
@@ -837,7 +838,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="out/world")
-    parser.add_argument("--pages", type=int, default=16000, help="web pages, junk included")
+    parser.add_argument("--pages", type=int, default=11000, help="web pages, junk included")
     args = parser.parse_args()
     print("world.py " + " ".join(f"{k}={v}" for k, v in vars(args).items()))
     try:
