@@ -82,22 +82,13 @@ def naive_train(texts, n_merges, pattern=GPT4_SPLIT):
     return merges
 
 
-def naive_encode(text, merges, pattern=GPT4_SPLIT):
-    """Replay the merges in the order they were learned. Returns the tokens as byte strings."""
-    tokens = []
-    for piece in regex.findall(pattern, text):
-        parts = [bytes([byte]) for byte in piece.encode()]
-        for pair in merges:
-            parts = join_pair(parts, pair)
-        tokens += parts
-    return tokens
-
-
 # ---- cut text into pieces ------------------------------------------------------------------------
 # The regex would take most of the time of encoding, so the patterns of our own are also written as a
 # loop over kinds of characters. The tests hold it to the regex on random strings.
 
 OTHER, LETTER, NUMBER, BLANK, SPACE, LINE_END, NOTHING = range(7)
+APOSTROPHE, E, L, R, V, SDMT = ord("'"), ord("e"), ord("l"), ord("r"), ord("v"), (115, 100, 109, 116)
+LONG_S = 0x17F  # the old letter for s, which is an s where case is ignored
 
 
 @functools.cache
@@ -120,11 +111,10 @@ def cut(points, kinds, max_digits, ends):
     while kinds[i] != NOTHING:
         kind, j = kinds[i], i + 1
         a, b = points[j] | 32, points[j + 1] | 32  # | 32: small letters
-        if points[i] == ord("'") and (a == ord("s") or a == ord("d") or a == ord("m") or a == ord("t")
-                                      or points[j] == 0x17F):  # the old long s counts as an s
+        quote = points[i] == APOSTROPHE
+        if quote and (a in SDMT or points[j] == LONG_S):
             j += 1
-        elif points[i] == ord("'") and ((a == ord("l") and b == ord("l"))
-                                        or ((a == ord("v") or a == ord("r")) and b == ord("e"))):
+        elif quote and ((a == L and b == L) or (b == E and (a == V or a == R))):
             j += 2
         elif kind == NUMBER:
             while kinds[j] == NUMBER and j - i < max_digits:
@@ -253,38 +243,20 @@ def learn(data, starts, lengths, weights, n_merges, pairs):
             where[data[i], 0] = i
             if i > starts[word]:
                 add_to_pair(pairs, used, symbols[i - 1], symbols[i], weights[word], word)
-    # A new pair is never more frequent than the merge that made it, and old counts only fall. So the
-    # maximum never rises: a shortlist of all pairs with at least `floor` suffices until it runs dry.
-    shortlist, n_short, floor = np.empty(len(counts), np.int64), 0, np.int64(1) << 62
     for new in range(256, 256 + n_merges):
-        best = -1
-        while best < 0:
-            n = 0
-            for k in range(n_short):
-                pair = shortlist[k]
-                if counts[pair] >= floor:
-                    shortlist[n] = pair
-                    n += 1
-                    order = counts[pair] - counts[best] if best >= 0 else 1
-                    if order == 0:
-                        order = compare(data, where, rows[pair, 0], rows[best, 0])
-                    if order == 0:
-                        order = compare(data, where, rows[pair, 1], rows[best, 1])
-                    if order > 0:
-                        best = pair
-            n_short = n
-            if best < 0:
-                if floor == 1:
-                    return
-                floor = 0
-                for pair in range(used[0]):
-                    floor = max(floor, counts[pair])
-                floor = max(1, floor * 3 // 4)
-                for pair in range(used[0]):
-                    if counts[pair] >= floor:
-                        shortlist[n_short] = pair
-                        n_short += 1
-        left, right, count, first_new = rows[best, 0], rows[best, 1], counts[best], used[0]
+        best, count = -1, 1  # a plain search for the maximum: half of the time, but no bookkeeping
+        for pair in range(used[0]):
+            if counts[pair] >= count:
+                order = counts[pair] - count if best >= 0 else 1
+                if order == 0:
+                    order = compare(data, where, rows[pair, 0], rows[best, 0])
+                if order == 0:
+                    order = compare(data, where, rows[pair, 1], rows[best, 1])
+                if order > 0:
+                    best, count = pair, counts[pair]
+        if best < 0:
+            return
+        left, right = rows[best, 0], rows[best, 1]
         where[new, 1] = where[left, 1] + where[right, 1]
         link = heads[best]
         while link:
@@ -309,10 +281,6 @@ def learn(data, starts, lengths, weights, n_merges, pairs):
                 i += 1
                 j += 1
             lengths[word] = j - starts[word]
-        for pair in range(first_new, used[0]):  # these are the pairs with the new token
-            if counts[pair] >= floor:
-                shortlist[n_short] = pair
-                n_short += 1
         yield left, right, count, n_tokens
 
 
@@ -441,8 +409,12 @@ class Tokenizer:
         for k, token in enumerate(self.tokens if whole_pieces else ()):
             text = (token or b"").decode("utf-8", "ignore")
             if text.encode() == token and k not in special:  # no piece is half a character
-                self.whole[text] = [k]
+                self.whole[text] = (k,)
         self.cache = dict(self.whole)  # piece -> its ids
+
+    def __getstate__(self):
+        """What is sent to a worker process: all but what the cache has learned."""
+        return self.__dict__ | {"cache": dict(self.whole)}
 
     @property
     def vocab_size(self):
@@ -486,7 +458,7 @@ class Tokenizer:
             starts, ids = [0, *ends.tolist()], self.byte_ids[np.frombuffer(b"".join(encoded), np.uint8)]
             merge_all(ids, ends, self.slots, self.merge_rows)
             ids = ids.tolist()
-            cache.update((piece, ids[a:b]) for piece, a, b in zip(new, starts, ends.tolist()))
+            cache.update((piece, tuple(ids[a:b])) for piece, a, b in zip(new, starts, ends.tolist()))
         ids_of = [cache[piece] for piece in distinct]
         return list(itertools.chain.from_iterable(map(ids_of.__getitem__, numbers)))
 
@@ -563,9 +535,9 @@ def to_tree(tokenizer):
             {"type": "Split", "pattern": {"Regex": tokenizer.pattern}, "behavior": "Isolated",
              "invert": False}, byte_level]},
         "post_processor": None, "decoder": byte_level,
-        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-                  "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
-                  "ignore_merges": tokenizer.whole_pieces, "vocab": ordinary | special,
+        "model": {"type": "BPE", "dropout": None, "unk_token": None, "fuse_unk": False,
+                  "byte_fallback": False, "ignore_merges": tokenizer.whole_pieces,
+                  "vocab": ordinary | special,
                   "merges": [[words[a], words[b]] for a, b, _ in tokenizer.merge_rows.tolist()]}}
 
 
@@ -598,7 +570,7 @@ def from_tree(content):
             raise ValueError("needs what is not done here: " + ", ".join(refused))
         bytes_of = {letter: byte for byte, letter in enumerate(byte_letters())}
         vocab = model["vocab"]
-        tokens = [None] * (1 + max([*vocab.values(), *special.values()]))
+        tokens = [None] * (1 + max([*vocab.values(), *special.values()], default=-1))
         for word, k in vocab.items():
             tokens[k] = None if word in special else bytes([bytes_of[letter] for letter in word])
         for name, k in special.items():
@@ -613,16 +585,15 @@ def from_tree(content):
 def from_ranks(content):
     """tiktoken's rank file, lines "BASE64 RANK" -> Tokenizer; no special tokens, GPT-4's pattern."""
     tokens = []
-    for number, line in enumerate(content.splitlines(), 1):
+    for line in content.splitlines():
         try:
             token, rank = line.split()
+            if int(rank) != len(tokens):
+                raise ValueError
             tokens.append(base64.b64decode(token, validate=True))
-            right = int(rank) == number - 1
         except ValueError:
-            right = False
-        if not right:
-            raise ValueError(f'is cut off or broken: line {number} is {line[:40]!r}, not "BASE64 '
-                             f'{number - 1}"')
+            raise ValueError(f"is cut off or broken: line {len(tokens) + 1} is {line[:40]!r}, not "
+                             f'"BASE64 {len(tokens)}"') from None
     ids = byte_ids(tokens)[np.frombuffer(b"".join(tokens), np.uint8)]
     ends, rows = np.cumsum([len(token) for token in tokens]), np.zeros((len(tokens), 3), np.int64)
     slots = np.zeros(1 << (2 * len(tokens)).bit_length(), np.int32)
