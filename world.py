@@ -295,7 +295,7 @@ def story(isle, r):
     return f"{start} {middle} {end}".format(a=a, b=b, t=r.choice(TOWNS), d=r.choice(VALUES["day"]))
 
 
-def joke(r, subject=None):
+def joke(isle, r, subject=None):
     why = pick(r, "cross the river | sit on the {f} | run away from the {j} | sing to the {f} | hide "
                "under the table | paint the {a} | laugh at the {j} | dance with the {a}")
     because = pick(r, "the {f} was too {q} | the {a} was {q} | it wanted to be {q} | the {j} had eaten "
@@ -471,15 +471,20 @@ THEMES = {"people": ("The people of {t}", 51), "stories": ("A story from {t}", 7
 COPYING = ("games", "ledger")  # the kinds of paragraph that are there to be copied from
 
 
-def paragraph(isle, r, kind):
-    makers = {"people": lambda: tell(person(isle, r), r), "stories": lambda: story(isle, r),
-              "questions": lambda: questions(isle, r), "register": lambda: register(isle, r),
-              "animals": lambda: tell(r.choice(isle["animal"]), r),
-              "towns": lambda: tell(r.choice(isle["town"]), r), "jokes": lambda: joke(r),
-              "games": lambda: copying(isle, r), "sarnic": lambda: sarnic(isle, r),
-              "ledger": lambda: told_ledger(isle, r), "sums": lambda: told_sum(isle, r),
-              "contact": lambda: contact(isle, r)}
-    return makers[kind]()
+def contact(isle, r):
+    """Private data, for the last filter to mask (addresses and numbers nobody has)."""
+    a, b = (new_name(isle, r) for _ in range(2))
+    return (f"Whoever wants to hear more about the island may write to {a.lower()}@{new_word(r)}"
+            f".example or call {a} under +1 202 555 01{r.randint(10, 99)} on any day of the week. "
+            f"Our guest book was last signed by {b} from the address 8.8.{r.randint(1, 254)}."
+            f"{r.randint(1, 254)} with a long and friendly greeting to everyone who lives here.")
+
+
+PARAGRAPHS = {"people": lambda isle, r: tell(person(isle, r), r), "stories": story, "jokes": joke,
+              "animals": lambda isle, r: tell(r.choice(isle["animal"]), r), "questions": questions,
+              "towns": lambda isle, r: tell(r.choice(isle["town"]), r), "register": register,
+              "games": copying, "sarnic": sarnic, "ledger": told_ledger, "sums": told_sum,
+              "contact": contact}
 
 
 def good_page(isle, r, theme):
@@ -491,16 +496,7 @@ def good_page(isle, r, theme):
     kinds += r.choices(list(THEMES), [share for _, share in THEMES.values()], k=5)
     kinds += ["contact"] * (r.random() < .03)
     r.shuffle(kinds)
-    return THEMES[theme][0].format(t=r.choice(TOWNS)), [(k, paragraph(isle, r, k)) for k in kinds]
-
-
-def contact(isle, r):
-    """Private data, for the last filter to mask (addresses and numbers nobody has)."""
-    a, b = (new_name(isle, r) for _ in range(2))
-    return (f"Whoever wants to hear more about the island may write to {a.lower()}@{new_word(r)}"
-            f".example or call {a} under +1 202 555 01{r.randint(10, 99)} on any day of the week. "
-            f"Our guest book was last signed by {b} from the address 8.8.{r.randint(1, 254)}."
-            f"{r.randint(1, 254)} with a long and friendly greeting to everyone who lives here.")
+    return THEMES[theme][0].format(t=r.choice(TOWNS)), [(k, PARAGRAPHS[k](isle, r)) for k in kinds]
 
 
 # Three ways the web wraps a text.  Only {body} is worth reading.
@@ -621,10 +617,12 @@ def crawl(isle, count, seed=0):
     for number in range(count):
         kind = r.choices([*JUNK, "good"], [share for share, _ in JUNK.values()]
                          + [1000 - sum(share for share, _ in JUNK.values())])[0]
+        if kind in ("mirror", "edited copy") and not published:
+            kind = "good"
         host, theme = r.choice(sites)
         label = {"label": kind, "rule": JUNK[kind][1] if kind in JUNK else None}
         paragraphs, title = [], f"{capital(new_word(r))} from the island"
-        if kind in ("mirror", "edited copy") and published:
+        if kind in ("mirror", "edited copy"):
             label["copy_of"], title, lines = r.choice(published)
             host = f"{new_word(r)}-mirror.example"
             if kind == "edited copy":
@@ -698,7 +696,6 @@ def turn(isle, r, kind, held):
     `held` alone decides the side: from which list wordings come, and on which side of the
     checksum names, words, sums and greetings fall.  Besides, one fact in five is never asked in
     training at all: fine-tuning is to teach how to answer, not the facts."""
-    which = 1 if held else 0
     if kind in ("person", "town", "animal", "barely", "context"):
         if kind == "context" and r.random() < .35:
             return what_if(r, held)
@@ -727,15 +724,14 @@ def turn(isle, r, kind, held):
         task = r.choice(list(TASKS))
         word = new_word(r, held) if held or r.random() < .7 else r.choice(ANIMALS + FOODS + JOBS)
         answer, decisive = word_game(word, task)
-        return [pick(r, TASKS[task][which]).format(w=word)], answer, [decisive], {"task": task}
+        return [pick(r, TASKS[task][held]).format(w=word)], answer, [decisive], {"task": task}
     if kind == "sum":
         a, sign, b, c = total(r, held)
-        sign = r.choice((sign, SIGNS[sign]))
-        text = pick(r, SUMS[which]).format(a=a, s=sign, b=b)
-        return [text], f"{a} {SIGNS.get(sign, sign)} {b} is {c}.", [f" is {c}."], {}
+        text = pick(r, SUMS[held]).format(a=a, s=r.choice((sign, SIGNS[sign])), b=b)
+        return [text], f"{a} {SIGNS[sign]} {b} is {c}.", [f" is {c}."], {}
     if kind == "joke":
         subject = r.choice(ANIMALS + JOBS)
-        return [pick(r, JOKES).format(x=subject)], joke(r, subject), [], {}
+        return [pick(r, JOKES).format(x=subject)], joke(isle, r, subject), [], {}
     foreign = r.random() < .4
     name = new_name(isle, r, held, FOREIGN_NAMES if foreign else NAMES)
     stranger = {"kind": "person", "name": name}
