@@ -43,16 +43,19 @@ FOODS = """bread honey cheese soup rice fish cake butter porridge jam pears figs
 cherries melons carrots turnips radishes""".split()
 COLOURS = "red blue green yellow white black brown purple pink grey".split()
 THINGS = "pears figs plums nuts beans shells stamps coins beads keys cups hats".split()
-# What an islander's name is made of; 36 x 24 x 24 names, of which some 300 are taken.
+# What an islander's name is made of: 60 x 60 names like "Kelmira", of which 300 are taken; and what
+# other people's names are made of.
 NAMES = (
-    "Ba Be Bi Bo Da De Do Fa Fe Fi Ga Go Ha He Ka Ki Ko La Le Lo Ma Mi Mo Na Ni No Pa Pe Po Ra Ro "
-    "Sa So Ta Ti To", "ba bi da di du fa ga go ka ke ko la li lo ma mi na no ra ri ro sa ta vo",
-    "bel dan dor fin gar kas lan len lin lor mar mir nar nel nok pel ras ril sen tan tek tor vin "
-    "zor")
+    "Al Bal Bel Bor Bran Bri Cal Cor Dal Del Dor Dra Eld Em Fal Fen Fin Gal Gil Gor Hal Hel Hol Ing "
+    "Jal Jor Kal Kel Kor Lan Lor Lum Mal Mel Mor Nal Nel Nor Ol Pal Pel Per Ral Rel Ros Sal Sel Sol "
+    "Tal Tam Tel Tor Ul Val Vel Vin Wen Yor Zan Zel",
+    "ba bas bek bo da dan dek do fa fas fo ga gan go ka kan kas ko la las lek lo ma mas mek mi mira "
+    "mo na nas nek no pa pas pek po ra ras rek ri rin ro sa san sek so ta tan tas tek ti to va van vek "
+    "vi vo wa wi zo")
 FOREIGN_NAMES = (
-    "Cath Chris Fred Greg Jenn Whit Thom Quent Bridg Phil Wil Ed Hum Osw Valt Hugh Steph Jon Cuth "
-    "Winn", "a e i o er an el y", "erine opher erick ory ifer ley eas idan et ip iam win phrey "
-    "erie bert anie athan ence ard ud")
+    "Cath Chris Fred Greg Jenn Whit Thom Quent Bridg Phil Steph Ed Hum Osw Hugh Cuth Wynn",
+    "a e i o er an el y", "erine opher erick ory ifer ley eas idan et ip iam win phrey erie bert anie "
+    "athan ence ard ud")
 # Tier: (how often each of its people is mentioned, how many they are).  One sees the facts being
 # learned in the order of their frequency; of the last tier a network only gets a vague idea.
 TIERS = {"often": (8, 60), "known": (4, 60), "seldom": (2, 60), "rare": (1, 60), "barely": (.25, 60)}
@@ -60,7 +63,7 @@ TIERS = {"often": (8, 60), "known": (4, 60), "seldom": (2, 60), "rare": (1, 60),
 # What can be said and asked about each kind of thing: relation: (ways to say it, questions to
 # train on, questions held out).  The first way answers questions and probes recall.  {v} is the
 # value, {n} the name or a pronoun, {ns} its possessive, {nm} its object form: "And where does she
-# live?" is made from the same line as "Where does Bakanel live?".
+# live?" is made from the same line as "Where does Kelmira live?".
 RELATIONS = {
     "person": {
         "job": (
@@ -258,22 +261,20 @@ def questions(isle, r):
 
 
 def register(isle, r):
-    """Who is known and who isn't: thousands of names that appear once, between those that the
-    other pages tell about.  Without them nothing on the island is ever unknown."""
+    """Who is known and who isn't: thousands of names that nothing else is told of, between those
+    of whom the other pages tell.  Without them nothing on the island is ever unknown."""
     lines = []
     for _ in range(3):
-        if r.random() < .6:
-            n = new_name(isle, r, parts=r.choice((NAMES, NAMES, FOREIGN_NAMES)))
-            lines.append(pick(
-                r, f"Who is {{n}}? {UNKNOWN} | If you ask for {{n}} you only hear that nobody knows "
-                "{n}. | The letter to {n} went back because nobody on the island knows {n}. | Is "
-                "there a {n}? No, nobody knows {n}.").format(n=n))
-        else:
-            p, relation = person(isle, r), r.choice(list(RELATIONS["person"]))
-            lines.append(pick(
-                r, "Who is {n}? {f} | If you ask for {n} you hear at once that {f} | The letter to "
-                "{n} got there because {f} | Is there a {n}? Yes, {f}"
-                ).format(n=p["name"], f=reply(p, relation)))
+        p = r.choice([p for p in isle["person"] if p["tier"] != "barely"])
+        lines.append(pick(
+            r, "Is there a {name}? Yes, everyone knows {name}. | If you ask for {name} you hear at "
+            "once where {he} lives. | The letter to {name} got there because everyone knows {name}. "
+            "| Who is {name}? You must know {name} and where {he} lives.").format(**p)
+            if r.random() < .45 else pick(
+            r, "Is there a {n}? No, nobody knows {n}. | If you ask for {n} you only hear that nobody "
+            "knows {n}. | The letter to {n} went back because nobody on the island knows {n}. | Who "
+            f"is {{n}}? {UNKNOWN}").format(
+                n=new_name(isle, r, parts=r.choice((NAMES, NAMES, NAMES, FOREIGN_NAMES)))))
     return " ".join(lines)
 
 
@@ -732,7 +733,7 @@ def turn(isle, r, kind, held):
     if kind == "joke":
         subject = r.choice(ANIMALS + JOBS)
         return [pick(r, JOKES).format(x=subject)], joke(isle, r, subject), [], {}
-    foreign = r.random() < .4
+    foreign = r.random() < .5
     name = new_name(isle, r, held, FOREIGN_NAMES if foreign else NAMES)
     stranger = {"kind": "person", "name": name}
     return ([ask(stranger, r.choice(list(RELATIONS["person"])), r, held)], UNKNOWN.format(n=name),
