@@ -266,23 +266,41 @@ def _rows(q, k_cache, v_cache, lengths, rows, o):
 
 @njit(fastmath=FAST)
 def _one_query(q, keys, values, n, scale, p, o):
-    """o (D,): q (D,) against the first n of keys and values (.,D); p (n,) is scratch."""
-    D, top = q.size, -np.inf * scale
-    for t in range(n):
-        key, s = keys[t], scale * 0
+    """o (D,): q (D,) against the first n of keys and values (.,D); p (n,) is scratch.
+
+    Four keys at a time: short vectors of 8 or 48 numbers would leave the core waiting on one sum."""
+    D, zero, top = q.size, q.dtype.type(0), q.dtype.type(-np.inf)
+    for t in range(0, n - 3, 4):
+        s0, s1, s2, s3 = zero, zero, zero, zero
         for d in range(D):
-            s += q[d] * key[d]
-        p[t] = s * scale
-        top = p[t] if p[t] > top else top
-    total = scale * 0
+            s0 += q[d] * keys[t, d]
+            s1 += q[d] * keys[t + 1, d]
+            s2 += q[d] * keys[t + 2, d]
+            s3 += q[d] * keys[t + 3, d]
+        p[t], p[t + 1], p[t + 2], p[t + 3] = s0 * scale, s1 * scale, s2 * scale, s3 * scale
+        s0, s2 = max(p[t], p[t + 1]), max(p[t + 2], p[t + 3])
+        top = max(top, max(s0, s2))
+    for t in range(n // 4 * 4, n):
+        s0 = zero
+        for d in range(D):
+            s0 += q[d] * keys[t, d]
+        p[t] = s0 * scale
+        top = max(top, p[t])
+    total = zero
     for t in range(n):
         p[t] = exp(p[t] - top)
         total += p[t]
     o[:] = 0
-    for t in range(n):
-        value, share = values[t], p[t] / total
+    for t in range(0, n - 3, 4):
+        p0, p1, p2, p3 = p[t], p[t + 1], p[t + 2], p[t + 3]
         for d in range(D):
-            o[d] += share * value[d]
+            o[d] += (p0 * values[t, d] + p1 * values[t + 1, d]
+                     + p2 * values[t + 2, d] + p3 * values[t + 3, d])
+    for t in range(n // 4 * 4, n):
+        for d in range(D):
+            o[d] += p[t] * values[t, d]
+    for d in range(D):
+        o[d] /= total
 
 
 # ---- What both are made of. Arrays are flat; x, y, b, t are the places where a part begins ----
