@@ -1,7 +1,7 @@
 """1. The crawl becomes clean text.
 
-    python data.py                                  the embedded world's crawl, out/world/
-    python data.py CRAWL.warc.gz MORE.wet.gz FOLDER pages.jsonl notes.txt --workers 8
+    python data.py                                  the embedded world's crawl
+    python data.py CRAWL.warc.gz MORE.wet.gz FOLDER pages.jsonl notes.txt --language en,de
     python data.py CRAWL.warc.gz --explain URL      why one page is kept or dropped
     python data.py CRAWL.warc.gz --set gopher_min_words=20 --set c4=off --rejects rejects.jsonl
 
@@ -11,13 +11,13 @@ A page passes these stages in this order and leaves at the first rule it breaks,
 
     read > url > extract > language > repetition > quality > exact > minhash > c4 > fineweb > pii
 
-SPEED
-Sources: FineWeb (arXiv 2406.17557) for the recipe; Gopher (2112.11446, table A1) for repetition
-and quality; C4 (1910.10683, section 2.2); RefinedWeb (2306.01116) for URLs and deduplication;
-datatrove, the code FineWeb ran, where the papers are silent. Where code and paper differ the
-paper's value stands here and the comment names both.
-Left out: C4's list of bad words, duplicates across separate runs, images, anything behind
-JavaScript, and a learned quality classifier (FineWeb-Edu).
+@TIME@
+Sources: FineWeb (arXiv 2406.17557) for the recipe; Gopher (2112.11446, section A1.1) for
+repetition and quality; C4 (1910.10683, section 2.2); RefinedWeb (2306.01116) for URLs and
+duplicates; datatrove, the code FineWeb ran, where the papers are silent. Where code and paper
+differ the paper's value stands here and a comment names both.
+Left out: C4's list of bad words, duplicates across runs, pages that exist only after JavaScript
+has run, and learned quality classifiers (FineWeb-Edu).
 """
 
 import argparse
@@ -36,12 +36,14 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 import textwrap
 import time
 import unicodedata
 import zlib
 from collections import Counter, defaultdict, deque
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import regex
@@ -49,23 +51,22 @@ from numba import njit
 
 CHUNK = 1 << 16  # bytes read or unpacked at once
 MAX_HELD = 8 << 20  # a gzip member up to this size is checked whole before any of it is used
-MAX_RECORD = 64 << 20  # bytes; a longer record is skipped: nobody writes 64 MB of prose on a page
+MAX_RECORD = 64 << 20  # bytes; longer records are skipped: nobody writes 64 MB of prose on a page
 MAX_PAGE = 16 << 20  # bytes of one page after unpacking, against gzip bombs
-BATCH_BYTES = 1 << 20  # of raw pages sent to a worker at once
-BATCH_PAGES = 64
-MAX_WARNINGS = 20  # of damage shown; all are counted
-READABLE = r"\.(warc|wet|html?|xhtml|jsonl|txt)(\.gz)?$"
+BATCH_BYTES, BATCH_PAGES = 1 << 20, 64  # raw pages handed to a worker at once
 SHARD_CHARS = 100_000_000  # characters of text in one output file
 VAL_FRACTION = 0.05  # of the documents, chosen by a hash of their text
+MAX_WARNINGS = 20  # lines about damage that are shown; all are counted
+READABLE = r"\.(warc|wet|html?|xhtml|jsonl|txt)(\.gz)?$"  # what is taken out of a folder
 
 # --------------------------------------------------------------------------- 1. reading
 
 
 def read_documents(path, report=None):
-    """Yields {"url", "id", "html" or "text"} for each page of a file or a folder, in order.
+    """Yields {"url", "id", and "html" or "text"} for each page of a file or folder, in order.
 
-    Damage is skipped and told to `report` (default: a line on stderr), records that are no
-    pages (requests, images) are passed over."""
+    Damage is skipped and told to `report` (default: a line on stderr); records that are no pages
+    (requests, images) are passed over."""
     report = report or (lambda message: print(message, file=sys.stderr))
     for raw in read_files(input_files([path]), report):
         document, reason = open_document(raw)
@@ -73,53 +74,73 @@ def read_documents(path, report=None):
             yield document
 
 
-def read_raw(path, report):
-    """Yields pages as they lie in the file: {"path", "offset", "url", "id", "kind", "body"}.
+def input_files(paths):
+    """Files as given, folders as the readable files in them, in a fixed order."""
+    files = []
+    for path in paths:
+        if os.path.isdir(path):
+            for folder, _, names in sorted(os.walk(path)):
+                files += [os.path.join(folder, n) for n in sorted(names) if re.search(READABLE, n)]
+        elif os.path.isfile(path):
+            files.append(path)
+        else:
+            hint = "; `python world.py` makes the default input" if "world" in path else ""
+            raise ValueError(f"no such file or folder: {path}{hint}")
+    if not files:
+        raise ValueError(f"{', '.join(paths)}: nothing there ends in .warc .wet .html .jsonl .txt")
+    return files
 
-    Opening them (`open_document`) costs far more than finding them, so that is left to the
-    workers. `kind` is "http", "html" or "text"; `offset` is in bytes of the file as stored."""
+
+def read_files(files, report):
+    """The raw pages of all files, each with "done": the input bytes read so far."""
+    before = 0
+    for file in files:
+        for raw in read_raw(file, report):
+            yield {**raw, "done": before + raw["offset"]}
+        before += os.path.getsize(file)
+
+
+def raw_page(offset, kind, body, url=None, name=None, payload_type=""):
+    """A page as it lies in the file, `kind` "http", "html" or "text". To open it costs far more
+    than to find it, so opening (`open_document`) is left to the workers."""
+    return {"offset": offset, "kind": kind, "body": body, "url": url or None, "id": name or None,
+            "type": payload_type}  # fmt: skip
+
+
+def read_raw(path, report):
+    """Yields the raw pages of one file, by what its first bytes say it is."""
     with open(path, "rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
         unpacked = gzip.GzipFile(fileobj=file) if packed else file
         try:
+            unpacked.seek(0)
             start = unpacked.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
         except (OSError, EOFError, zlib.error):
-            start = b"WARC/"  # damaged at once: the one reader that can go on behind the damage
+            start = b"WARC/"  # damaged at once: read_warc is the one that can go on behind damage
         name = path.removesuffix(".gz")
         if start.startswith(b"WARC/") or name.endswith((".warc", ".wet")):
             yield from read_warc(path, report)
-        elif start.startswith(b"{") and not name.endswith(".txt"):
-            file.seek(0)
-            unpacked = gzip.GzipFile(fileobj=file) if packed else file
+            return
+        unpacked.seek(0)
+        if start.startswith(b"{") and not name.endswith(".txt"):
             yield from read_json_lines(path, file, unpacked, report)
         else:
-            unpacked.seek(0)
-            is_html = name.endswith((".html", ".htm", ".xhtml"))
-            is_html = is_html or (start.startswith(b"<") and not name.endswith(".txt"))
-            yield {
-                "path": path,
-                "offset": 0,
-                "url": None,
-                "id": None,
-                "kind": "html" if is_html else "text",
-                "body": unpacked.read(MAX_RECORD),
-            }
+            is_html = start.startswith(b"<") and not name.endswith(".txt")
+            is_html = is_html or re.search(r"\.x?html?$", name)
+            yield raw_page(0, "html" if is_html else "text", unpacked.read(MAX_RECORD))
 
 
 def read_json_lines(path, file, unpacked, report):
-    """One page for each line {"text", optionally "url" and "id"} or {"html", ...}."""
-    number = 0
-    while True:
+    """One raw page for each line {"text" or "html", optionally "url", "id"}."""
+    for number in itertools.count(1):
         offset = file.tell()
         try:
             line = unpacked.readline()
         except (OSError, EOFError, zlib.error) as error:
-            report(f"{path}: damaged behind line {number} (byte {offset}): {error}")
+            report(f"{path}: damaged from line {number} (byte {offset}) on: {error}")
             return
         if not line:
             return
-        number += 1
         if not line.strip():
             continue
         try:
@@ -130,24 +151,23 @@ def read_json_lines(path, file, unpacked, report):
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             report(f'{path}: line {number} (byte {offset}) is not {{"text": ...}}; skipped')
             continue
-        yield {"path": path, "offset": offset, "url": url, "id": name, "kind": kind, "body": body}
+        yield raw_page(offset, kind, body, url, name)
 
 
 def unpack_members(path, report):
     """Yields (offset, step, bytes) pieces of a plain or gzip file; bytes is None at damage.
 
-    `offset` is where the piece lies in the file, `step` how far it moves for each byte of it (1,
-    or 0 when packed). A crawl's .warc.gz is a chain of gzip members, one for each record. A member
-    up to MAX_HELD is handed on only once its checksum was right; a longer one (the whole file as
-    one member) is streamed. After damage the search goes on at the next plausible member start."""
+    `offset` is where the piece lies in the file, `step` how far that moves with each byte of it
+    (1, or 0 when packed). A crawl's .warc.gz is a chain of gzip members, one for each record. A
+    member up to MAX_HELD is handed on only once its checksum was right; a longer one (a whole file
+    as one member) is streamed. After damage the search goes on at the next plausible member."""
     with open(path, "rb") as file:
-        size = os.path.getsize(path)
         if file.read(2) != b"\x1f\x8b":
             file.seek(0)
             while piece := file.read(16 * CHUNK):
                 yield file.tell() - len(piece), 1, piece
             return
-        start = 0
+        start, size = 0, os.path.getsize(path)
         while start < size:
             file.seek(start)
             inflate, held, n_held, at = zlib.decompressobj(31), [], 0, start
@@ -187,11 +207,11 @@ RECORD_START = re.compile(rb"WARC/1\.\d\r?\n(?=[\w-]+:)")
 
 
 def read_warc(path, report):
-    """Yields the response and conversion records of a WARC or WET file, one in memory at a time.
+    """Yields the responses and conversions of a WARC or WET file, one record in memory at a time.
 
-    A record is `WARC/1.0`, header lines, an empty line, exactly Content-Length bytes and two
-    line ends. Where that does not hold the record is reported and the next start is searched for
-    just behind this one, so a lying Content-Length cannot swallow its neighbours."""
+    A record is `WARC/1.0`, header lines, an empty line, exactly Content-Length bytes and two line
+    ends. Where that does not hold the record is reported and the next start is searched for just
+    behind this one, so that a wrong Content-Length cannot swallow its neighbours."""
     buffer, at, origin, lost = b"", 0, 0, False
     for offset, step, piece in itertools.chain(unpack_members(path, report), [(0, 0, b"")]):
         if piece is None:  # what was begun in this member is void
@@ -218,30 +238,21 @@ def read_warc(path, report):
             if record is None:
                 break  # it goes on in the next piece
             headers, block, end = record
-            is_page = headers["content-type"].startswith("application/http")
-            if headers["warc-type"] == "conversion" or (
-                headers["warc-type"] == "response" and is_page
-            ):
-                yield {
-                    "path": path,
-                    "offset": origin + step * at,
-                    "url": headers["warc-target-uri"].strip("<>") or None,
-                    "id": headers["warc-record-id"] or None,
-                    "kind": "http" if is_page else "text",
-                    "type": headers["warc-identified-payload-type"],
-                    "body": block,
-                }
+            is_http = headers["content-type"].startswith("application/http")
+            if (headers["warc-type"], is_http) in (("response", True), ("conversion", False)):
+                yield raw_page(origin + step * at, "http" if is_http else "text", block,
+                               headers["warc-target-uri"].strip("<>"), headers["warc-record-id"],
+                               headers["warc-identified-payload-type"])  # fmt: skip
             at = end
 
 
 def parse_record(buffer, at, at_end):
     """(headers, block, end) of the record at `at`; None if more bytes are needed, or ValueError."""
-    n_left = len(buffer) - at
-    if not b"WARC/".startswith(buffer[at : at + 5]) and not buffer.startswith(b"WARC/", at):
+    if not (buffer.startswith(b"WARC/", at) or b"WARC/".startswith(buffer[at : at + 5])):
         raise ValueError("it does not start with WARC/")
     headers_end = buffer.find(b"\r\n\r\n", at, at + CHUNK)
     if headers_end < 0:
-        if at_end or n_left >= CHUNK:
+        if at_end or len(buffer) - at >= CHUNK:
             raise ValueError("its header has no end")
         return None
     headers = parse_headers(buffer[at:headers_end])
@@ -259,7 +270,7 @@ def parse_record(buffer, at, at_end):
 
 
 def parse_headers(block):
-    """Header lines -> Counter-like dict, names in lower case, "" where a name is missing."""
+    """Header lines behind a first line -> dict, names in lower case, "" for a name not there."""
     headers = defaultdict(str)
     for line in block.decode("utf-8", "replace").splitlines()[1:]:
         name, _, value = line.partition(":")
@@ -268,75 +279,70 @@ def parse_headers(block):
 
 
 def open_document(raw):
-    """A raw page -> ({"url", "id", "html" or "text"}, None), or (None, reason)."""
-    document = {"url": raw["url"], "id": raw["id"]}
-    body, content_type = raw["body"], ""
+    """A raw page -> ({"url", "id", and "html" or "text"}, None), or (None, reason)."""
+    document, body = {"url": raw["url"], "id": raw["id"]}, raw["body"]
+    if raw["kind"] == "text":
+        return {**document, "text": body.decode("utf-8-sig", "replace")}, None
+    headers = parse_headers(b"")
     if raw["kind"] == "http":
         head, separator, rest = body.partition(b"\r\n\r\n")
-        headers = parse_headers(head)
         if head.startswith(b"HTTP/") and separator:
-            body, content_type = rest, headers["content-type"]
-        try:
-            body = unwrap_body(body, headers)
-        except (ValueError, zlib.error, EOFError):
+            headers, body = parse_headers(head), rest
+        body = unwrap_body(body, headers)
+        if body is None:
             return None, "unreadable_encoding"
-        media_type = (raw["type"] or content_type).partition(";")[0].strip().lower()
+        media_type = (raw["type"] or headers["content-type"]).partition(";")[0].strip().lower()
         if not media_type and re.search(rb"(?i)<(!doctype\s+html|html|head|body)\b", body[:2048]):
             media_type = "text/html"
         if media_type not in ("text/html", "application/xhtml+xml"):
             return None, "not_html"
-    elif raw["kind"] == "text":
-        return {**document, "text": body.decode("utf-8-sig", "replace")}, None
-    return {**document, "html": decode_html(body, content_type)}, None
-
-
-def unwrap_body(body, headers):
-    """Undoes Transfer-Encoding: chunked, then Content-Encoding gzip or deflate.
-
-    Crawlers often store the body already unwrapped under the headers as they came, so what does
-    not look wrapped is taken as it is."""
-    if "chunked" in headers["transfer-encoding"].lower():
-        pieces, at = [], 0
-        while match := CHUNK_SIZE.match(body, at):
-            size = int(match[1], 16)
-            pieces.append(body[match.end() : match.end() + size])
-            at = match.end() + size
-            at += 2 if body[at : at + 2] == b"\r\n" else 0
-            if size == 0:
-                break
-        body = b"".join(pieces) if pieces else body
-    encoding = headers["content-encoding"].lower()
-    if "gzip" in encoding and body[:2] == b"\x1f\x8b" or "deflate" in encoding:
-        for bits in (47, -15):  # 47: gzip or zlib by its header; -15: deflate without one
-            try:
-                return zlib.decompressobj(bits).decompress(body, MAX_PAGE)
-            except zlib.error:
-                continue
-    if re.search(r"\b(br|zstd|gzip|deflate)\b", encoding) and b"<" not in body[:512]:
-        raise ValueError(f"a body packed as {encoding} that cannot be unpacked")
-    return body[:MAX_PAGE]
+    return {**document, "html": decode_html(body, headers["content-type"])}, None
 
 
 CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,8})[^\r\n]{0,256}\r\n")
+
+
+def unwrap_body(body, headers):
+    """Undoes Transfer-Encoding: chunked, then Content-Encoding gzip or deflate; None if it cannot.
+
+    Crawlers often store the body unwrapped already but the headers as they came: what does not
+    look wrapped is taken as it is."""
+    if "chunked" in headers["transfer-encoding"].lower():
+        pieces, at = [], 0
+        while (match := CHUNK_SIZE.match(body, at)) and (size := int(match[1], 16)):
+            pieces.append(body[match.end() : match.end() + size])
+            at = match.end() + size
+            at += 2 if body.startswith(b"\r\n", at) else 0
+        body = b"".join(pieces) or body
+    encoding = headers["content-encoding"].lower()
+    for bits in (47, -15) if re.search("gzip|deflate", encoding) else ():
+        try:  # 47: a gzip or zlib header tells; -15: deflate without one, as some servers send it
+            return zlib.decompressobj(bits).decompress(body, MAX_PAGE)
+        except zlib.error:
+            continue
+    is_packed = re.search(r"\b(br|zstd|gzip|deflate|compress)\b", encoding)
+    return None if is_packed and b"<" not in body[:512] else body[:MAX_PAGE]
+
+
 META_CHARSET = re.compile(rb"(?i)<meta[^>]{0,500}?charset\s{0,9}=\s{0,9}[\"']?\s{0,9}([-\w]{2,40})")
 # Python knows codecs that are no charsets (punycode, idna, hex), some of them slow: names we trust.
-CHARSET = re.compile(r"utf-?8|utf-?16|windows-|cp\d|iso-|latin|us-ascii|koi8|gb|big5|euc|shift|mac")
+CHARSET = re.compile(r"utf-?8|utf-?16|windows-|cp\d|iso|latin|us-ascii|koi8|gb|big5|euc|shift|mac")
 # Labels mean what browsers make of them (WHATWG Encoding Standard): the larger cousin.
-COUSINS = {"iso-8859-1": "cp1252", "latin1": "cp1252", "us-ascii": "cp1252", "iso-8859-9": "cp1254"}
-COUSINS |= {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc-kr": "cp949"}
+COUSINS = {"iso-8859-1": "cp1252", "latin1": "cp1252", "us-ascii": "cp1252", "gb2312": "gb18030"}
+COUSINS |= {"iso-8859-9": "cp1254", "gbk": "gb18030", "shift_jis": "cp932", "euc-kr": "cp949"}
 
 
 def decode_html(body, content_type=""):
-    """Bytes -> str by byte order mark, HTTP header, or `<meta>`; else UTF-8 with replacement.
+    """Bytes -> str by byte order mark, HTTP header or `<meta>`; else UTF-8 with replacement.
 
-    A page that declares a one-byte charset but is valid UTF-8 is UTF-8: such pages are mislabelled
-    (real text in another charset is hardly ever valid UTF-8; FineWeb tries UTF-8 first always)."""
+    A page that declares a one-byte charset but is valid UTF-8 is UTF-8, mislabelled: real text in
+    another charset hardly ever is valid UTF-8. (FineWeb tries UTF-8 first, then guesses.)"""
     for mark, charset in ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
         if body.startswith(mark):
             return body.decode(charset, "replace").removeprefix("\ufeff")
     declared = re.search(r"(?i)charset\s*=\s*[\"']?\s*([-\w]{2,40})", content_type)
     meta = None if declared else META_CHARSET.search(body[:4096])
-    charset = declared[1].lower() if declared else meta[1].decode("ascii", "replace").lower() if meta else ""
+    charset = (declared[1] if declared else meta[1].decode("ascii", "replace") if meta else "").lower()
     charset = COUSINS.get(charset, charset) if CHARSET.match(charset) else "utf-8"
     if meta and charset.startswith("utf-16"):
         charset = "utf-8"  # a <meta> found by its ASCII letters cannot stand in a UTF-16 page
@@ -353,12 +359,12 @@ def decode_html(body, content_type=""):
 
 # --------------------------------------------------------------------------- 2. URLs
 
-# Our own small lists by category; `--blocklist DIR` adds lists in the form of the UT1 collection
-# (DIR/CATEGORY/domains and DIR/CATEGORY/urls, one a line), from which FineWeb's are made.
+# Our own small lists by category. `--blocklist DIR` adds lists in the form of the UT1 collection,
+# from which FineWeb's were made: DIR/CATEGORY/domains and DIR/CATEGORY/urls, one entry a line.
 BLOCKED_DOMAINS = {
     "adult": "pornhub.com xvideos.com xnxx.com xhamster.com redtube.com youporn.com onlyfans.com",
     "gambling": "bet365.com pokerstars.com 888casino.com betway.com bwin.com unibet.com",
-    "links": "bit.ly tinyurl.com adf.ly t.co ow.ly goo.gl",  # shorteners: never a page of their own
+    "shorteners": "bit.ly tinyurl.com adf.ly t.co ow.ly goo.gl",  # never a page of their own
 }
 HARD_WORDS = {  # one of them as a word of the URL is enough
     "adult": "porn porno xxx milf hentai blowjob camgirl camgirls creampie cumshot gangbang sexcam",
@@ -367,35 +373,33 @@ HARD_WORDS = {  # one of them as a word of the URL is enough
 }
 SOFT_WORDS = {  # harmless alone, telling in pairs
     "adult": "sex sexy nude naked teen teens girls hot webcam escort amateur fetish erotic",
-    "gambling": "casino poker slots slot betting bet jackpot roulette blackjack bonus",
+    "gambling": "casino poker slots slot betting bet jackpot roulette blackjack bonus online",
     "spam": "cheap pills pharmacy replica warez keygen crack torrent loans payday",
 }
 SUBWORDS = {"adult": "pornhub xvideos sexcam freeporn porntube livesex", "spam": "buyviagra"}
-
-
-def words_of(lists):
-    return frozenset(" ".join(lists.values()).split())
-
-
-HARD, SOFT, BLOCKED = words_of(HARD_WORDS), words_of(SOFT_WORDS), words_of(BLOCKED_DOMAINS)
-SUBWORD = re.compile("|".join(sorted(words_of(SUBWORDS))))
-# Second-level labels under which a country registers names (co.uk): enough of the public suffixes.
+HARD, SOFT, BLOCKED, PARTS = (
+    frozenset(" ".join(lists.values()).split())
+    for lists in (HARD_WORDS, SOFT_WORDS, BLOCKED_DOMAINS, SUBWORDS)
+)
+SUBWORD = re.compile("|".join(sorted(PARTS)))
+# Second-level labels under which countries register names (co.uk): enough of the public suffixes.
 SECOND_LEVEL = frozenset("ac co com edu gob gouv gov id in mil ne net nom or org web".split())
 
 
 def load_blocklist(folder):
-    """UT1 lists -> (domain hashes, url hashes), sorted uint64: 8 bytes an entry, so five million
-    domains take 40 MB, shared by the workers, where a set of strings would take 600 MB each."""
-    found = {"domains": [], "urls": []}
+    """UT1 lists -> (domain hashes, URL hashes), sorted uint64. At 8 bytes an entry five million
+    domains take 40 MB, shared by all workers; a set of strings would take 600 MB in each."""
+    found = {"domains": [np.zeros(0, np.uint64)], "urls": [np.zeros(0, np.uint64)]}
     for parent, _, names in os.walk(folder):
-        for name in set(names) & set(found):
+        for name in sorted(set(names) & set(found)):
             with open(os.path.join(parent, name), "rb") as file:
                 while lines := file.readlines(16 << 20):
-                    data = b"".join(lines).lower() if name == "domains" else b"".join(lines)
-                    found[name].append(hash_lines(np.frombuffer(data + b"\n", np.uint8)))
-    if not found["domains"] and not found["urls"]:
-        raise ValueError(f"{folder} holds no CATEGORY/domains or CATEGORY/urls; see --blocklist")
-    return tuple(np.unique(np.concatenate(found[k] or [np.zeros(0, np.uint64)])) for k in found)
+                    data = b"".join(lines)
+                    data = data.lower() if name == "domains" else data
+                    found[name].append(hash_lines(np.frombuffer(data, np.uint8)))
+    if sum(map(len, found.values())) == 2:
+        raise ValueError(f"--blocklist {folder}: no CATEGORY/domains or CATEGORY/urls in it")
+    return tuple(np.unique(np.concatenate(hashes)) for hashes in found.values())
 
 
 def is_listed(hashes, text):
@@ -404,21 +408,20 @@ def is_listed(hashes, text):
 
 
 def url_rule(url, *, blocklist=None, soft_words=2):
-    """Why a URL is refused, or None. RefinedWeb section 3.1 and its appendix; six checks.
+    """Why a URL is refused, or None: six checks (RefinedWeb, section 3.1 and appendix G.1).
 
     A listed domain blocks all its hosts, a listed host only itself. Words are the pieces of the
-    URL between signs, case kept; subwords are looked for in the URL squeezed to its letters."""
-    domains, urls = blocklist or (EMPTY, EMPTY)
+    URL between signs, case kept; subwords are searched in the URL squeezed to its letters."""
     address = url.split("://", 1)[-1]
     host = re.split(r"[/?#]", address, maxsplit=1)[0].rpartition("@")[2].partition(":")[0]
     host = host.lower().rstrip(".")
     labels = host.split(".")
-    n_registered = 3 if len(labels[-1]) == 2 and labels[-2:-1] and labels[-2] in SECOND_LEVEL else 2
-    domain = ".".join(labels[-n_registered:])
-    if domain in BLOCKED or is_listed(domains, domain):
-        return "domain"
-    if host in BLOCKED or is_listed(domains, host):
-        return "subdomain"
+    is_second_level = len(labels) > 2 and len(labels[-1]) == 2 and labels[-2] in SECOND_LEVEL
+    domain = ".".join(labels[-3:] if is_second_level else labels[-2:])
+    domains, urls = blocklist or ((), ())
+    for reason, name in (("domain", domain), ("subdomain", host)):
+        if name in BLOCKED or is_listed(domains, name):
+            return reason
     if any(is_listed(urls, form) for form in (url, address, address.removeprefix("www."))):
         return "url"
     words = frozenset(re.split(r"[^A-Za-z0-9]+", url))
@@ -432,38 +435,40 @@ def url_rule(url, *, blocklist=None, soft_words=2):
 
 
 # --------------------------------------------------------------------------- 3. extraction
-# One tolerant pass cuts the page into blocks of text; blocks vote by their characters, and the
-# subtree with the most votes is the main text. No DOM is built, no page can make this slow: each
-# tag is matched once, each character is looked at a bounded number of times.
+# One tolerant pass cuts the page into blocks of text; the blocks vote by their characters, and the
+# subtree with the most votes is the main text. No DOM is built, and no page can make this slow:
+# each tag is matched once, each character looked at a bounded number of times.
 
-# These tags and td, th do not break a line of text; every other tag ends a block.
+# These, td and th among them, do not break a line of text; every other tag ends a block.
 INLINE = frozenset(
     "a abbr acronym b bdi bdo big br cite code data del dfn em font i img ins kbd label mark nobr "
     "q rp rt ruby s samp small source span strike strong sub sup td th time tt u var wbr".split()
 )
 # What stands in these is never the page's text.
 UNSEEN = frozenset(
-    "aside audio button canvas datalist dialog embed figcaption figure footer head iframe map math "
-    "menu nav noscript object optgroup select svg template video".split()
+    "address aside audio button canvas datalist dialog embed figcaption figure footer head iframe "
+    "map math menu nav noscript object optgroup select svg template video".split()
 )
 RAW = frozenset("noembed script style textarea title xmp".split())  # no tags inside but their end
 VOID = frozenset("area base col embed hr input link meta param track".split())  # no end tag
 HEADINGS = frozenset("h1 h2 h3 h4 h5 h6".split())
-LEAVES = HEADINGS | frozenset("p li tr dt dd pre blockquote".split())  # judged one by one
+LISTS = frozenset("ul ol dl table thead tbody tfoot".split())
+ITEMS = frozenset("li dt dd tr pre blockquote".split())  # short by nature
+LEAVES = HEADINGS | ITEMS | {"p"}  # judged one by one, not by their sum
 # Opening one of these ends an open one of those; every other block only ends an open p.
 ENDS = {"li": ("p", "li"), "dt": ("p", "dt", "dd"), "dd": ("p", "dt", "dd"), "tr": ("p", "tr")}
 ENDS |= {"body": ("head",)}
-COST = dict.fromkeys("p li tr dd pre blockquote".split(), 10)  # votes a block must earn: prose tags
-COST_ELSE = 40  # and all others: a short heading or div is more often a label than a sentence
-# Words in class, id, role or itemprop that name what is around an article, not in it.
+COST = dict.fromkeys("p li tr dd pre blockquote".split(), 10)  # votes a block must earn first: here
+COST_ELSE = 40  # and in all others: a short heading or div is more often a label than a sentence
+# Words in class, id, role or itemprop that name what stands around an article.
 NOISE = frozenset(
-    "ad ads adv advert advertisement alert author banner bio breadcrumb breadcrumbs byline caption "
-    "comment comments consent cookie cookies copyright dialog disqus feed follow footer gallery "
-    "hidden infobox legal login masthead menu meta modal nav navbar navigation newsletter noprint "
-    "overlay pager pagination paging popup popular print promo promoted promotion rating ratings "
-    "recommend recommended related reply respond rss share sharing sidebar signup sitemap skip "
-    "slider social sponsor sponsored subscribe subscription tag tags teaser teasers toolbar "
-    "trending widget widgets".split()
+    "ad ads adv advert advertisement affiliate alert author banner bio breadcrumb breadcrumbs byline "
+    "caption comment comments consent cookie cookies copyright credit credits dialog disqus feed "
+    "follow footer gallery hidden infobox legal login masthead menu meta modal nav navbar navigation "
+    "newsletter noprint overlay pager pagination paging popup popular print promo promoted promotion "
+    "rating ratings recommend recommended related reply respond rss share sharing sidebar signup "
+    "sitemap skip slider social sponsor sponsored subscribe subscription tag tags teaser teasers "
+    "toolbar trending widget widgets".split()
 )
 MAIN_NAME = re.compile(
     r"(?i)(?:^|\s)(?:articlebody|"
@@ -471,10 +476,10 @@ MAIN_NAME = re.compile(
 )
 MAX_DEPTH = 400  # deeper elements count as part of their ancestor there
 MAX_ATTRIBUTES = 2000  # characters of a tag's attributes that are looked at
-SHORT_TEXT = 250  # characters; a main text shorter than this makes us look again, as trafilatura
+SHORT, TINY = 250, 100  # characters of main text under which we look again, with weaker rules
 
-# Matches at every "<" that begins a tag and cannot fail after it: an open quote or a missing ">"
-# shortens the match but never makes the search start over, which is what keeps it linear.
+# Matches wherever "<" begins a tag and cannot fail after that: an open quote or a missing ">" makes
+# the match end elsewhere but never start over, which is what keeps it linear.
 TAG = re.compile(
     r"<(?:(/?)([a-zA-Z][^\s/>]*+)((?:[^>=]++|=\s*+(?:\"[^\"]*+\"|'[^']*+')?+)*+)>?"
     r"|!--(?:.*?-->|.*)|[!?/][^>]*+>?)",
@@ -484,10 +489,34 @@ ATTRIBUTE = re.compile(
     r"(?i)(?<![-\w])(class|id|role|itemprop|style|aria-hidden|hidden)(?![-\w])"
     r"(?:\s*+=\s*+(?:\"([^\"]*+)\"|'([^']*+)'|([^\s\"'>]++)))?+"
 )
-NAME_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")  # splits share-box, share_box, shareBox
+NAME_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")  # cuts share-box, share_box and shareBox
 INVISIBLE = re.compile(r"(?i)display\s*:\s*none|visibility\s*:\s*hidden")
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f]")
-NEW_LINE, NEW_CELL = "\2", "\3"  # stand for <br> and <td> inside a block's text
+NEW_LINE, NEW_CELL = "\2", "\3"  # stand for <br> and <td> in the raw text of a block
+
+
+@functools.cache
+def raw_end(tag):
+    return re.compile(rf"</(?i:{tag})(?![\w-])[^>]*+>?")
+
+
+def page_events(html):
+    """Yields (text, "", "") and (None, tag or /tag, attributes); scripts and comments vanish."""
+    position, n = 0, len(html)
+    while match := TAG.search(html, position):
+        if match.start() > position:
+            yield html[position : match.start()], "", ""
+        closing, tag, attributes = match.groups()
+        position = match.end()
+        if tag:
+            tag = tag.lower()
+            if tag in RAW and not closing:
+                end = raw_end(tag).search(html, position)
+                position = end.end() if end else n  # left open, it runs to the end of the page
+            else:
+                yield None, closing + tag, attributes[:MAX_ATTRIBUTES]
+    if position < n:
+        yield html[position:], "", ""
 
 
 @functools.lru_cache(4096)
@@ -498,23 +527,16 @@ def judge_names(tag, attributes):
         name, value = name.lower(), "".join(quoted)
         if name == "style":
             noise = noise or INVISIBLE.search(value) is not None
-        elif name == "hidden":
-            noise = True
-        elif name == "aria-hidden":
-            noise = noise or value.lower() == "true"
+        elif name in ("hidden", "aria-hidden"):
+            noise = noise or name == "hidden" or value.lower() == "true"
         else:
             noise = noise or any(word.lower() in NOISE for word in NAME_WORD.findall(value))
             main = main or MAIN_NAME.search(value) is not None
     return noise and not main and tag not in ("body", "html"), main
 
 
-@functools.cache
-def raw_end(tag):
-    return re.compile(rf"</(?i:{tag})(?![\w-])[^>]*+>?")
-
-
 def tidy(text, verbatim):
-    """The raw text of a block -> lines; cells of a table row stand apart by tabs."""
+    """The raw text of a block -> its lines; the cells of a table row stand apart by tabs."""
     if "&" in text:
         # Python refuses to read numbers of thousands of digits, and no character needs eight.
         text = re.sub(r"&#(?:\d{8,}|[xX][0-9a-fA-F]{8,});?", "\ufffd", text)
@@ -522,6 +544,8 @@ def tidy(text, verbatim):
     if verbatim:
         lines = text.replace(NEW_LINE, "\n").expandtabs(4).split("\n")
         return "\n".join(line.rstrip() for line in lines).strip("\n")
+    if NEW_LINE not in text and NEW_CELL not in text:
+        return " ".join(text.split())
     lines = []
     for line in text.split(NEW_LINE):
         cells = (" ".join(cell.split()) for cell in line.split(NEW_CELL))
@@ -530,141 +554,127 @@ def tidy(text, verbatim):
 
 
 def cut_blocks(html):
-    """Page -> (elements, blocks) in page order.
+    """Page -> (elements, blocks), both in page order.
 
-    elements: lists parent, tag, noise, main, indexed alike; element 0 is the page.
+    elements: lists parent, tag, noise, main, indexed alike; element 0 is the page itself.
     blocks: (text, characters inside links, element that owns it, prefix)."""
-    parent, tags, noise, main = [0], [""], [False], [False]
+    parents, tags, noises, mains = [0], [""], [False], [False]
     blocks, stack, n_open = [], [0], Counter()
-    pieces, link_chars, in_link, bullet, unseen, verbatim = [], 0, False, "", 0, 0
-    position, scan = 0, TAG.search
+    pieces, link_chars, in_link, bullet, unseen = [], 0, False, "", 0
 
     def end_block():
         nonlocal link_chars, bullet
-        if pieces and (text := tidy("".join(pieces), verbatim)):
+        if pieces and (text := tidy("".join(pieces), n_open["pre"])):
             blocks.append((text, link_chars, stack[-1], bullet))
             bullet = ""
         pieces.clear()
         link_chars = 0
 
     def end_element():
-        nonlocal unseen, verbatim, bullet
+        nonlocal unseen
         tag = tags[stack.pop()]
         n_open[tag] -= 1
         unseen -= tag in UNSEEN
-        verbatim -= tag == "pre"
-        bullet = ""
 
-    while True:
-        match = scan(html, position)
-        start = match.start() if match else len(html)
-        if start > position and not unseen:
-            piece = html[position:start]
-            pieces.append(piece)
-            link_chars += len(piece.strip()) if in_link else 0
-        if not match:
-            break
-        closing, tag, attributes = match.groups()
-        position = match.end()
-        if tag is None:  # a comment or a declaration
-            continue
-        tag = tag.lower()
-        if tag in INLINE:
-            if tag == "a":
-                in_link = not closing and "href" in attributes[:MAX_ATTRIBUTES].lower()
-            elif not unseen and tag in ("br", "td", "th"):
+    for text, tag, attributes in page_events(html):
+        if not tag:
+            if not unseen:
+                pieces.append(text)
+                link_chars += len(text.strip()) if in_link else 0
+        elif tag.removeprefix("/") in INLINE:
+            if tag in ("a", "/a"):
+                in_link = "href" in attributes.lower()
+            elif tag in ("br", "td", "th") and not unseen:
                 pieces.append(NEW_LINE if tag == "br" else NEW_CELL)
-            continue
-        if tag in RAW and not closing:
-            end = raw_end(tag).search(html, position)
-            position = end.end() if end else len(html)
-            continue
-        end_block()
-        if tag in VOID:
-            continue
-        if closing:
-            if n_open[tag]:
-                while tags[stack[-1]] != tag:
+        else:
+            end_block()
+            bullet = "" if tag[0] == "/" else bullet
+            if tag[0] == "/":
+                if n_open[tag[1:]]:
+                    while tags[stack[-1]] != tag[1:]:
+                        end_element()
                     end_element()
-                end_element()
-            continue
-        for other in ENDS.get(tag, ("p",)):
-            if tags[stack[-1]] == other:
-                end_element()
-        if len(stack) < MAX_DEPTH:
-            judged = judge_names(tag, attributes[:MAX_ATTRIBUTES])
-            for column, value in zip((parent, tags, noise, main), (stack[-1], tag, *judged)):
-                column.append(value)
-            stack.append(len(tags) - 1)
-            n_open[tag] += 1
-            unseen += tag in UNSEEN
-            verbatim += tag == "pre"
-            bullet = "- " if tag == "li" else bullet
+            elif tag not in VOID:
+                for other in ENDS.get(tag, ("p",)):
+                    if tags[stack[-1]] == other:
+                        end_element()
+                if len(stack) < MAX_DEPTH:
+                    noise, main = judge_names(tag, attributes)
+                    parents.append(stack[-1])
+                    tags.append(tag)
+                    noises.append(noise)
+                    mains.append(main)
+                    stack.append(len(tags) - 1)
+                    n_open[tag] += 1
+                    unseen += tag in UNSEEN
+                    bullet = "- " if tag == "li" else bullet
     end_block()
-    return (parent, tags, noise, main), blocks
+    return (parents, tags, noises, mains), blocks
 
 
-def add_up(parent, sums):
-    """Each element's sum -> the sum over its subtree. Children stand behind their parents."""
+def add_up(parents, sums):
+    """Each element's number -> the sum over its subtree. Children stand behind their parents."""
     for e in range(len(sums) - 1, 0, -1):
-        sums[parent[e]] += sums[e]
+        sums[parents[e]] += sums[e]
     return sums
 
 
 def choose_blocks(elements, blocks, prune):
     """The indices of the blocks that are main text.
 
-    vote  = characters - 2 x characters in links - cost: prose is positive, menus are negative;
-    prune : an element with a noisy name dies with all below it, unless it holds half of the
-            page's positive votes (then its name lies);
-    choose: the element whose living descendants have the most votes, doubled where its name says
-            article; inside it, containers with a negative sum go."""
-    parent, tags, noise, main = elements
+    vote  : characters - 2 x characters in links - cost: prose is positive, a menu negative;
+    prune : an element with a noisy name dies with all below it, unless it holds half of the page's
+            positive votes (then the name lies);
+    choose: the element whose living descendants have the most votes, doubled where a name says
+            article. Inside it, containers with a negative sum go (lists and tables: without cost,
+            since their items are short by nature), and blocks that are nearly all link."""
+    parents, tags, noises, mains = elements
     n = len(tags)
-    votes = [len(text) - 2 * links - COST.get(tags[e], COST_ELSE) for text, links, e, _ in blocks]
-    positive, living = [0] * n, [0] * n
-    for vote, (_, _, e, _) in zip(votes, blocks):
-        positive[e] += max(vote, 0)
-    add_up(parent, positive)
+    votes, positive, living, plain = [], [0] * n, [0] * n, [0] * n
+    for text, links, e, _ in blocks:
+        votes.append(len(text) - 2 * links - COST.get(tags[e], COST_ELSE))
+        positive[e] += max(votes[-1], 0)
+    add_up(parents, positive)
     dead = [False] * n
     for e in range(1, n):
-        dead[e] = dead[parent[e]] or (prune and noise[e] and 2 * positive[e] < positive[0])
-    for vote, (_, _, e, _) in zip(votes, blocks):
-        living[e] += 0 if dead[e] else vote
-    add_up(parent, living)
-    best = max(range(n), key=lambda e: living[e] * (1 + main[e]))
+        dead[e] = dead[parents[e]] or (prune and noises[e] and 2 * positive[e] < positive[0])
+    for (text, links, e, _), vote in zip(blocks, votes):
+        if not dead[e]:
+            living[e] += vote
+            plain[e] += len(text) - 2 * links
+    add_up(parents, living)
+    add_up(parents, plain)
+    best = max(range(n), key=lambda e: living[e] * (1 + mains[e]))
     inside, kept = [False] * n, [False] * n
-    for e in range(best, n):
-        inside[e] = e == best or inside[parent[e]]
-        kept[e] = e == best or (
-            kept[parent[e]] and not dead[e] and (living[e] >= 0 or tags[e] in LEAVES)
-        )
-    chosen = [
-        i for i, (text, links, e, _) in enumerate(blocks) if kept[e] and links <= 0.8 * len(text)
-    ]
+    inside[best] = kept[best] = True
+    for e in range(best + 1, n):
+        inside[e] = inside[parents[e]]
+        good = tags[e] in LEAVES or (plain if tags[e] in LISTS else living)[e] >= 0
+        kept[e] = kept[parents[e]] and not dead[e] and good
+    chosen = [i for i, (text, links, e, _) in enumerate(blocks) if kept[e] and links <= 0.8 * len(text)]
     first = next((i for i, block in enumerate(blocks) if inside[block[2]]), 0)
-    return add_lead(tags, dead, votes, blocks, first) + drop_loose_ends(tags, votes, blocks, chosen)
+    lead = add_lead(tags, dead, votes, blocks, first)
+    return lead + drop_loose_ends(tags, votes, blocks, chosen)
 
 
 def add_lead(tags, dead, votes, blocks, first):
-    """The headline before the chosen element, and the prose between the two: the lead.
-
-    The study's gold texts leave headlines out; a language model had better see them."""
+    """The headline before the chosen element and the prose between the two, or a heading just
+    before it. (Annotated extraction sets leave headlines out; a language model should see them.)"""
     for i in range(first - 1, -1, -1):
         if tags[blocks[i][2]] == "h1" and not dead[blocks[i][2]]:
             return [i] + [j for j in range(i + 1, first) if votes[j] > 0 and not dead[blocks[j][2]]]
-    return []
+    e = blocks[first - 1][2] if first else 0
+    return [first - 1] if tags[e] in HEADINGS and not dead[e] else []
 
 
 def drop_loose_ends(tags, votes, blocks, chosen):
-    """Without headings over link lists that went, and without negative blocks at the end."""
+    """Without headings over link lists that went, and without labels at the end."""
     kept, result = set(chosen), []
     for i in chosen:
-        if tags[blocks[i][2]] in HEADINGS and i + 1 not in kept:
-            if i + 1 == len(blocks) or 2 * blocks[i + 1][1] > len(blocks[i + 1][0]):
-                continue
-        result.append(i)
-    while result and votes[result[-1]] < 0:
+        text, links = blocks[i + 1][:2] if i + 1 < len(blocks) else ("", 1)
+        if tags[blocks[i][2]] not in HEADINGS or i + 1 in kept or 2 * links <= len(text):
+            result.append(i)
+    while result and votes[result[-1]] < 0 and tags[blocks[result[-1]][2]] not in ITEMS:
         result.pop()
     return result
 
@@ -672,20 +682,21 @@ def drop_loose_ends(tags, votes, blocks, chosen):
 def extract_text(html):
     """The main text of a page (str or bytes): a block a line, an empty line between paragraphs;
     list items begin with "- ", the cells of a row stand apart by tabs, code keeps its lines."""
-    if isinstance(html, bytes):
-        html = decode_html(html)
+    html = decode_html(html) if isinstance(html, bytes) else html
     elements, blocks = cut_blocks(CONTROL.sub(" ", html))
     tags, texts = elements[1], []
-    for prune in (True, False):
-        pieces, before = [], None
-        for i in choose_blocks(elements, blocks, prune):
-            text, _, e, prefix = blocks[i]
-            tight = before is not None and tags[e] == tags[before] and tags[e] in ("li", "tr")
-            pieces += ["\n" if tight else "\n\n", prefix + text]
-            before = e
+
+    def join(chosen):
+        pieces, before = [], ""
+        for text, _, e, prefix in (blocks[i] for i in chosen):
+            pieces += ["\n" if tags[e] == before and before in ("li", "tr") else "\n\n", prefix + text]
+            before = tags[e]
         texts.append("".join(pieces[1:]))
-        if len(texts[0]) >= SHORT_TEXT:
-            break
+        return max(map(len, texts))
+
+    if join(choose_blocks(elements, blocks, prune=True)) < SHORT:
+        if join(choose_blocks(elements, blocks, prune=False)) < TINY:
+            join([i for i, (text, links, _, _) in enumerate(blocks) if 2 * links < len(text)])
     return max(texts, key=len)
 
 
@@ -702,92 +713,64 @@ SCRIPTS = (  # first and last code point, and the language or, in capitals, the 
 )
 FUNCTION_WORDS = """
 LATIN
-en the of and to in is that for it was on are as with his they at be this from have or by one had
-   not but what all were we when your can said there an which she do their if will how about out
-   them then these some her would him has more who its my than been you he i so no just our could
-de der die das und ist in zu den von mit sich auf für nicht ein eine als auch es an werden aus er
-   hat dass sie nach wird bei einer um am sind noch wie einem über einen so zum war haben nur oder
-   aber vor zur bis mehr durch man dem des sein wenn ich wir ihr kann im
-nl de het een en van in is dat op te zijn met voor niet die er aan om ook als dan maar bij of uit
-   nog naar door over wordt deze heeft ik je worden kan zo wat hij tot meer geen veel wel hun werd
+en the of and to in is that for it was on are as with his they at be this from have or by one had not
+   but what all were we when your can said there an which she do their if will how about out them
+   then these some her would him has more who its my than been you he i so no just our could
+de der die das und ist in zu den von mit sich auf für nicht ein eine als auch es an werden aus er hat
+   dass sie nach wird bei einer um am sind noch wie einem über einen so zum war haben nur oder aber
+   vor zur bis mehr durch man dem des sein wenn ich wir ihr kann im
+nl de het een en van in is dat op te zijn met voor niet die er aan om ook als dan maar bij of uit nog
+   naar door over wordt deze heeft ik je worden kan zo wat hij tot meer geen veel wel hun werd
 fr le la les de des du et est en un une que qui dans pour pas sur au avec ce il par plus ne se son
    sont ou mais nous vous aux cette elle comme tout être fait leur ses été sa même l d qu n c s
-es el la los las de que y en un una es se no por con para su del al lo como más o pero sus le ha
-   me sin sobre este ya entre cuando todo esta ser son dos también fue había era muy hasta desde
+es el la los las de que y en un una es se no por con para su del al lo como más o pero sus le ha me
+   sin sobre este ya entre cuando todo esta ser son dos también fue había era muy hasta desde
 pt o a os as de que e do da em um uma é para com não no na se por mais dos das como mas foi ao ele
    ser quando muito nos já está eu também só pelo pela até isso ela entre era depois seu sua são
 it il la di che e è un una in per non sono con del della i le si da lo gli al come più ma dei nel
    alla anche ha se questo delle o su ci essere stato fra tra era loro molto tutti ai l d
-ca el la els les de que i en un una és per amb no del al es va com més o però seva seu aquest dels
-   ha ser són també aquesta molt entre fins quan tot als pel sobre on han l d
+ca el la els les de que i en un una és per amb no del al es va com més o però seva seu aquest dels ha
+   ser són també aquesta molt entre fins quan tot als pel sobre on han l d
 ro și de la în a cu nu pe o un este care să din că se mai pentru sunt ce au fi ca dar după sau fost
    această acest lui ei prin până între fără foarte are către
-sv och att det i en som är på för med av den till inte om ett har de jag var så men kan från vi
-   eller när man ska efter också vid under där mot över än han hon blir nu sig sin
-da og at det i en er på som for med af den til ikke de har et jeg var kan så men om fra vi eller
-   når man skal efter også ved under der mod blev havde hun bliver hvor nu sig sin
-no og at det i en er på som for med av den til ikke de har et jeg var kan så men om fra vi eller
-   når man skal etter også ved under der mot ble hadde hun blir hvor nå seg sin
-is og að í er á það sem til við um ekki en með var af fyrir eru ég hann hún þetta þá frá eða því
-   hafa hefur verið upp svo voru úr eftir sér
+sv och att det i en som är på för med av den till inte om ett har de jag var så men kan från vi eller
+   när man ska efter också vid under där mot över än han hon blir nu sig sin
+da og at det i en er på som for med af den til ikke de har et jeg var kan så men om fra vi eller når
+   man skal efter også ved under der mod blev havde hun bliver hvor nu sig sin
+no og at det i en er på som for med av den til ikke de har et jeg var kan så men om fra vi eller når
+   man skal etter også ved under der mot ble hadde hun blir hvor nå seg sin
+is og að í er á það sem til við um ekki en með var af fyrir eru ég hann hún þetta þá frá eða því hafa
 fi ja on ei se että hän oli ovat mutta kun joka niin myös kuin sen tai jos mitä vain ole nyt minä
    hänen jo sitä siitä olla ollut voi sekä vielä mukaan jotka ennen tämä ne
-et ja on ei et see ta oli kui ka mis aga või siis seda oma kes ma nii nagu välja pole veel ning
-   olid ole peale enam kuid tema selle oleks saab üle
-hu a az és hogy nem is egy van meg ez de volt csak azt még már el ha vagy mint ami ki majd lehet
-   kell fel pedig itt minden után szerint ezt aki én sem be
+et ja on ei et see ta oli kui ka mis aga või siis seda oma kes ma nii nagu välja pole veel ning olid
+hu a az és hogy nem is egy van meg ez de volt csak azt még már el ha vagy mint ami ki majd lehet kell
 pl i w na z nie się do że jest to o jak po co ale od za przez dla tym tak może jego już są był być
    oraz przy które który tylko także czy ze jako tego lub jej
-cs a v na se je že s z do to o i ve pro ale si jako po jsem od by za které jeho nebo jsou který
-   byl bylo až při také podle této už tak není jen ze k
-sk a v na sa je že s z do to o i vo pre ale si ako po som od by za ktoré jeho alebo sú ktorý bol
-   bolo až pri tiež podľa tejto už tak nie len zo k
+cs a v na se je že s z do to o i ve pro ale si jako po jsem od by za které jeho nebo jsou který byl
+   bylo až při také podle této už tak není jen ze k
+sk a v na sa je že s z do to o i vo pre ale si ako po som od by za ktoré jeho alebo sú ktorý bol bolo
 sl in je na v se da so za z ne pa bi ki po kot tudi o ali s od kako še bil že le do pri tako lahko
-   bilo njegov več kaj ima ko iz ker
 hr i je u na se da su za od s ne koji a što o iz kao bi po ili ali samo sve to ga nije koje te već
-   bio jer može mu će biti kako prema sam
 lt ir yra į kad su iš ne tai bet kaip buvo jo už apie tik ar nuo dar jie prie gali per po taip jos
-   kuris kurie būti bei
 lv un ir ar no ka uz par kas bet tas arī vai to pie gan ja lai pēc bija tikai kā būt viņš savu līdz
-   jau nav šis
 sq dhe në të e për me një që është nga si u ka i se nuk do ishte janë por edhe më kjo ky duke pas
-   kur kanë deri tij
-eu eta da ez bat du ere izan zen dira egin hau baina dute den dela beste edo zuen bere horrek gero
-   behar dago
-gl o a os as de que e do da en un unha é para con non no na se por máis dos das como pero foi ao
-   ser cando moi tamén está eu pola polo ata entre súa seu son
 tr ve bir bu için de da ile olarak çok olan daha gibi en ne kadar sonra var her o ama değil ise
    olduğu ya mi şey diye ben kendi göre
-az və bir bu üçün ilə də da olan olaraq daha o çox var kimi sonra ki hər ən isə deyil görə edir
 id yang dan di dari untuk dengan ini itu pada adalah tidak dalam akan ke juga atau oleh ada mereka
    saya telah bisa karena sudah kita seperti lebih tersebut dia
 vi và của là có trong được cho không một các với những người này để khi đã về từ như cũng ra đến
-   nhiều tại vào năm đó sẽ
 tl ang ng sa na mga ay at ni si kay para ito hindi may kung siya ko niya nang mo lang din rin
 sw ya na wa kwa katika ni la za kuwa cha hii huo yake huyo kama hiyo pia watu baada lakini kutoka
-   wake yao
 af die van en in is het dit nie wat vir om te op met word aan ook hy sy as by was kan daar sal hulle
-   ons maar
 CYRILLIC
-ru и в не на что я с он как это по но из у за от же для так все бы его то было только мы к о был
-   или ещё еще если когда есть она они мне до вы
-uk і в не на що я з він як це по але із у за від же для так все би його то було тільки ми до та
-   або ще якщо коли є вона вони й про
-bg и в не на че аз с той как това по но от за са да се ще е към които при до му го или може само
-   има беше ни си която като след
-sr и у не на да је се са за од су који а што о из као би по или али то га није које већ био јер
-   може ће бити како
-mk и во не на дека јас со тој како ова по но од за се да ќе е кон кои при до му го или може само
-   има беше што ги
-be і у не на што я з ён як гэта па але з за ад для так усе бы яго было толькі мы да або яшчэ калі
-   ёсць яна яны
-kk және да де бұл бір үшін мен деп сол ол оның бар осы болып деген кейін жоқ емес туралы қазақстан
-mn нь бол юм байна бөгөөд болон энэ тэр гэж нэг би хийх дээр байсан уу
+ru и в не на что я с он как это по но из у за от же для так все бы его то было только мы к о был или
+   ещё еще если когда есть она они мне до вы
+uk і в не на що я з він як це по але із у за від же для так все би його то було тільки ми до та або ще
+bg и в не на че аз с той как това по но от за са да се ще е към които при до му го или може само има
+sr и у не на да је се са за од су који а што о из као би по или али то га није које већ био јер може
 ARABIC
 ar في من على أن إلى التي عن مع هذا الذي ما لا هذه كان أو بعد كما قد لم بين كل ذلك و يوم كانت هو هي
-   عند حيث غير قبل خلال ان الى
-fa و در به از که این را با است برای آن یک خود تا کرد بر هم نیز می شد شده باید اما ما کند بود
-   های هر یا پس
+fa و در به از که این را با است برای آن یک خود تا کرد بر هم نیز می شد شده باید اما ما کند بود های هر
 ur کے کی میں ہے کا اور سے کو نے پر یہ کہ ہیں اس ہو تھا بھی ایک جو تو نہیں لیے گیا وہ کر اپنے تھے
 """
 WORD = re.compile(r"[^\W\d_]+")
@@ -848,12 +831,12 @@ def identify_language(text):
     return winner, share * frequent * b * b / (b * b + r * r)
 
 
-def language_rule(text, *, languages="en", min_score=0.65):
-    """FineWeb section 3.2: only English with a score above 0.65. "any" takes every language."""
-    code, score = identify_language(text)
+def language_rule(code, score, *, languages="en", min_score=0.65):
+    """FineWeb keeps English with a score above 0.65 (section 3.2); "any" takes every language."""
     if languages != "any" and code not in languages.split(","):
-        return code, score, "language"
-    return code, score, None if score > min_score else "language_score"
+        return "language"
+    return "language_score" if score <= min_score else None
+
 
 # --------------------------------------------------------------------------- words and sentences
 
@@ -914,22 +897,11 @@ def measured(checks):
 
 @measured
 def gopher_repetition(
-    text,
-    *,
-    dup_para_frac=0.30,
-    dup_para_char_frac=0.20,
-    dup_line_frac=0.30,
-    dup_line_char_frac=0.20,
-    top_2_gram=0.20,
-    top_3_gram=0.18,
-    top_4_gram=0.16,
-    duplicated_5_n_grams=0.15,
-    duplicated_6_n_grams=0.14,
-    duplicated_7_n_grams=0.13,
-    duplicated_8_n_grams=0.12,
-    duplicated_9_n_grams=0.11,
-    duplicated_10_n_grams=0.10,
-):
+    text, *, dup_para_frac=0.30, dup_para_char_frac=0.20, dup_line_frac=0.30, dup_line_char_frac=0.20,
+    top_2_gram=0.20, top_3_gram=0.18, top_4_gram=0.16, duplicated_5_n_grams=0.15,
+    duplicated_6_n_grams=0.14, duplicated_7_n_grams=0.13, duplicated_8_n_grams=0.12,
+    duplicated_9_n_grams=0.11, duplicated_10_n_grams=0.10,
+):  # fmt: skip
     """Repeated lines, paragraphs and word n-grams (Gopher, table A1). Fractions of len(text) in
     characters but for the two that count lines and paragraphs; a first occurrence is no repeat."""
     n_chars = max(len(text), 1)
@@ -991,19 +963,9 @@ STOP_WORDS = frozenset("the be to of and that have with".split())
 
 @measured
 def gopher_quality(
-    text,
-    *,
-    min_words=50,
-    max_words=100_000,
-    min_avg_word=3,
-    max_avg_word=10,
-    max_hashes=0.1,
-    max_ellipses=0.1,
-    max_bullets=0.9,
-    max_end_ellipses=0.3,
-    min_alpha=0.8,
-    min_stop_words=2,
-):
+    text, *, min_words=50, max_words=100_000, min_avg_word=3, max_avg_word=10, max_hashes=0.1,
+    max_ellipses=0.1, max_bullets=0.9, max_end_ellipses=0.3, min_alpha=0.8, min_stop_words=2,
+):  # fmt: skip
     """Does it look like prose at all? (Gopher, section A1.1.) Lengths count the words that are
     more than punctuation; the other ratios divide by all tokens, punctuation marks included."""
     words = words_in(text)
@@ -1198,15 +1160,13 @@ def near_duplicates(texts, *, words=SHINGLE_WORDS, bands=BANDS, rows=ROWS):
     return stays
 
 
-def first_of_equals(keys, counted):
+def is_first(keys, counted):
     """(N,) uint64, (N,) bool -> (N,) bool: no counted document before it has the same key."""
     first = ~counted
     at = np.flatnonzero(counted)
     first[at[np.unique(keys[at], return_index=True)[1]]] = True
     return first
 
-
-EMPTY = np.zeros(0, np.uint64)
 
 # --------------------------------------------------------------------------- 7. C4
 
@@ -1218,17 +1178,9 @@ END_MARKS = (".", "?", "!", '"', "'")
 
 
 def c4_line(
-    line,
-    *,
-    max_word_length=1000,
-    citations=True,
-    terminal_punct=False,
-    min_words=3,
-    lorem_ipsum=True,
-    javascript=True,
-    curly_bracket=True,
-    policy=True,
-):
+    line, *, max_word_length=1000, citations=True, terminal_punct=False, min_words=3,
+    lorem_ipsum=True, javascript=True, curly_bracket=True, policy=True,
+):  # fmt: skip
     """(the line without citation marks, reason or None); two reasons condemn the whole text."""
     words, small = line.split(), line.lower()
     if any(len(word) > max_word_length for word in words):
@@ -1295,7 +1247,7 @@ ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
 BYTE = r"(?:25[0-5]|2[0-4][0-9]|[01]?[0-9]?[0-9])"
 IPV4 = re.compile(rf"(?:{BYTE}\.){{3}}{BYTE}")
 EMAIL = re.compile(
-    rf"(?<!{ATOM})(?<!{ATOM}\.)\b{ATOM}{{1,64}}+(?:\.{ATOM}{{1,64}}+){{0,8}}+@"
+    rf"\b{ATOM}{{1,64}}+(?:\.{ATOM}{{1,64}}+){{0,8}}+@"
     rf"(?:{LABEL}(?:\.{LABEL}){{1,8}}|\[{IPV4.pattern}\])",
     re.ASCII,
 )
@@ -1352,180 +1304,150 @@ def exact(url_keys, text_keys, *, urls=True, texts=True):
     """(N,), (N,) hashes -> (N,) reason or "": the first page of a URL stays, then of a text."""
     reasons = np.full(len(url_keys), "", "U14")
     if urls:
-        reasons[~first_of_equals(url_keys, url_keys != 0) & (url_keys != 0)] = "duplicate_url"
+        reasons[(url_keys != 0) & ~is_first(url_keys, url_keys != 0)] = "duplicate_url"
     if texts:
-        counted = reasons == ""
-        reasons[~first_of_equals(text_keys, counted) & counted] = "duplicate_text"
+        reasons[(reasons == "") & ~is_first(text_keys, reasons == "")] = "duplicate_text"
     return reasons
 
 
-RULES = {
-    "url": url_rule,
-    "language": language_rule,
-    "gopher_repetition": gopher_repetition,
-    "gopher_quality": gopher_quality,
-    "exact": exact,
-    "minhash": signature,
-    "c4": c4,
-    "fineweb": fineweb,
-    "pii": mask_pii,
-}
+RULES = {"url": url_rule, "language": language_rule, "gopher_repetition": gopher_repetition,
+         "gopher_quality": gopher_quality, "exact": exact, "minhash": signature, "c4": c4,
+         "fineweb": fineweb, "pii": mask_pii}  # fmt: skip
 
 
-def read_settings(changes):
-    """["NAME=VALUE", ...] -> {stage: {threshold: value}, or None where a stage is off}.
+def read_settings(changes=()):
+    """["NAME=VALUE", ...] -> {rule: {threshold: value}, or None where a rule is off}, and the names.
 
-    The names are the rules' own keyword arguments behind the first word of the stage."""
+    A name is a rule's keyword argument behind the first word of the rule: gopher_min_words."""
     settings, known = {}, {}
-    for stage, rule in RULES.items():
-        functions = (c4, c4_line) if rule is c4 else (getattr(rule, "checks", rule),)
-        settings[stage] = {
-            name: parameter.default
-            for function in functions
-            for name, parameter in inspect.signature(function).parameters.items()
-            if parameter.kind == parameter.KEYWORD_ONLY and name != "blocklist"
-        }
-        known |= {f"{stage.split('_')[0]}_{name}": (stage, name) for name in settings[stage]}
+    for rule, function in RULES.items():
+        settings[rule] = {}
+        for part in (c4, c4_line) if function is c4 else (getattr(function, "checks", function),):
+            for name, parameter in inspect.signature(part).parameters.items():
+                if parameter.kind == parameter.KEYWORD_ONLY and name != "blocklist":
+                    settings[rule][name] = parameter.default
+                    known[f"{rule.split('_')[0]}_{name}"] = rule, name
     for change in changes:
         name, _, value = change.partition("=")
         if name in settings and value == "off":
             settings[name] = None
             continue
         if name not in known:
-            near = difflib.get_close_matches(name, [*known, *settings], 3) or list(known)
+            near = difflib.get_close_matches(name, [*known, *settings], 3) or known
             raise ValueError(f"--set {change}: no such setting; there are {', '.join(near)}")
-        stage, name = known[name]
-        if settings[stage] is None:
-            continue
-        old = settings[stage][name]
+        rule, name = known[name]
+        old = (settings[rule] or {}).get(name)
         try:
-            if isinstance(old, bool):
-                settings[stage][name] = {"on": True, "off": False}[value]
-            elif isinstance(old, str):
-                settings[stage][name] = value
-            elif value == "off" and stage != "minhash":
-                settings[stage][name] = math.nan
+            if old is None or isinstance(old, str):
+                new = value
+            elif isinstance(old, bool):
+                new = {"on": True, "off": False}[value]
             else:
-                settings[stage][name] = type(old)(float(value))
+                new = math.nan if value == "off" and rule != "minhash" else type(old)(float(value))
         except (KeyError, ValueError):
             wanted = "on or off" if isinstance(old, bool) else "a number or off"
             raise ValueError(f"--set {change}: the value must be {wanted}") from None
-    return settings
+        if settings[rule] is not None:
+            settings[rule][name] = new
+    return settings, known
 
 
 def clean_page(raw, settings, blocklist=None):
-    """One raw page through all stages that need no other page.
-
-    Returns {"stage", "reason", "sizes", "record", "keys"}: the stage it fails at (None: none),
-    its characters after each stage passed, the document, and (2 + bands,) uint64: hash of the
-    URL, hash of the text, band keys. C4 and later come after the search for duplicates in the
-    order of the pipeline, but they look at one page alone: the worker has it in hand, so it asks
-    them at once, and the duplicates are counted first when all pages are known."""
-    document, reason = open_document(raw)
+    """One raw page through all stages -> {"stage", "reason", "sizes", "record", "keys", "side"}:
+    the stage it fails at (None: none) and why; its characters after each stage it passed; the
+    document; the keys that duplicates are found by, and whether it is for train or val."""
     record = {"id": raw["id"], "url": raw["url"], "text": ""}
     page = {"stage": None, "reason": None, "sizes": [], "record": record, "keys": None}
-
-    def passes(stage, reason):
+    for stage, reason in ask_stages(raw, page, settings, blocklist):
         if reason:
             page.update(stage=stage, reason=reason)
-        else:
-            page["sizes"].append(len(record["text"]))
-        return not reason
-
-    def limits(stage):
-        return settings[stage] or {}
-
-    def ask(stage, rule, *arguments, **more):
-        return settings[stage] and rule(*arguments, **settings[stage], **more)
-
-    if not passes("read", reason):
-        return page
-    if not passes("url", record["url"] and ask("url", url_rule, record["url"], blocklist=blocklist)):
-        return page
-    text = extract_text(document["html"]) if "html" in document else document["text"]
-    record["text"] = text = text.encode("utf-8", "replace").decode().strip()
-    if not passes("extract", None if text else "empty"):
-        return page
-    code, score, reason = language_rule(text, **limits("language"))
-    record.update(language=code, language_score=round(score, 3))
-    if not passes("language", settings["language"] and reason):
-        return page
-    if not passes("repetition", ask("gopher_repetition", gopher_repetition, text)):
-        return page
-    if not passes("quality", ask("gopher_quality", gopher_quality, text)):
-        return page
-
-    n_bands = limits("minhash").get("bands", BANDS)
-    page["keys"] = keys = np.zeros(3 + n_bands, np.uint64)
-    keys[:2] = hash_text(record["url"] or ""), hash_text(text)
-    found = ask("minhash", signature, text)
-    if found is not None:
-        keys[2], keys[3:] = 1, found
-    record["id"] = record["id"] or f"{keys[1]:016x}"
-    page["side"] = "val" if keys[1] < VAL_FRACTION * 2.0**64 else "train"
-    page["sizes"] += [len(text)] * 2  # exact and minhash, judged when all pages are known
-    if settings["c4"]:
-        record["text"], reason = c4(text, **settings["c4"])
-        if not passes("c4", reason):
-            return page
-    else:
-        passes("c4", None)
-    if not passes("fineweb", ask("fineweb", fineweb, record["text"])):
-        return page
-    if settings["pii"]:
-        record["text"] = mask_pii(record["text"], **settings["pii"])
-    passes("pii", None)
+            break
+        page["sizes"].append(len(record["text"]))
     return page
 
 
-def clean_batch(batch):
-    return [clean_page(raw, *WORKER) for raw in batch]
+def ask_stages(raw, page, settings, blocklist):
+    """Yields (stage, reason or None) while it fills in the page. C4 and later stages stand behind
+    the duplicates, but they look at one page alone: the worker has it in hand, so it asks them at
+    once, and the parent counts a duplicate as a duplicate whatever they said."""
+    record = page["record"]
+
+    def ask(rule, *arguments, **more):
+        limits = settings[rule]
+        return None if limits is None else RULES[rule](*arguments, **limits, **more)
+
+    document, reason = open_document(raw)
+    yield "read", reason
+    yield "url", record["url"] and ask("url", record["url"], blocklist=blocklist)
+    text = extract_text(document["html"]) if "html" in document else document["text"]
+    record["text"] = text = text.encode("utf-8", "replace").decode().strip()
+    yield "extract", None if text else "empty"
+    code, score = identify_language(text)
+    record.update(language=code, language_score=round(score, 3))
+    yield "language", ask("language", code, score)
+    yield "repetition", ask("gopher_repetition", text)
+    yield "quality", ask("gopher_quality", text)
+
+    # (3 + bands,) uint64: hash of the URL, hash of the text, 1 if there is a signature, its bands
+    keys = np.zeros(3 + (settings["minhash"] or {"bands": 0})["bands"], np.uint64)
+    keys[:2] = hash_text(record["url"] or ""), hash_text(text)
+    if (bands := ask("minhash", text)) is not None:
+        keys[2], keys[3:] = 1, bands
+    record["id"] = record["id"] or f"{keys[1]:016x}"
+    page.update(keys=keys, side="val" if keys[1] < VAL_FRACTION * 2.0**64 else "train")
+    yield "exact", None  # both are judged by the parent when all pages are known
+    yield "minhash", None
+    record["text"], reason = ask("c4", text) or (text, None)
+    yield "c4", reason
+    yield "fineweb", ask("fineweb", record["text"])
+    record["text"] = ask("pii", record["text"]) or record["text"]
+    yield "pii", None
 
 
-WORKER = ()  # (settings, blocklist) of this worker process, set once when it starts
+def clean_batch(batch, settings, blocklist):
+    return [clean_page(raw, settings, blocklist) for raw in batch]
+
+
+def extract_batch(batch):
+    """For --only extract: {"url", "text"} of the records that are pages."""
+    found = (open_document(raw)[0] for raw in batch)
+    return [{"url": d["url"], "text": extract_text(d["html"]) if "html" in d else d["text"]}
+            for d in found if d]  # fmt: skip
+
+
+WORKER = ()  # what each worker process was started with, so that no batch has to carry it
 
 
 def start_worker(*parts):
     global WORKER
     WORKER = parts
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
 
 
-def batches_of(raws):
-    """Raw pages in lists of about BATCH_BYTES, so that handing them over costs little."""
-    batch, n_bytes = [], 0
-    for raw in raws:
-        batch.append(raw)
-        n_bytes += len(raw["body"])
-        if n_bytes >= BATCH_BYTES or len(batch) >= BATCH_PAGES:
-            yield batch
-            batch, n_bytes = [], 0
-    if batch:
-        yield batch
+def work(function, batch):
+    return function(batch, *WORKER)
 
 
-def map_in_order(function, batches, n_workers, *parts):
-    """(input bytes read, function(batch)) in the order of the batches, whatever the number of workers; a few
-    batches for each worker are under way at a time, so memory does not grow with the crawl."""
+def map_in_order(function, raws, n_workers, *parts):
+    """(input bytes read, function(batch, *parts)) for batches of raw pages, in their order whatever
+    the number of workers; only a few batches for each worker are under way at a time."""
     with ProcessPoolExecutor(n_workers, initializer=start_worker, initargs=parts) as pool:
-        waiting = deque()
-        try:
-            for batch in batches:
-                waiting.append((batch[-1]["done"], pool.submit(function, batch)))
-                if len(waiting) > 2 * n_workers:
-                    done, future = waiting.popleft()
-                    yield done, future.result()
-            while waiting:
+        waiting, batch, n_bytes = deque(), [], 0
+        for raw in itertools.chain(raws, [None]):
+            if raw:
+                batch.append(raw)
+                n_bytes += len(raw["body"])
+            if batch and (not raw or n_bytes >= BATCH_BYTES or len(batch) >= BATCH_PAGES):
+                waiting.append((batch[-1]["done"], pool.submit(work, function, batch)))
+                batch, n_bytes = [], 0
+            while waiting and (not raw or len(waiting) > 2 * n_workers):
                 done, future = waiting.popleft()
                 yield done, future.result()
-        finally:
-            for _, future in waiting:
-                future.cancel()
 
 
 def count_page(counts, sizes, stage, reason, first=0):
     """Adds one page to {stage: {"in", "kept", "characters", "reasons"}} from stage `first` on."""
-    last = STAGES.index(stage) if stage else len(STAGES)
+    last = STAGES.index(stage) if stage else min(len(STAGES), len(sizes))
     for name, size in zip(STAGES[first:last], sizes[first:last]):
         counts[name]["in"] += 1
         counts[name]["kept"] += 1
@@ -1535,28 +1457,19 @@ def count_page(counts, sizes, stage, reason, first=0):
         counts[stage]["reasons"][reason] += 1
 
 
-def table(counts):
-    lines = [f"{'stage':12}{'in':>10}{'kept':>10}{'dropped':>10}{'characters':>15}  reasons"]
-    for stage, row in counts.items():
-        reasons = ", ".join(f"{reason} {n:,}" for reason, n in row["reasons"].most_common())
-        dropped = row["in"] - row["kept"]
-        lines.append(
-            f"{stage:12}{row['in']:10,}{row['kept']:10,}{dropped:10,}{row['characters']:15,}  {reasons}"
-        )
-    return lines
+def run(files, out, settings, blocklist=None, n_workers=1, rejects=None):
+    """The whole pipeline: files -> shards and stats.json in `out`; returns the statistics.
 
-
-def run(files, out, settings, blocklist, n_workers, rejects=None):
-    """The whole pipeline: files -> shards and stats.json in `out`. Returns the statistics.
-
-    First pass: workers clean pages; those that reach the duplicates wait in a file beside the
-    output, and only their keys stay in memory (136 bytes each). Then the keys tell who is a
-    duplicate, and the second pass copies the others into shards."""
+    First pass: workers clean pages; those that reach the duplicates wait in a temporary file, and
+    only their keys stay in memory (136 bytes each). Then the keys tell who is a duplicate, and
+    the second pass copies the others into shards."""
     os.makedirs(out, exist_ok=True)
-    start, n_bytes = time.perf_counter(), sum(map(os.path.getsize, files))
+    start, n_bytes, damaged, keys = time.perf_counter(), sum(map(os.path.getsize, files)), [], []
     counts = {s: {"in": 0, "kept": 0, "characters": 0, "reasons": Counter()} for s in STAGES}
-    damaged, keys, first_late = [], [], STAGES.index("exact")
-    progress = show_progress(counts, start, n_bytes)
+    progress, n_early = show_progress(counts, n_bytes), STAGES.index("exact")
+    near_duplicates(["compile now, or every worker would"] * 2)
+    if time.perf_counter() - start > 0.5:
+        print(f"compiled in {time.perf_counter() - start:.1f} s (kept for the next time)")
 
     def report(message):
         damaged.append(message)
@@ -1565,79 +1478,83 @@ def run(files, out, settings, blocklist, n_workers, rejects=None):
 
     def drop(page, stage, reason):
         if rejects:
-            line = {**page["record"], "stage": stage, "reason": reason}
-            rejects.write(json.dumps(line, ensure_ascii=False) + "\n")
+            rejects.write(to_json({**page["record"], "stage": stage, "reason": reason}))
 
-    with open(os.path.join(out, ".candidates.jsonl"), "w+", encoding="utf-8") as waiting:
-        raws = batches_of(read_files(files, report))
+    def survivors():
+        for line, verdict in zip(waiting, find_duplicates(np.array(keys, np.uint64), settings)):
+            page = json.loads(line)
+            stage, reason = verdict or (page["stage"], page["reason"])
+            count_page(counts, page["sizes"], stage, reason, n_early)
+            if stage:
+                drop(page, stage, reason)
+            else:
+                yield page["side"], page["record"]
+
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace", dir=out) as waiting:
+        raws = read_files(files, report)
         for done, pages in map_in_order(clean_batch, raws, n_workers, settings, blocklist):
             for page in pages:
-                if page["keys"] is None:
+                page_keys = page.pop("keys")
+                if page_keys is None:
                     count_page(counts, page["sizes"], page["stage"], page["reason"])
                     drop(page, page["stage"], page["reason"])
                 else:
-                    count_page(counts, page["sizes"][:first_late], None, None)
-                    keys.append(page.pop("keys"))
-                    waiting.write(json.dumps(page, ensure_ascii=False) + "\n")
+                    count_page(counts, page["sizes"][:n_early], None, None)
+                    keys.append(page_keys)
+                    waiting.write(to_json(page))
             progress(done)
-        verdicts = find_duplicates(np.array(keys, np.uint64), settings)
         waiting.seek(0)
-
-        def survivors():
-            for line, (stage, reason) in zip(waiting, verdicts):
-                page = json.loads(line)
-                stage, reason = (stage, reason) if stage else (page["stage"], page["reason"])
-                count_page(counts, page["sizes"], stage, reason, first_late)
-                if stage:
-                    drop(page, stage, reason)
-                else:
-                    yield page["side"], page["record"]
-
         n_kept = write_shards(survivors(), out)
     progress(n_bytes, last=True)
     seconds = time.perf_counter() - start
-    stats = {"documents": n_kept, "stages": counts, "damaged": damaged[:1000]}
-    stats |= {"n_damaged": len(damaged), "seconds": round(seconds, 1)}
-    return stats | {"pages_per_s": round(counts["read"]["in"] / seconds, 1), "settings": settings}
+    stats = {"documents": n_kept, "stages": counts, "n_damaged": len(damaged), "settings": settings}
+    stats |= {"damaged": damaged[:1000], "seconds": seconds}
+    stats |= {"pages_per_s": counts["read"]["in"] / seconds}
+    with open(os.path.join(out, "stats.json.part"), "w", encoding="utf-8") as file:
+        json.dump(stats, file, indent=1)
+    os.replace(file.name, os.path.join(out, "stats.json"))
+    return stats
+
+
+def to_json(value):
+    return json.dumps(value, ensure_ascii=False) + "\n"
 
 
 def find_duplicates(keys, settings):
-    """(N, 3 + bands) keys -> N times (stage, reason) or (None, None)."""
-    n = len(keys)
-    if not n:
-        return []
-    reasons = np.full(n, "", "U14")
-    if settings["exact"]:
+    """(N, 3 + bands) keys -> N times None or (stage, reason)."""
+    verdicts, unique = [None] * len(keys), np.ones(len(keys), bool)
+    if len(keys) and settings["exact"] is not None:
         reasons = exact(keys[:, 0], keys[:, 1], **settings["exact"])
-    verdicts = [("exact", str(reason)) if reason else (None, None) for reason in reasons]
-    signed = np.flatnonzero((reasons == "") & (keys[:, 2] == 1))
-    for i in signed[~first_of_cluster(keys[signed, 3:])]:
-        verdicts[i] = ("minhash", "near_duplicate")
+        unique = reasons == ""
+        for i in np.flatnonzero(~unique):
+            verdicts[i] = "exact", str(reasons[i])
+    if len(keys) and settings["minhash"] is not None:
+        signed = np.flatnonzero(unique & (keys[:, 2] == 1))
+        for i in signed[~first_of_cluster(keys[signed, 3:])]:
+            verdicts[i] = "minhash", "near_duplicate"
     return verdicts
 
 
 def write_shards(documents, out):
-    """(side, record) pairs -> train-00000.jsonl.gz, ..., val-00000.jsonl.gz, ...; the counts.
+    """(side, record) pairs -> train-00000.jsonl.gz, ..., val-00000.jsonl.gz, ...; their numbers.
+    Written in a temporary folder and put in the place of older ones at the end: all or nothing."""
+    n_kept, n_chars, n_shards, files = {"train": 0, "val": 0}, Counter(), Counter(), {}
+    with tempfile.TemporaryDirectory(dir=out) as folder:
 
-    Written beside the old ones and put in their place at the very end, all or nothing."""
-    n_kept, n_chars, shards, files = {"train": 0, "val": 0}, Counter(), Counter(), {}
-    temporary = []
+        def next_shard(side):
+            if side in files:
+                files[side].close()
+            name = os.path.join(folder, f"{side}-{n_shards[side]:05d}.jsonl.gz")
+            files[side] = gzip.GzipFile(name, "wb", compresslevel=6, mtime=0)
+            n_shards[side] += 1
+            n_chars[side] = 0
 
-    def next_shard(side):
-        if side in files:
-            files[side].close()
-        temporary.append(os.path.join(out, f".{side}-{shards[side]:05d}.jsonl.gz"))
-        shards[side] += 1
-        n_chars[side] = 0
-        files[side] = gzip.GzipFile(temporary[-1], "wb", compresslevel=6, mtime=0)
-
-    try:
         for side in n_kept:
             next_shard(side)
         for side, record in documents:
             if n_chars[side] > SHARD_CHARS:
                 next_shard(side)
-            files[side].write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+            files[side].write(to_json(record).encode("utf-8", "replace"))
             n_kept[side] += 1
             n_chars[side] += len(record["text"])
         for file in files.values():
@@ -1645,195 +1562,155 @@ def write_shards(documents, out):
         for name in os.listdir(out):
             if re.fullmatch(r"(train|val)-\d{5}\.jsonl\.gz", name):
                 os.remove(os.path.join(out, name))
-        for name in temporary:
-            folder, name = os.path.split(name)
-            os.replace(os.path.join(folder, name), os.path.join(folder, name[1:]))
-    finally:
-        for name in temporary:
-            if os.path.exists(name):
-                os.remove(name)
+        for name in os.listdir(folder):
+            os.replace(os.path.join(folder, name), os.path.join(out, name))
     return n_kept
-
-
-def read_files(files, report):
-    """The raw pages of all files, each with "done": the input bytes read so far."""
-    before = 0
-    for file in files:
-        for raw in read_raw(file, report):
-            yield {**raw, "done": before + raw["offset"]}
-        before += os.path.getsize(file)
 
 
 # --------------------------------------------------------------------------- what it shows
 
 
-def show_progress(counts, start, n_bytes):
-    """A function done_bytes -> None that redraws the table on a terminal once a second, and
-    elsewhere prints a line every ten seconds."""
-    terminal, shown = sys.stdout.isatty(), {"at": start, "lines": 0}
+def table(counts):
+    lines = [f"{'stage':11}{'in':>11}{'kept':>11}{'dropped':>11}{'characters':>16}  reasons"]
+    for stage, row in counts.items():
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in row["reasons"].most_common())
+        line = f"{stage:11}{row['in']:11,}{row['kept']:11,}{row['in'] - row['kept']:11,}"
+        lines.append(f"{line}{row['characters']:16,}  {reasons}")
+    return lines
+
+
+def show_progress(counts, n_bytes):
+    """A function of the bytes done: on a terminal it redraws the table once a second, elsewhere it
+    prints a line every ten seconds; at last the table."""
+    start, terminal = time.perf_counter(), sys.stdout.isatty()
+    shown = {"at": start, "lines": 0}
 
     def progress(done, last=False):
-        now = time.perf_counter()
+        now, n_pages = time.perf_counter(), counts["read"]["in"]
         if not last and now - shown["at"] < (1 if terminal else 10):
             return
-        shown["at"], n_pages = now, counts["read"]["in"]
-        left = (now - start) * (n_bytes - done) / max(done, 1)
-        line = f"{n_pages:,} pages | {counts['quality']['kept']:,} good ones before duplicates | "
-        line += f"{n_pages / (now - start):,.0f} pages/s | {left / 60:.0f} min left"
-        lines = table(counts) + [line] if terminal and not last else [line]
-        lines = table(counts) if last else lines
+        seconds = now - start
+        left = f"{seconds * (n_bytes - done) / max(done, 1) / 60:.1f} min left"
+        line = f"{n_pages:,} pages | {counts['quality']['kept']:,} good before duplicates"
+        line += f" | {n_pages / seconds:,.0f} pages/s | {left}"
+        lines = table(counts) if last else table(counts) + [line] if terminal else [line]
+        width = shutil.get_terminal_size().columns - 1 if terminal and not last else None
         if shown["lines"]:
             print(f"\x1b[{shown['lines']}A\x1b[J", end="")
-        shown["lines"] = len(lines) if terminal else 0
-        width = shutil.get_terminal_size().columns if terminal and not last else 10_000
-        print("\n".join(line[: width - 1] for line in lines), flush=True)
+        print("\n".join(line[:width] for line in lines), flush=True)
+        shown.update(at=now, lines=len(lines) if terminal else 0)
 
     return progress
 
 
-def match_curve(bands=BANDS, rows=ROWS):
-    """The probability of a match at each similarity, as one line of text."""
-    steps = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
-    chances = (f"{s:.2f}: {1 - (1 - s**rows) ** bands:.1%}" for s in steps)
-    return f"MinHash {bands} x {rows}, similarity: chance of a match | " + " | ".join(chances)
+def match_curve(bands, rows):
+    """The probability of a match at each similarity, as one line."""
+    chances = (f"{s:.2f} {1 - (1 - s**rows) ** bands:.1%}" for s in np.arange(0.5, 0.96, 0.05))
+    return f"MinHash {bands} x {rows}: chance that similar texts match | " + " | ".join(chances)
 
 
 def explain(name, files, settings, blocklist):
     """Prints every rule's measured value beside its limit for one page, and the verdict."""
     if name == "-":
-        raw = {"url": None, "id": None, "kind": "text", "body": sys.stdin.buffer.read()}
-        raw["kind"] = "html" if raw["body"].lstrip().startswith(b"<") else "text"
+        body = sys.stdin.buffer.read()
+        raw = raw_page(0, "html" if body.lstrip().startswith(b"<") else "text", body)
     elif os.path.isfile(name):
-        raw = next(iter(read_raw(name, print)), None)
+        raw = next(read_raw(name, print), None)
     else:
         raw = next((raw for raw in read_files(files, print) if raw["url"] == name), None)
     if raw is None:
-        raise ValueError(f"--explain {name}: no such file, nor a page of this URL in {files}")
+        raise ValueError(f"--explain {name}: no such file, and no page of that URL in the inputs")
+
+    def say(stage, rule, value="", sign="", limit="", failed=False):
+        value = f"{value:,.4g}" if isinstance(value, float) else value
+        print(f"{stage:18} {rule:22} {value:>12} {sign:1} {limit!s:8}{' fails' * failed}".rstrip())
+
+    print(f"{'stage':18} {'rule':22} {'value':>12} fails if")
+    nothing_off = {rule: limits or {} for rule, limits in settings.items()}
     document, reason = open_document(raw)
-    print(f"{'stage':18} {'rule':24} {'value':>12}   fails if\n{'read':18} {reason or 'ok'}")
-    if reason:
-        return
-    url = document["url"]
-    if url and settings["url"]:
-        print(f"{'url':18} {url_rule(url, blocklist=blocklist, **settings['url']) or 'ok':24} {url}")
-    text = extract_text(document["html"]) if "html" in document else document["text"].strip()
-    n = len(document.get("html") or document["text"])
-    print(f"{'extract':18} {'characters':24} {len(text):12,}   = 0 (of {n:,} of the page)")
-    code, score, reason = language_rule(text, **(settings["language"] or {}))
-    limits = settings["language"] or {"languages": "any", "min_score": math.nan}
-    print(f"{'language':18} {code:24} {score:12.3f}   ≤ {limits['min_score']}, not {limits['languages']}")
-    for stage, rule in RULES.items():
-        if not settings[stage]:
-            print(f"{stage:18} off")
-        elif stage in ("exact", "minhash"):
-            print(f"{stage:18} needs the other pages of the crawl")
-        elif stage == "c4":
-            limits = {k: v for k, v in settings["c4"].items() if k != "min_sentences"}
-            for line in text.splitlines():
-                if (reason := c4_line(line.strip(), **limits)[1]) and line.strip():
-                    print(f"{'c4':18} {reason:24} {line.strip()[:50]!r}")
-            text, reason = c4(text, **settings["c4"])
-            print(f"{'c4':18} {reason or 'ok'}")
-        elif hasattr(rule, "checks"):
-            for reason, value, sign, limit in rule.checks(text, **settings[stage]):
-                fails = "  <-- fails" if FAILS[sign](value, limit) else ""
-                print(f"{stage:18} {reason:24} {value:12.4g}   {sign} {limit}{fails}")
+    say("read", reason or "ok")
+    if reason is None:
+        if raw["url"]:
+            say("url", url_rule(raw["url"], blocklist=blocklist, **nothing_off["url"]) or "ok")
+        text = extract_text(document["html"]) if "html" in document else document["text"].strip()
+        say("extract", "characters", len(text), "=", 0, not text)
+        code, score = identify_language(text)
+        say("language", code, score, "≤", nothing_off["language"].get("min_score"),
+            language_rule(code, score, **nothing_off["language"]))  # fmt: skip
+        for rule in ("gopher_repetition", "gopher_quality", "c4", "fineweb"):
+            if rule == "c4":
+                limits = {k: v for k, v in nothing_off["c4"].items() if k != "min_sentences"}
+                for line in filter(None, map(str.strip, text.splitlines())):
+                    if reason := c4_line(line, **limits)[1]:
+                        say("c4", reason, repr(line[:60]))
+                text, reason = c4(text, **nothing_off["c4"])
+                say("c4", reason or "ok", failed=reason)
+            else:
+                for check, value, sign, limit in RULES[rule].checks(text, **nothing_off[rule]):
+                    say(rule, check, value, sign, limit, FAILS[sign](value, limit))
     page = clean_page(raw, settings, blocklist)
-    verdict = f"dropped by {page['stage']}: {page['reason']}" if page["stage"] else "kept"
-    print(f"verdict: {verdict}" + (" (if no duplicate)" if page["keys"] is not None else ""))
-
-
-def extract_batch(batch):
-    """For --only extract: [(url, text)] of the pages that are pages."""
-    documents = [open_document(raw)[0] for raw in batch]
-    return [
-        {"url": d["url"], "text": extract_text(d["html"]) if "html" in d else d["text"]}
-        for d in documents
-        if d
-    ]
+    verdict = f"dropped at {page['stage']}: {page['reason']}" if page["stage"] else "kept"
+    off = ", ".join(rule for rule, limits in settings.items() if limits is None)
+    print(f"verdict: {verdict}" + ", unless a duplicate" * (not page["stage"]) + f"; off: {off}" * bool(off))
 
 
 def only_extract(files, out, n_workers):
-    """Writes {"url", "text"} lines for scoring: to `out` if that is a .jsonl file, else into it."""
+    """Writes {"url", "text"} lines for scoring, to `out` if that names a .jsonl file."""
     path = out if out.endswith(".jsonl") else os.path.join(out, "extracted.jsonl")
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    n, warn = 0, functools.partial(print, "warning:", file=sys.stderr)
-    with open(path + ".part", "w", encoding="utf-8") as file:
-        for _, pages in map_in_order(extract_batch, batches_of(read_files(files, warn)), n_workers):
+    n, raws = 0, read_files(files, functools.partial(print, "warning:", file=sys.stderr))
+    with open(path + ".part", "w", encoding="utf-8", errors="replace") as file:
+        for _, pages in map_in_order(extract_batch, raws, n_workers):
             n += len(pages)
-            for page in pages:
-                line = json.dumps(page, ensure_ascii=False).encode("utf-8", "replace").decode()
-                file.write(line + "\n")
+            file.writelines(map(to_json, pages))
     os.replace(path + ".part", path)
-    print(f"wrote {n:,} extracted pages to {path}")
-
-
-def input_files(paths):
-    """Files as given, folders as the files in them that we can read, in a fixed order."""
-    files = []
-    for path in paths:
-        if os.path.isdir(path):
-            for folder, _, names in sorted(os.walk(path)):
-                named = (n for n in sorted(names) if re.search(READABLE, n))
-                files += [os.path.join(folder, name) for name in named]
-        elif os.path.isfile(path):
-            files.append(path)
-        else:
-            hint = "; `python world.py` makes the default input" if "world" in path else ""
-            raise ValueError(f"no such file or folder: {path}{hint}")
-    if not files:
-        raise ValueError(f"nothing to read in {', '.join(paths)}: no .warc, .wet, .html, .jsonl, .txt")
-    return files
+    return f"wrote {n:,} extracted pages to {path}"
 
 
 def main(arguments=None):
+    names = (f"{name}={(read_settings()[0][rule][key])}" for name, (rule, key) in read_settings()[1].items())
     parser = argparse.ArgumentParser(
-        description="The crawl becomes clean text.", epilog=settings_help(), formatter_class=argparse.RawDescriptionHelpFormatter
+        description="The crawl becomes clean text.",
+        epilog=textwrap.fill("settings: " + " ".join(names), 98, break_on_hyphens=False),
     )
     add = parser.add_argument
-    add("inputs", nargs="*", default=["out/world/crawl.warc.gz"], help="WARC, WET, HTML, JSON lines, text, folders")
+    add("inputs", nargs="*", default=["out/world/crawl.warc.gz"], help="files and folders to read")
     add("--out", default="out/docs", help="folder for the documents (%(default)s)")
-    add("--language", default="en", help="codes to keep, like en,de, or any (%(default)s)")
-    add("--set", action="append", default=[], metavar="NAME=VALUE", help="a threshold or rule; =off switches it off")
-    add("--blocklist", metavar="DIR", help="UT1 lists: DIR/CATEGORY/domains and /urls")
-    add("--explain", metavar="PAGE", help="an HTML file, a URL in the inputs, or - for standard input")
-    add("--rejects", metavar="FILE", help="keep every dropped page with its reason")
+    add("--language", default="en", help="languages to keep: en,de or any (%(default)s)")
+    add("--set", action="append", default=[], metavar="NAME=VALUE", help="a threshold, or RULE=off")
+    add("--blocklist", metavar="DIR", help="UT1 lists: DIR/CATEGORY/domains, DIR/CATEGORY/urls")
+    add("--explain", metavar="PAGE", help="an HTML file, a URL of the inputs, or - for stdin")
+    add("--rejects", metavar="FILE", help="keep every dropped page there with its reason")
     add("--only", choices=["extract"], help="stop after extraction: lines {url, text}")
     add("--workers", type=int, default=os.cpu_count(), help="processes (%(default)s)")
     args = parser.parse_args(arguments)
     try:
-        settings = read_settings([f"language_languages={args.language}", *args.set])
+        settings, _ = read_settings([f"language_languages={args.language}", *args.set])
         if args.workers < 1:
-            raise ValueError(f"--workers {args.workers}: at least one is needed")
+            raise ValueError(f"--workers {args.workers}: there must be at least one")
         print("config:", json.dumps(vars(args) | {"settings": settings}))
         blocklist = load_blocklist(args.blocklist) if args.blocklist else None
+        alone = args.explain == "-" or os.path.isfile(args.explain or "")
+        files = [] if alone else input_files(args.inputs)
         if args.explain:
-            files = [] if args.explain == "-" or os.path.isfile(args.explain) else input_files(args.inputs)
-            return explain(args.explain, files, settings, blocklist)
-        files = input_files(args.inputs)
-        if args.only:
-            return only_extract(files, args.out, args.workers)
-        if settings["minhash"]:
-            print(match_curve(settings["minhash"]["bands"], settings["minhash"]["rows"]))
-        with open(args.rejects or os.devnull, "w", encoding="utf-8") as rejects:
-            stats = run(files, args.out, settings, blocklist, args.workers, args.rejects and rejects)
-        stats_path = os.path.join(args.out, "stats.json")
-        with open(stats_path + ".part", "w") as file:
-            json.dump(stats, file, indent=1)
-        os.replace(stats_path + ".part", stats_path)
-        n = stats["documents"]
-        print(f"wrote {n['train']:,} train and {n['val']:,} val documents to {args.out}; {stats['pages_per_s']:,} pages/s; next: python bpe.py")
-    except (ValueError, OSError) as error:
+            explain(args.explain, files, settings, blocklist)
+        elif args.only:
+            print(only_extract(files, args.out, args.workers))
+        else:
+            if settings["minhash"]:
+                print(match_curve(settings["minhash"]["bands"], settings["minhash"]["rows"]))
+            with open(args.rejects or os.devnull, "w", encoding="utf-8", errors="replace") as rejects:
+                stats = run(files, args.out, settings, blocklist, args.workers, args.rejects and rejects)
+            n, speed = stats["documents"], stats["pages_per_s"]
+            print(f"wrote {n['train']:,} documents to train on and {n['val']:,} to validate to "
+                  f"{args.out} ({speed:,.0f} pages/s); next: python bpe.py")  # fmt: skip
+    except (ValueError, OSError, BrokenProcessPool) as error:
         print(f"data.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; nothing was written", file=sys.stderr)
         return 130
-
-
-def settings_help():
-    pairs = (f"{stage.split('_')[0]}_{name}={value}" for stage, limits in read_settings([]).items() for name, value in limits.items())
-    return "settings:\n" + textwrap.fill("  ".join(pairs), 98, break_long_words=False)
+    return 0
 
 
 if __name__ == "__main__":
