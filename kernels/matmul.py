@@ -28,7 +28,8 @@ import numba
 import numpy as np
 from numba import njit, prange
 
-NC = 256  # columns of a panel, and the row stride of panel and tile, in elements
+NC = 256  # columns of a panel
+STRIDE = NC + 16  # from row to row in panel and tile: a power of two would crowd a few cache sets
 KC = 256  # depth of a panel: NC * KC * 4 bytes = 256 KiB, inside the L2 cache of current cores
 FEW = 8  # up to so many rows packing does not pay: decoding multiplies one row
 SERIAL_FLOPS = 400_000  # below this a second thread costs more (some 10 us to wake it) than it saves
@@ -89,7 +90,7 @@ def _rectangle(a, b, trans_a, trans_b, out, accumulate, i0, i1, j0, j1):
     K = a.shape[0] if trans_a else a.shape[1]
     row_stride, depth_stride = (1, M) if trans_a else (K, 1)
     flat = a.reshape(-1)
-    panel, tile = _aligned(min(K, KC) * NC, a), _aligned(4 * NC, a)
+    panel, tile = _aligned(min(K, KC) * STRIDE, a), _aligned(4 * STRIDE, a)
     if K == 0 and not accumulate:
         out[i0:i1, j0:j1] = 0
     for c0 in range(j0, j1, NC):
@@ -101,13 +102,13 @@ def _rectangle(a, b, trans_a, trans_b, out, accumulate, i0, i1, j0, j1):
             for i in range(i0, i1, 4):
                 top = min(i, M - 4)  # the last four rows may overlap the ones before: write new ones
                 for r in range(4):
-                    row, t = out[top + r, c0:c1], tile[r * NC:]
+                    row, t = out[top + r, c0:c1], tile[r * STRIDE:]
                     for j in range(c1 - c0):
                         t[j] = 0 if fresh else row[j]
                 _step(flat, top * row_stride + k0 * depth_stride, row_stride, depth_stride,
                       k1 - k0, panel, tile, (c1 - c0 + 15) // 16)
                 for r in range(i - top, 4):
-                    row, t = out[top + r, c0:c1], tile[r * NC:]
+                    row, t = out[top + r, c0:c1], tile[r * STRIDE:]
                     for j in range(c1 - c0):
                         row[j] = t[j]
 
@@ -127,21 +128,21 @@ def _pack(b, trans_b, k0, k1, j0, j1, panel):
         for j in range(n):
             row, column = b[j0 + j, k0:k1], panel[j:]
             for k in range(k1 - k0):
-                column[k * NC] = row[k]
+                column[k * STRIDE] = row[k]
     else:
         for k in range(k1 - k0):
-            row, line = b[k0 + k, j0:j1], panel[k * NC:]
+            row, line = b[k0 + k, j0:j1], panel[k * STRIDE:]
             for j in range(n):
                 line[j] = row[j]
     if n % 16:
         for k in range(k1 - k0):
             for j in range(n, (n + 15) // 16 * 16):
-                panel[k * NC + j] = 0
+                panel[k * STRIDE + j] = 0
 
 
 @njit(fastmath=FAST)
 def _step(a, x, row_stride, depth_stride, depth, panel, tile, n16):
-    """tile (4,NC) += four rows of a (which start at flat position x) @ panel (depth,NC).
+    """tile (4, STRIDE) += four rows of a (which start at flat position x) @ panel (depth, STRIDE).
 
     n16 counts the columns in sixteens. Letters x, y, z, w are the four rows of a."""
     down, on = np.uintp(row_stride), np.uintp(depth_stride)  # unsigned: no test for a[-1]
@@ -156,22 +157,22 @@ def _step(a, x, row_stride, depth_stride, depth, panel, tile, n16):
         x, y, z, w = x + on, y + on, z + on, w + on
         x3, y3, z3, w3 = a[x], a[y], a[z], a[w]
         x, y, z, w = x + on, y + on, z + on, w + on
-        b = panel[k * NC:(k + 4) * NC]
+        b = panel[k * STRIDE:(k + 4) * STRIDE]
         for j in range(16 * n16):
-            b0, b1, b2, b3 = b[j], b[NC + j], b[2 * NC + j], b[3 * NC + j]
+            b0, b1, b2, b3 = b[j], b[STRIDE + j], b[2 * STRIDE + j], b[3 * STRIDE + j]
             tile[j] += x0 * b0 + x1 * b1 + x2 * b2 + x3 * b3
-            tile[NC + j] += y0 * b0 + y1 * b1 + y2 * b2 + y3 * b3
-            tile[2 * NC + j] += z0 * b0 + z1 * b1 + z2 * b2 + z3 * b3
-            tile[3 * NC + j] += w0 * b0 + w1 * b1 + w2 * b2 + w3 * b3
+            tile[STRIDE + j] += y0 * b0 + y1 * b1 + y2 * b2 + y3 * b3
+            tile[2 * STRIDE + j] += z0 * b0 + z1 * b1 + z2 * b2 + z3 * b3
+            tile[3 * STRIDE + j] += w0 * b0 + w1 * b1 + w2 * b2 + w3 * b3
     for k in range(depth // 4 * 4, depth):
         x0, y0, z0, w0 = a[x], a[y], a[z], a[w]
         x, y, z, w = x + on, y + on, z + on, w + on
-        b = panel[k * NC:(k + 1) * NC]
+        b = panel[k * STRIDE:(k + 1) * STRIDE]
         for j in range(16 * n16):
             tile[j] += x0 * b[j]
-            tile[NC + j] += y0 * b[j]
-            tile[2 * NC + j] += z0 * b[j]
-            tile[3 * NC + j] += w0 * b[j]
+            tile[STRIDE + j] += y0 * b[j]
+            tile[2 * STRIDE + j] += z0 * b[j]
+            tile[3 * STRIDE + j] += w0 * b[j]
 
 
 @njit(fastmath=FAST)
