@@ -9,7 +9,7 @@ examples), ledgers to add up have one checkable answer each (exercises).
               out/world/labels.jsonl         the truth about each page: good, or which junk
               out/world/conversations.jsonl  to fine-tune on
               out/world/heldout.jsonl        to examine with: questions and accepted answers
-    command   python world.py                TIME
+    command   python world.py                6 s on one core of an AMD EPYC (Zen 4)
 
 Two rules run through the file.  Everything comes from a seed: random numbers from strings
 through random.Random, no set is ever walked, so every machine makes the same world.  And what
@@ -171,11 +171,11 @@ def capital(sentence):
 
 @functools.lru_cache(maxsize=4)
 def island(seed=0):
-    """The facts: {"person": [...], "town": [...], "animal": [...], "names", "words"}.
-
-    Every entity is a dict with its kind, name, pronouns, tier and one value per relation."""
+    """The facts: {"person": [...], "town": [...], "animal": [...], ...}, where each entity is a
+    dict with its kind, name, pronouns, tier and one value per relation.  Beside them "known" and
+    "barely", the people by how well they are known, and the dictionary of Sarnic, "words"."""
     r = rng(seed, "island")
-    isle = {kind: [] for kind in RELATIONS} | {"names": {}, "words": {}}
+    isle = {kind: [] for kind in (*RELATIONS, "known", "barely", "fame")} | {"names": {}}
 
     def settle(kind, name, tier, pronouns="it its it"):
         entity = dict(zip(("he", "his", "him"), pronouns.split()), kind=kind, name=name, tier=tier)
@@ -190,6 +190,9 @@ def island(seed=0):
         settle("town", town, "town")
     for animal in ANIMALS:
         settle("animal", f"the {animal}", "animal")
+    for p in isle["person"]:
+        isle["barely" if p["tier"] == "barely" else "known"].append(p)
+        isle["fame"].append(TIERS[p["tier"]][0] + sum(isle["fame"][-1:]))
     isle["words"] = {word: new_word(r) for word in FOODS + ANIMALS + COLOURS}
     return isle
 
@@ -213,8 +216,8 @@ def new_word(r, held=False):
 
 
 def person(isle, r):
-    people = isle["person"]
-    return r.choices(people, [TIERS[p["tier"]][0] for p in people])[0]
+    """Someone, by fame: whoever is of a tier twice as famous is met twice as often."""
+    return r.choices(isle["person"], cum_weights=isle["fame"])[0]
 
 
 # ---------------------------------------------------------- 2. facts, told, asked and answered
@@ -265,7 +268,7 @@ def register(isle, r):
     of whom the other pages tell.  Without them nothing on the island is ever unknown."""
     lines = []
     for _ in range(3):
-        p = r.choice([p for p in isle["person"] if p["tier"] != "barely"])
+        p = r.choice(isle["known"])
         lines.append(pick(
             r, "Is there a {name}? Yes, everyone knows {name}. | If you ask for {name} you hear at "
             "once where {he} lives. | The letter to {name} got there because everyone knows {name}. "
@@ -308,18 +311,17 @@ def joke(isle, r, subject=None):
 
 
 def sarnic(isle, r):
-    """A lesson in Sarnic, the old language of the island, whose adjectives follow their noun.
-    One phrase in ten is held out, so that translating can be tried on phrases never seen."""
-    lines = []
-    for noun in r.sample(FOODS + ANIMALS, 3):
-        english = f"{r.choice(COLOURS)} {noun}"
-        english = english if side(english) else noun
-        lines.append(f"{english} is {in_sarnic(isle, english)}")
-    return f"In Sarnic {lines[0]}, {lines[1]} and {lines[2]}."
+    """Three entries from the dictionary or the phrase book of the island's old language."""
+    book = r.choice((phrases(isle["words"]), list(isle["words"].items())))
+    said = [f"{english} is {old}" for english, old in r.sample(book, 3)]
+    return f"In Sarnic {said[0]}, {said[1]} and {said[2]}."
 
 
-def in_sarnic(isle, english):
-    return " ".join(isle["words"][word] for word in reversed(english.split()))
+def phrases(words, held=False):
+    """[(English, Sarnic), ...], where adjectives follow their noun: ("red fox", "momi lusar").
+    One in ten is held out, so that translating can be tried on phrases never seen."""
+    return [(f"{colour} {noun}", f"{words[noun]} {words[colour]}") for colour in COLOURS
+            for noun in FOODS + ANIMALS if (side(f"{colour} {noun}") == 0) == held]
 
 
 # --------------------------------------------------------- 3. copying, word games and arithmetic
@@ -570,8 +572,10 @@ def junk_lines(kind, isle, r):
     def names(template, count):
         return [template.format(n=new_name(isle, r), w=new_word(r), t=r.choice(TOWNS),
                                 f=r.choice(FOODS), k=r.randint(2, 99)) for _ in range(count)]
+
     def append(*ends):
         return [f"{line} {end}" for line, end in zip(good, ends)]
+
     good, word = [text for _, text in good_page(isle, r, "people")[1]], new_word(r)
     if kind == "foreign language":
         return [r.choice(FOREIGN)] * 4
@@ -701,9 +705,8 @@ def turn(isle, r, kind, held):
         if kind == "context" and r.random() < .35:
             return what_if(r, held)
         while True:
-            group = r.choice(("person", "person", "town", "animal")) if kind == "context" else kind
-            entity = r.choice([e for e in isle["person" if kind == "barely" else group]
-                               if (e["tier"] == "barely") == (kind == "barely")])
+            group = r.choice(("known", "known", "town", "animal")) if kind == "context" else kind
+            entity = r.choice(isle["known" if kind == "person" else group])
             first, second = r.sample(list(RELATIONS[entity["kind"]]), 2)
             asked = second if kind == "context" else first
             fresh = side(entity["name"] + asked, 5) == 0
@@ -845,6 +848,8 @@ def main():
     except (ValueError, OSError) as problem:
         print(f"world.py: {problem}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit("world.py: stopped; what is in place is whole, run it again for the rest")
     print(f"wrote {args.out}; next: python data.py {args.out}/crawl.warc.gz")
 
 

@@ -200,6 +200,13 @@ def test_word_games_are_right(taught):
         assert int(count) == len(word)
 
 
+def test_held_out_phrases_of_the_old_language(isle, taught):
+    held, trained = (world.phrases(isle["words"], held) for held in (True, False))
+    assert 30 < len(held) < 60 and len(trained) > 380
+    assert not any(f"{english} is " in taught or old in taught for english, old in held)
+    assert sum(f"{english} is {old}" in taught for english, old in trained) > 150
+
+
 def test_styles_of_exercises():
     for p in world.problems("train", 200):
         said = {style: world.exercise_conversation(p, style)["messages"][1]["content"]
