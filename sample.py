@@ -1,112 +1,449 @@
-"""4. Inference: a network writes. From the next token's probabilities to text, demonstrations, a chat.
+"""4. Inference: a network writes, token after token, each drawn from what it thinks likely.
+
+    python sample.py --prompt "Once"          goes on from a prompt, shown as it comes
+    python sample.py --prompt "Once" --probs  the candidates for each token, as bars
+    python sample.py --demo dreams            a base model's psychology: dreams, regurgitation, zip
+    python sample.py --chat                   a conversation with what sft.py or rl.py trained
+    python sample.py --model stories260K.bin --tokenizer tok512.bin     llama2.c's files work too
+
+Reads a checkpoint (out/base/; --chat the last of out/sft/, out/rl/) and for two demonstrations
+out/tokens/; writes to the terminal. The prompt goes through the network in one piece and leaves its
+keys and values in a cache; then each step feeds the token drawn before and draws the next. All rows
+of a batch step together, a row that has ended leaves it, and no row's draws depend on the others.
+A sequence ends where the context is full.
+
+@TIMING@
+Sources: Fan et al. 2018 (top-k), Holtzman et al. 2020 (top-p), llama2.c (its tokenizer file).
+Left out: beam search and repetition penalties, which hide what the network thinks; speculative
+decoding; a context that slides, since the cached keys are rotated for their places.
 """
+import argparse
+import codecs
+import gzip
+import json
+import lzma
+import os
+import struct
+import sys
+import time
+
 import numpy as np
 from numba import njit
 
+from bpe import CHAT_SPECIALS, END, Tokenizer, printable, render_chat
 from kernels.rows import FAST, exp
-from model import Cache, decode, prefill
+from model import Cache, count, decode, load, prefill, token_losses
+
+CANDIDATES, BAR = 6, 40  # --probs: lines a token; letters in a bar of 100%
+DREAMS = 5  # texts from the same prompt
+PREFIXES = 32  # places of a text that the network is to go on from
+SEARCHED = 20_000_000  # training tokens that are searched for copies: takes some seconds
+ZIPPED = 32_768  # held-out tokens that are compressed
+ANSWER = 1 / 4  # of the context that --chat keeps free for the answer
 
 
 # ---- One token: from logits to a choice ----
 
 @njit(fastmath=FAST, cache=True)
-def cut_off(weights, amounts, target):
-    """The highest weight w such that the amounts of all weights >= w add up to target.
+def keep_highest(weights, amounts, target):
+    """Zeroes weights (V,) in [0,1] but the highest, so many that their amounts add up to target.
 
-    Found without sorting: as bits, positive floats are in the order of whole numbers, so halving
-    the range of bits 30 times is exact, and each pass over the V weights runs in vectors."""
-    low, high = 0, 0x3F800001  # the bits of 0.0, and of the number behind 1.0
+    Sorting would take longer than the network. But the bits of positive floats, read as whole
+    numbers, are in the same order: halving their range 30 times finds the border exactly, each time
+    with one pass that runs in vectors. Weights equal to the border's all stay."""
+    low, high = 0, 0x3F800001  # the bits of 0.0, and of the next number after 1.0
     while high - low > 1:
         middle = (low + high) // 2
-        w, total = np.int32(middle).view(np.float32), np.float32(0)
+        border, total = np.int32(middle).view(np.float32), np.float32(0)
         for j in range(len(weights)):
-            total += amounts[j] if weights[j] >= w else np.float32(0)
+            total += amounts[j] if weights[j] >= border else np.float32(0)
         if total >= target:
             low = middle
         else:
             high = middle
-    return np.int32(low).view(np.float32)
+    border = np.int32(low).view(np.float32)
+    for j in range(len(weights)):
+        weights[j] = weights[j] if weights[j] >= border else np.float32(0)
 
 
 @njit(fastmath=FAST, cache=True)
 def draw(logits, temperature, top_k, top_p, numbers, tokens, logprobs):
-    """Chooses tokens (N,) by logits (N,V) and numbers (N,) from [0,1); logprobs (N,) in nats are of
-    the unchanged distribution (temperature 1, all tokens), as training sees it. top_k 0: all."""
+    """Draws tokens (N,) by logits (N,V) with numbers (N,) from [0,1). logprobs (N,), in nats, are
+    the network's own: at temperature 1, nothing cut off. top_k 0 and top_p 1 cut nothing off."""
     N, V = logits.shape
     weights, ones = np.empty(V, np.float32), np.ones(V, np.float32)
     for i in range(N):
-        row, best, total = logits[i], logits[i].argmax(), np.float32(0)
+        row, best, total, left = logits[i], logits[i].argmax(), np.float32(0), 0.0
         for j in range(V):
-            weights[j] = exp(np.float32(row[j] - row[best]))  # best has weight 1
-            total += weights[j]
+            total += exp(np.float32(row[j] - row[best]))
         tokens[i] = best
         if temperature > 0:
-            warmth, floor = np.float32(1 / temperature), np.float32(0)
+            warmth = np.float32(1 / temperature)
             for j in range(V):
-                weights[j] = exp(np.float32(row[j] - row[best]) * warmth)
+                weights[j] = exp(np.float32(row[j] - row[best]) * warmth)  # the best one's is 1
             if 0 < top_k < V:
-                floor = cut_off(weights, ones, np.float32(top_k))
+                keep_highest(weights, ones, np.float32(top_k))
             if top_p < 1:
-                for j in range(V):
-                    weights[j] = weights[j] if weights[j] >= floor else np.float32(0)
-                floor = max(floor, cut_off(weights, weights, np.float32(top_p) * weights.sum()))
-            kept = 0.0
-            for j in range(V):
-                kept += weights[j] if weights[j] >= floor else np.float32(0)
-            left = numbers[i] * kept  # walk along the kept weights, laid end to end, to this place
-            for j in range(V):
-                if weights[j] >= floor:
-                    left -= weights[j]
+                keep_highest(weights, weights, np.float32(top_p) * weights.sum())
+            left = numbers[i] * weights.sum()
+            for j in range(V):  # lay the weights end to end; the number points at one
+                left -= weights[j]
+                if left < 0:
                     tokens[i] = j
-                    if left < 0:
-                        break
+                    break
         logprobs[i] = row[tokens[i]] - row[best] - np.log(total)
 
 
 # ---- Many tokens ----
 
+def fit(prompt, config, max_new_tokens):
+    """The prompt, or if it fills the context its end, so that there is room to write."""
+    if len(prompt) < config.ctx:
+        return prompt
+    kept = max(1, config.ctx // 2, config.ctx - max_new_tokens)
+    print(f"(a prompt of {len(prompt)} tokens fills the context of {config.ctx}: only its last "
+          f"{kept} are read)", file=sys.stderr)
+    return prompt[-kept:]
+
+
 def stream(params, config, prompts, max_new_tokens, temperature=1.0, top_k=None, top_p=None, seed=0,
            stop=()):
-    """Continues the prompts, an array (B,T) or B lists of ids of any lengths. After each step yields
-    rows (N,), their new tokens (N,), logprobs (N,) and logits (N,V); rows are those still going.
-    """
-    if len(prompts) == 0 or min(map(np.size, prompts)) == 0 or np.ndim(prompts[0]) != 1:
-        raise ValueError("prompts must be an array (B,T) or lists of ids, each with a token at least")
-    if not temperature >= 0 or (top_k is not None and top_k < 1) or not 0 < (top_p or 1.0) <= 1:
-        raise ValueError(f"temperature {temperature}, top_k {top_k}, top_p {top_p}: expected "
-                         "temperature >= 0, top_k >= 1, 0 < top_p <= 1")
-    keep = max(config.ctx // 2, config.ctx - max_new_tokens)
-    prompts = [p if len(p) < config.ctx else p[-keep:] for p in prompts]
-    lengths = np.array([len(p) for p in prompts])
-    ids = np.zeros((len(prompts), lengths.max()), np.int64)
+    """Goes on from prompts, an array (B,T) or B lists of ids of any lengths. Yields at each step
+    the rows (N,) that still go on, their new tokens (N,), logprobs (N,) and logits (N,V).
+
+    A row ends with an id in stop, after max_new_tokens, or with config.ctx tokens in all.
+    Temperature 0 takes the likeliest. Row b draws by random numbers of its own, from (seed, b)."""
+    if not len(prompts) or not all(np.ndim(prompt) == 1 and len(prompt) for prompt in prompts):
+        raise ValueError("prompts must be an array (B,T) or B lists of ids, none of them empty")
+    top_k, top_p = 0 if top_k is None else top_k, 1.0 if top_p is None else top_p
+    if not (max_new_tokens >= 0 and temperature >= 0 and top_k >= 0 and 0 < top_p <= 1):
+        raise ValueError(f"{max_new_tokens} tokens, temperature {temperature}, top_k {top_k}, "
+                         f"top_p {top_p}: none may be below 0, and top_p is above 0, up to 1")
+    prompts = [fit(prompt, config, max_new_tokens) for prompt in prompts]
+    B, lengths = len(prompts), np.array([len(prompt) for prompt in prompts])
+    n_steps = min(max_new_tokens, config.ctx - min(lengths))
+    ids = np.zeros((B, max(lengths)), np.int64)  # padded on the right
     for row, prompt in zip(ids, prompts):
         row[:len(prompt)] = prompt
-    n_steps = min(max_new_tokens, config.ctx - lengths.min())
-    numbers = np.array([np.random.default_rng((seed, row)).random(n_steps) for row in range(len(ids))])
-    stops = np.zeros(config.vocab, bool)
-    stops[list(stop)] = True
-    cache = Cache(params, config, len(ids), lengths.max() + max_new_tokens)
-    logits, rows = prefill(config, cache, ids, lengths), np.arange(len(ids))
+    numbers = np.array([np.random.default_rng((seed, row)).random(n_steps) for row in range(B)])
+    stops = np.isin(np.arange(config.vocab), list(stop))  # (V,)
+    cache = Cache(params, config, B, max(lengths) + n_steps)
+    rows, logits = np.arange(B), prefill(config, cache, ids, lengths)
     for step in range(n_steps):
         tokens, logprobs = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
-        draw(logits, float(temperature), top_k or 0, top_p or 1.0, numbers[rows, step], tokens, logprobs)
+        draw(logits, float(temperature), top_k, top_p, numbers[rows, step], tokens, logprobs)
         if not np.isfinite(logprobs).all():
-            raise ValueError("the network's output is not a number: its weights are damaged")
+            raise ValueError("the network's output is no number: its weights are damaged")
         yield rows, tokens, logprobs, logits
-        stay = ~stops[tokens] & (cache.lengths[rows] + 1 < config.ctx)
-        rows, tokens = rows[stay], tokens[stay]
-        if step + 1 == n_steps or not len(rows):
+        going = ~stops[tokens] & (cache.lengths[rows] + 1 < config.ctx)
+        rows, tokens = rows[going], tokens[going]
+        if not len(rows) or step + 1 == n_steps:
             break
         logits = decode(config, cache, tokens, rows)
 
 
 def generate(params, config, ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None, seed=0,
              stop=()):
-    """The new ids behind the prompts ids, see stream. For an array (B,T) without stop an array (B,n)
-    of them, otherwise B lists, each ending with its stop token if it met one."""
-    out = [[] for _ in ids]
+    """The new ids behind the prompts ids (see stream): of an array (B,T) without stop an array
+    (B,n), otherwise B lists, each ending with the stop id it met, if any."""
+    new = [[] for _ in ids]
     for rows, tokens, _, _ in stream(params, config, ids, max_new_tokens, temperature, top_k, top_p,
                                      seed, stop):
         for row, token in zip(rows.tolist(), tokens.tolist()):
-            out[row].append(token)
-    return np.array(out, np.int64) if isinstance(ids, np.ndarray) and not len(stop) else out
+            new[row].append(token)
+    return np.array(new, np.int64) if isinstance(ids, np.ndarray) and not len(stop) else new
+
+
+# ---- Files ----
+
+class Llama2cTokenizer:
+    """llama2.c's file: int32 longest length, then per token float32 score, int32 length, bytes. As
+    in SentencePiece, text begins with a blank, and what merges first is the pair whose union scores
+    best. Ids: 1 stands before every document (so it is our END), 3 to 258 are the bytes."""
+
+    def __init__(self, path):
+        with open(path, "rb") as file:
+            content, at, self.tokens, self.scores = file.read(), 4, [], []
+        try:
+            while at < len(content) or len(self.tokens) < 259:
+                score, n = struct.unpack_from("<fi", content, at)
+                self.tokens += struct.unpack_from(f"{n}s", content, at + 8)
+                self.scores.append(score)
+                at += 8 + n
+        except struct.error:
+            raise ValueError(f"{path}: no llama2.c tokenizer, or cut short at byte {at}") from None
+        self.tokens[3:259] = [bytes([byte]) for byte in range(256)]  # in the file: "<0x0A>"
+        self.ids = {token: k for k, token in enumerate(self.tokens) if k > 2}
+        self.vocab_size, self.special_tokens = len(self.tokens), {END: 1}
+
+    def fingerprint(self):
+        return "llama2.c"  # of no checkpoint of ours
+
+    def token_bytes(self, token_id):
+        return self.tokens[token_id]
+
+    def encode(self, text):
+        ids = []
+        for c in map(str.encode, " " + text if text else ""):
+            ids += [self.ids[c]] if c in self.ids else [byte + 3 for byte in c]
+        while True:
+            unions = [self.ids.get(self.tokens[a] + self.tokens[b]) for a, b in zip(ids, ids[1:])]
+            best = max((k for k in unions if k), key=self.scores.__getitem__, default=None)
+            if best is None:
+                return ids
+            ids[unions.index(best):unions.index(best) + 2] = [best]
+
+    def decode(self, ids):
+        text = b"".join([self.tokens[k] for k in ids if k > 2]).decode("utf-8", "replace")
+        return text.removeprefix(" ")
+
+
+def open_model(path, tokenizer_path=None):
+    """(params, config, tokenizer) of a checkpoint; it must be the tokenizer it learned with."""
+    params, config = load(path)
+    file, wanted = tokenizer_path or os.path.join(path, "tokenizer.json"), None
+    if not os.path.exists(file):
+        raise ValueError(f"{file}: no tokenizer there; name the model's with --tokenizer")
+    tokenizer = Llama2cTokenizer(file) if file.endswith(".bin") else Tokenizer.load(file)
+    if os.path.isdir(path):
+        with open(os.path.join(path, "config.json"), encoding="utf-8") as f:
+            wanted = json.load(f).get("tokenizer_fingerprint")
+    if wanted not in (None, tokenizer.fingerprint()) or tokenizer.vocab_size > config.vocab:
+        raise ValueError(f"{file}: not the tokenizer that {path} was trained with ({config.vocab} "
+                         f"tokens, fingerprint {wanted}); leave out --tokenizer, or name that one")
+    return params, config, tokenizer
+
+
+def stored_tokens(model, part, T):
+    """tokens/PART.npy beside the checkpoint folder, memory-mapped; more than T tokens."""
+    path = os.path.join(os.path.dirname(os.path.normpath(model)), "tokens", part + ".npy")
+    if not os.path.exists(path):
+        raise ValueError(f"{path}: no tokens there; python bpe.py makes them")
+    tokens = np.load(path, mmap_mode="r")
+    if len(tokens) <= T:
+        raise ValueError(f"{path}: {len(tokens)} tokens; this needs more than a context of {T}")
+    return tokens
+
+
+# ---- The terminal ----
+
+def paint(text, code):
+    """text in a colour, on a terminal and unless NO_COLOR is set."""
+    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    return f"\x1b[{code}m{text}\x1b[0m" if coloured else text
+
+
+def show_candidates(tokenizer, logits, drawn):
+    """Bars of the likeliest next tokens by logits (V,) at temperature 1; the drawn one marked."""
+    p = np.exp(logits - logits.max())
+    p /= p.sum()
+    top = np.argsort(-p)[:CANDIDATES].tolist()
+    for token in top if drawn in top else [*top, drawn]:
+        name, bar = printable(tokenizer.token_bytes(token)), "█" * round(BAR * p[token])
+        line = f"{name:>16} {p[token]:6.1%} {bar}"
+        print(paint(line + " <- drawn", "32") if token == drawn else line)
+    print()
+
+
+def speak(net, ids, stop, how, probs=False):
+    """Prints what follows ids as it comes, and why it ends unless the network ended it. Returns the
+    new ids. Ctrl-C ends it too."""
+    params, config, tokenizer = net
+    new, text, why = [], codecs.getincrementaldecoder("utf-8")("replace"), " ..."
+    try:
+        for _, (token,), _, (logits,) in stream(params, config, [ids], stop=stop, **how):
+            new.append(int(token))
+            if probs:
+                show_candidates(tokenizer, logits, token)
+            elif token in stop:
+                why = ""
+            else:
+                part = text.decode(tokenizer.token_bytes(new[-1]))  # keeps half characters back
+                print(part.lstrip() if len(ids) == len(new) == 1 else part, end="", flush=True)
+        if why and len(ids) + len(new) == config.ctx:
+            why = f" (the context of {config.ctx} tokens is full)"
+    except KeyboardInterrupt:
+        why = " (stopped)"
+    print(text.decode(b"", final=True) + paint(why, "2"))
+    return new
+
+
+# ---- Psychology of a base model ----
+
+def dreams(net, ids, stop, how, n):
+    """n texts from the same prompt."""
+    params, config, tokenizer = net
+    for number, new in enumerate(generate(params, config, [ids] * n, stop=stop, **how), 1):
+        text = tokenizer.decode([token for token in ids[1:] + new if token not in stop])
+        print(paint(f"---- {number} ----", "2") + f"\n{text}")
+    print(f"Same prompt, same weights: only the random numbers of the {n} dreams differ.")
+
+
+def longest_copy(new, text):
+    """(length, start): the longest run of the ids new that stands somewhere in the ids text."""
+    best = (0, 0)
+    for start in range(len(new)):
+        places, n = np.flatnonzero(text == new[start]), 0
+        while len(places):
+            n += 1  # new[start:start + n] stands at these places
+            best = max(best, (n, start), key=lambda run: run[0])
+            places = places[places + n < len(text)] if start + n < len(new) else places[:0]
+            places = places[text[places + n] == new[start + n]] if len(places) else places
+    return best
+
+
+def regurgitation(net, ids, model, how):
+    """How much of the training text comes out word for word. Text that the network never read tells
+    how much of that is chance."""
+    params, config, tokenizer = net
+    T, half = config.ctx, config.ctx // 2
+    train, val = (np.asarray(stored_tokens(model, part, T)[:SEARCHED]) for part in ("train", "val"))
+    dreamt = generate(params, config, np.array([ids] * DREAMS), **how)
+    print(f"The longest run that stands in the {len(train):,} tokens of training text too:")
+    for name, rows in (("dreamt", dreamt), ("held-out", np.resize(val, dreamt.shape))):
+        n, start, row = max((*longest_copy(row, train), row.tolist()) for row in rows)
+        copy = tokenizer.decode(row[start:start + n])
+        print(f"  {DREAMS} {name} texts of {len(row)} tokens: {n}, {copy!r}")
+    print(f"Given {half} tokens, how many of the next does it get right before its first mistake?")
+    for name, tokens in (("training", train), ("held-out", val)):
+        places = np.random.default_rng(how["seed"]).integers(0, len(tokens) - T, PREFIXES)
+        texts = np.array([tokens[place:place + T] for place in places], np.int64)  # (PREFIXES,T)
+        new = generate(params, config, texts[:, :half], T - half, temperature=0)
+        right = np.cumprod(new == texts[:, half:], axis=1).sum(axis=1)
+        longest = tokenizer.decode(new[right.argmax(), :right.max()])
+        print(f"  {PREFIXES} {name} texts: {right.mean():.1f}, at best {right.max()}, {longest!r}")
+
+
+def lossy_zip(net, model):
+    """To predict is to compress: arithmetic coding writes a token in -log2 p bits."""
+    params, config, tokenizer = net
+    T, train = config.ctx, stored_tokens(model, "train", config.ctx)
+    val = np.asarray(stored_tokens(model, "val", T)[:ZIPPED + 1], np.int64)
+    end = (len(val) - 1) // T * T
+    ids, targets = val[:end].reshape(-1, T), val[1:end + 1].reshape(-1, T)
+    bits = token_losses(params, config, ids, targets).sum(dtype=np.float64) / np.log(2)
+    text = b"".join(map(tokenizer.token_bytes, targets.ravel()))
+    print(f"{len(text):,} bytes that the network never read, in bits per byte:")
+    for name, n in (("plain", 8 * len(text)), ("gzip", 8 * len(gzip.compress(text))),
+                    ("xz", 8 * len(lzma.compress(text))), ("network", bits)):
+        print(f"{name:>10} {n / len(text):5.2f} {'█' * round(BAR * n / len(text) / 8)}")
+    print(f"gzip and xz start from nothing; the network brings {count(config)[0]:,} weights, a "
+          f"lossy zip of {len(train):,} training tokens.")
+
+
+# ---- Chat ----
+
+def trim(tokenizer, messages, limit):
+    """The newest messages that take at most limit tokens with the head of an answer, and their ids.
+    The system's message stays; the oldest questions fall out, each with its answer."""
+    system = messages[:messages[0]["role"] == "system"]
+    for first in range(len(system), len(messages), 2):
+        ids, _ = render_chat(tokenizer, system + messages[first:], open_answer=True)
+        if len(ids) <= limit:
+            return system + messages[first:], ids
+    raise ValueError(f"{len(ids)} tokens, but {limit} fit beside an answer: please say it shorter")
+
+
+def chat(net, a, how):
+    """A conversation on the terminal. What people type is never read as special tokens."""
+    params, config, tokenizer = net
+    if not set(CHAT_SPECIALS) <= set(tokenizer.special_tokens):
+        raise ValueError(f"{a.model} is a base model: it continues text and never learned to take "
+                         "turns; python sft.py makes an assistant of it")
+    try:
+        import readline  # noqa: F401, gives input() arrow keys and history; Windows lacks it
+    except ImportError:
+        pass
+    stop = [k for name, k in tokenizer.special_tokens.items() if name in (END, *CHAT_SPECIALS)]
+    fresh = [{"role": "system", "content": a.system}] if a.system else []
+    messages, lost, text = fresh, 0, ""
+    print("/reset starts anew, /save FILE adds the chat to a file, /quit ends, Ctrl-C interrupts")
+    while text != "/quit":
+        try:
+            text = input("you> ").strip()
+            if text == "/reset":
+                messages, lost = fresh, 0
+            elif text.startswith("/save "):
+                with open(text[6:], "a", encoding="utf-8") as file:  # a line that sft.py can read
+                    file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+            elif text.startswith("/"):
+                print("(/reset, /save FILE, /quit)" if text != "/quit" else "bye")
+            elif text:
+                asked = [*messages, {"role": "user", "content": text}]
+                kept, ids = trim(tokenizer, asked, config.ctx - int(config.ctx * ANSWER))
+                if lost < len(asked) - len(kept):
+                    lost = len(asked) - len(kept)
+                    print(paint(f"(the context is full: the first {lost} messages fall out)", "2"))
+                print(paint("assistant> ", "32"), end="", flush=True)
+                new = speak(net, ids, stop, how | {"seed": how["seed"] + len(asked)})
+                answer = tokenizer.decode([token for token in new if token not in stop])
+                messages = [*asked, {"role": "assistant", "content": answer}]
+        except (EOFError, KeyboardInterrupt):
+            text = "/quit"
+        except (ValueError, OSError) as error:
+            print(f"({error})")
+
+
+# ---- The command ----
+
+def run(a):
+    stages = ["out/rl", "out/sft", "out/base"] if a.chat else ["out/base"]
+    a.model = a.model or next(filter(os.path.isdir, stages), "out/base")
+    params, config, tokenizer = net = open_model(a.model, a.tokenizer)
+    settings = " | ".join(f"{key} {value}" for key, value in vars(a).items() if value is not None)
+    print(f"sample.py | {settings}\n{count(config)[0]:,} parameters, context {config.ctx}, "
+          f"vocabulary {config.vocab}", flush=True)
+    how = {"max_new_tokens": a.tokens, "temperature": a.temperature, "top_k": a.top_k,
+           "top_p": a.top_p, "seed": a.seed}
+    end = [tokenizer.special_tokens[END]] if END in tokenizer.special_tokens else []
+    ids = fit(end + tokenizer.encode(a.prompt), config, a.tokens)  # documents begin behind an END
+    if not ids:
+        raise ValueError(f"this tokenizer has no {END} to begin a text with: give a --prompt")
+    begin = time.perf_counter()
+    generate(params, config, [ids], 2)
+    if (seconds := time.perf_counter() - begin) > 3:
+        print(f"compiled the kernels in {seconds:.0f} s, kept for the next run")
+    if a.chat:
+        chat(net, a, how)
+    elif a.demo == "regurgitation":
+        regurgitation(net, ids, a.model, how)
+    elif a.demo == "zip":
+        lossy_zip(net, a.model)
+    elif a.demo or a.samples > 1:
+        dreams(net, ids, end, how, a.samples if a.samples > 1 else DREAMS)
+    else:
+        print(paint(a.prompt, "2"), end="\n" * a.probs, flush=True)
+        begin = time.perf_counter()
+        n, seconds = len(speak(net, ids, end, how, a.probs)), time.perf_counter() - begin
+        print(f"{n} tokens in {seconds:.2f} s: {n / seconds:,.0f} tokens/s")
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Let a network write.")
+    add = parser.add_argument
+    add("--model", help="checkpoint or llama2.c file (default out/base; --chat: the last stage)")
+    add("--tokenizer", help="default: the checkpoint's own")
+    add("--prompt", default="", help="text to go on from (default: the beginning of a document)")
+    add("--tokens", type=int, default=200, help="most tokens to write")
+    add("--temperature", type=float, default=0.8, help="0: the likeliest token; 1: as it thinks")
+    add("--top-k", type=int, help="draw from the k likeliest tokens")
+    add("--top-p", type=float, help="draw from the likeliest tokens that make up this probability")
+    add("--seed", type=int, default=0)
+    add("--samples", type=int, default=1, help="texts from the same prompt, written side by side")
+    add("--probs", action="store_true", help="show the candidates for each token")
+    add("--demo", choices=("dreams", "regurgitation", "zip"), help="psychology of a base model")
+    add("--chat", action="store_true", help="talk with a model that sft.py or rl.py trained")
+    add("--system", help="what --chat tells the model before the conversation")
+    try:
+        run(parser.parse_args())
+    except (ValueError, OSError) as error:
+        print(f"sample.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
