@@ -111,6 +111,7 @@ def read_raw(path, report):
     """Yields the raw pages of one file, by what its first bytes say it is."""
     with open(path, "rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
         unpacked = gzip.GzipFile(fileobj=file) if packed else file
         try:
             unpacked.seek(0)
@@ -188,7 +189,10 @@ def unpack_members(path, report):
                 continue
             if n_held:
                 yield at, 0, b"".join(held)
-            start = find_member(file, file.tell() - len(inflate.unused_data), size)
+            end = file.tell() - len(inflate.unused_data)
+            start = find_member(file, end, size)
+            if start > end:
+                report(f"{path}: {start - end} bytes at byte {end} are no gzip member; skipped")
 
 
 def find_member(file, start, size):
@@ -255,6 +259,8 @@ def parse_record(buffer, at, at_end):
         if at_end or len(buffer) - at >= CHUNK:
             raise ValueError("its header has no end")
         return None
+    if RECORD_START.search(buffer, at + 1, headers_end):
+        raise ValueError("another record starts inside its header")
     headers = parse_headers(buffer[at:headers_end])
     length = headers["content-length"]
     if not re.fullmatch(r"[0-9]{1,15}", length) or int(length) > MAX_RECORD:
@@ -853,7 +859,7 @@ ABBREVIATIONS = "Mr Mrs Ms Dr Prof St Sr Jr vs etc Inc Ltd Co Corp Gen Gov Sen R
 SENTENCE_END = regex.compile(
     r"(?<!\.)(?<!\b\p{L})"
     + "".join(rf"(?<!\b{word})" for word in ABBREVIATIONS.split())
-    + r"(?:\.(?!\.)|[!?])(?=[!?\"'”’»)\]]*(?:\s|$))|[\p{SB=STerm}--!?](?!\p{SB=STerm})",
+    + r"(?:\.(?!\.)|[!?]++)(?=[\"'”’»)\]]*(?:\s|$))|[\p{SB=STerm}--!?](?!\p{SB=STerm})",
     regex.V1,
 )
 STOP = regex.compile(r"[\p{SB=STerm}\p{SB=ATerm}]$")  # 170 marks: . ! ? 。 ؟ । and so on
@@ -1019,7 +1025,7 @@ def hash_lines(data):
                 out[n] = mix(h)
                 n += 1
             h, length = np.uint64(0xCBF29CE484222325), 0
-        elif c > 32:
+        elif c != 32 and c != 13:
             h = (h ^ np.uint64(c)) * np.uint64(0x100000001B3)
             length += 1
     return out[:n].copy()
@@ -1623,7 +1629,7 @@ def explain(name, files, settings, blocklist):
 
     def say(stage, rule, value="", sign="", limit="", failed=False):
         value = f"{value:,.4g}" if isinstance(value, float) else value
-        print(f"{stage:18} {rule:22} {value:>12} {sign:1} {limit!s:8}{' fails' * failed}".rstrip())
+        print(f"{stage:18} {rule:22} {value:>12} {sign:1} {limit!s:8}{' fails' * bool(failed)}".rstrip())
 
     print(f"{'stage':18} {'rule':22} {'value':>12} fails if")
     nothing_off = {rule: limits or {} for rule, limits in settings.items()}
