@@ -11,7 +11,8 @@ token reaches across a cut: otherwise "dog.", "dog!" and "dog?" would each be le
     python bpe.py --show "Hello, world!"  the tokens in colour with their ids, also of others'
                                           vocabularies: --tokenizer cl100k_base.tiktoken
 
-@TIMING@
+On one core of a shared, busy AMD EPYC (Zen 4): 8,192 tokens learned from 5.2 MB in 0.45-0.65 s,
+text encoded at 12-19 MB/s. The first run of all compiles for 3.5 s of CPU time.
 Reading order: the idea (join_pair, naive_train); the same merges learned fast (pieces, learn,
 train); encoding (merge, Tokenizer); other people's files; the chat; the command.
 Sources: Sennrich, Haddow and Birch 2016 (BPE); Radford et al. 2019 (bytes); tiktoken (the pattern).

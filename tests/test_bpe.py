@@ -113,6 +113,16 @@ def test_training_stops_when_nothing_is_left_to_join():
     assert tokenizer.special_tokens == {bpe.END: tokenizer.vocab_size - 1}
 
 
+def test_training_says_how_it_goes():
+    lines, text = [], " ".join(TEXTS)
+    tokenizer = bpe.train([text], 300, workers=1, show=lines.append)
+    left, right = map(bpe.printable, tokenizer.merges[-1])
+    density = len(text.encode()) / len(tokenizer.encode(text))
+    assert lines[-1].startswith(f"merge 44/44 | {left} + {right} | ")
+    assert lines[-1].endswith(f" times | {density:.3f} bytes/token")
+    assert lines[0] == "merge 1/44 | a + a | 12 times | " + lines[0].split(" | ")[3]
+
+
 # ---- cutting
 
 def cut(text, pattern):
@@ -223,6 +233,32 @@ def test_a_gpt2_shaped_file_opens(small, tmp_path):
     loaded = bpe.Tokenizer.load(path)
     assert loaded.pattern == bpe.GPT2_SPLIT and loaded.merges == small.merges
     assert loaded.decode(loaded.encode(TEXTS[3])) == TEXTS[3]
+
+
+def test_a_token_that_no_merges_make_still_matches_a_whole_piece(tmp_path):
+    path = tmp_path / "ranks"
+    tokens = [*(bytes([b]) for b in range(256)), b"abc", b"xy"]
+    path.write_bytes(b"".join(base64.b64encode(t) + b" %d\n" % k for k, t in enumerate(tokens)))
+    ranks = bpe.Tokenizer.load(path)
+    assert ranks.merges == [(b"x", b"y")]
+    assert ranks.encode("abc") == [256] and ranks.encode("abcd xy") == [*b"abcd ", 257]
+    ranks.save(tmp_path / "tokenizer.json")
+    assert bpe.Tokenizer.load(tmp_path / "tokenizer.json").encode("abc") == [256]
+
+
+def test_many_ids_need_wide_tokens(small):
+    again = bpe.Tokenizer(small.tokens, small.merge_rows, small.special_tokens)
+    again.add_special_tokens(f"<{k}>" for k in range((1 << 16) - again.vocab_size))
+    assert again.encode_documents(["a"]).dtype == np.uint16
+    again.add_special_tokens(["<last>"])
+    assert again.encode_documents(["a"]).dtype == np.uint32
+
+
+def test_the_fingerprint_covers_all_that_decides_ids(small):
+    other = bpe.Tokenizer(small.tokens, small.merge_rows, small.special_tokens, bpe.DIGIT_SPLIT)
+    whole = bpe.Tokenizer(small.tokens, small.merge_rows, small.special_tokens, whole_pieces=True)
+    fewer = bpe.Tokenizer(small.tokens, small.merge_rows[:-1], small.special_tokens)
+    assert len({tok.fingerprint() for tok in (small, other, whole, fewer)}) == 4
 
 
 @needs_ranks
