@@ -17,7 +17,7 @@ Reading order: the idea (join_pair, naive_train); the same merges learned fast (
 train); encoding (merge, Tokenizer); other people's files; the chat; the command.
 Sources: Sennrich, Haddow and Birch 2016 (BPE); Radford et al. 2019 (bytes); tiktoken (the pattern).
 Left out: Unicode normalisation, vocabularies that are no byte-level BPE, documents larger than
-memory. A single piece of a million letters is exact but takes seconds (see merge).
+memory. An unbroken run of a million random letters is exact but takes 25 s (see merge).
 """
 import argparse
 import base64
