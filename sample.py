@@ -12,7 +12,9 @@ keys and values in a cache; then each step feeds the token drawn before and draw
 of a batch step together, a row that has ended leaves it, and no row's draws depend on the others.
 A sequence ends where the context is full.
 
-@TIMING@
+Starts in 1 s and writes 4,800 tokens/s at 0.9M parameters (one thread of an AMD EPYC, Zen 4); in
+generate, without printing, stories260K takes 115 microseconds a token, 1 to 3 of them for the draw.
+
 Sources: Fan et al. 2018 (top-k), Holtzman et al. 2020 (top-p), llama2.c (its tokenizer file).
 Left out: beam search and repetition penalties, which hide what the network thinks; speculative
 decoding; a context that slides, since the cached keys are rotated for their places.
@@ -37,7 +39,7 @@ from model import Cache, count, decode, load, prefill, token_losses
 CANDIDATES, BAR = 6, 40  # --probs: lines a token; letters in a bar of 100%
 DREAMS = 5  # texts from the same prompt
 PREFIXES = 32  # places of a text that the network is to go on from
-SEARCHED = 20_000_000  # training tokens that are searched for copies: takes some seconds
+SEARCHED = 5_000_000  # training tokens that are searched for copies: takes 3 s
 ZIPPED = 32_768  # held-out tokens that are compressed
 ANSWER = 1 / 4  # of the context that --chat keeps free for the answer
 
@@ -48,9 +50,9 @@ ANSWER = 1 / 4  # of the context that --chat keeps free for the answer
 def keep_highest(weights, amounts, target):
     """Zeroes weights (V,) in [0,1] but the highest, so many that their amounts add up to target.
 
-    Sorting would take longer than the network. But the bits of positive floats, read as whole
-    numbers, are in the same order: halving their range 30 times finds the border exactly, each time
-    with one pass that runs in vectors. Weights equal to the border's all stay."""
+    Nothing is sorted. The bits of positive floats, read as whole numbers, are in the same order as
+    the floats, so halving their range 30 times finds the border exactly, each time in one pass that
+    the compiler turns into vectors. Weights equal to the border's all stay."""
     low, high = 0, 0x3F800001  # the bits of 0.0, and of the next number after 1.0
     while high - low > 1:
         middle = (low + high) // 2
@@ -115,6 +117,7 @@ def stream(params, config, prompts, max_new_tokens, temperature=1.0, top_k=None,
     Temperature 0 takes the likeliest. Row b draws by random numbers of its own, from (seed, b)."""
     if not len(prompts) or not all(np.ndim(prompt) == 1 and len(prompt) for prompt in prompts):
         raise ValueError("prompts must be an array (B,T) or B lists of ids, none of them empty")
+    # The kernel's words for "cut nothing off".
     top_k, top_p = 0 if top_k is None else top_k, 1.0 if top_p is None else top_p
     if not (max_new_tokens >= 0 and temperature >= 0 and top_k >= 0 and 0 < top_p <= 1):
         raise ValueError(f"{max_new_tokens} tokens, temperature {temperature}, top_k {top_k}, "
@@ -125,17 +128,18 @@ def stream(params, config, prompts, max_new_tokens, temperature=1.0, top_k=None,
     ids = np.zeros((B, max(lengths)), np.int64)  # padded on the right
     for row, prompt in zip(ids, prompts):
         row[:len(prompt)] = prompt
+    # Were all rows to draw from one sequence, a row's text would change with the size of the batch.
     numbers = np.array([np.random.default_rng((seed, row)).random(n_steps) for row in range(B)])
     stops = np.isin(np.arange(config.vocab), list(stop))  # (V,)
     cache = Cache(params, config, B, max(lengths) + n_steps)
-    rows, logits = np.arange(B), prefill(config, cache, ids, lengths)
+    rows, logits = np.arange(B), prefill(config, cache, ids, lengths)  # (B,), (B,V)
     for step in range(n_steps):
         tokens, logprobs = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
         draw(logits, float(temperature), top_k, top_p, numbers[rows, step], tokens, logprobs)
         if not np.isfinite(logprobs).all():
             raise ValueError("the network's output is no number: its weights are damaged")
         yield rows, tokens, logprobs, logits
-        going = ~stops[tokens] & (cache.lengths[rows] + 1 < config.ctx)
+        going = ~stops[tokens] & (cache.lengths[rows] + 1 < config.ctx)  # tokens come next
         rows, tokens = rows[going], tokens[going]
         if not len(rows) or step + 1 == n_steps:
             break
@@ -177,14 +181,14 @@ class Llama2cTokenizer:
         self.vocab_size, self.special_tokens = len(self.tokens), {END: 1}
 
     def fingerprint(self):
-        return "llama2.c"  # of no checkpoint of ours
+        return "llama2.c"  # that no checkpoint of ours asks for
 
     def token_bytes(self, token_id):
         return self.tokens[token_id]
 
     def encode(self, text):
         ids = []
-        for c in map(str.encode, " " + text if text else ""):
+        for c in map(str.encode, " " + text if text else ""):  # what has no token: bytes
             ids += [self.ids[c]] if c in self.ids else [byte + 3 for byte in c]
         while True:
             unions = [self.ids.get(self.tokens[a] + self.tokens[b]) for a, b in zip(ids, ids[1:])]
@@ -293,8 +297,8 @@ def longest_copy(new, text):
 
 
 def regurgitation(net, ids, model, how):
-    """How much of the training text comes out word for word. Text that the network never read tells
-    how much of that is chance."""
+    """How much of the training text comes out word for word: dreamt, and after its true beginning.
+    The same with text that the network never read tells how much of that is chance."""
     params, config, tokenizer = net
     T, half = config.ctx, config.ctx // 2
     train, val = (np.asarray(stored_tokens(model, part, T)[:SEARCHED]) for part in ("train", "val"))
@@ -315,7 +319,8 @@ def regurgitation(net, ids, model, how):
 
 
 def lossy_zip(net, model):
-    """To predict is to compress: arithmetic coding writes a token in -log2 p bits."""
+    """To predict is to compress: arithmetic coding writes a token of probability p in -log2 p bits,
+    so the loss is the size of the file. Compares it with gzip's and xz's of the same bytes."""
     params, config, tokenizer = net
     T, train = config.ctx, stored_tokens(model, "train", config.ctx)
     val = np.asarray(stored_tokens(model, "val", T)[:ZIPPED + 1], np.int64)
