@@ -257,11 +257,10 @@ def speak(net, ids, stop, how, probs=False):
     try:
         for _, (token,), _, (logits,) in stream(params, config, [ids], stop=stop, **how):
             new.append(int(token))
+            why = "" if token in stop else why
             if probs:
                 show_candidates(tokenizer, logits, token)
-            elif token in stop:
-                why = ""
-            else:
+            elif why:
                 part = text.decode(tokenizer.token_bytes(new[-1]))  # keeps half characters back
                 print(part.lstrip() if len(ids) == len(new) == 1 else part, end="", flush=True)
         if why and len(ids) + len(new) == config.ctx:
@@ -278,7 +277,7 @@ def dreams(net, ids, stop, how, n):
     """n texts from the same prompt."""
     params, config, tokenizer = net
     for number, new in enumerate(generate(params, config, [ids] * n, stop=stop, **how), 1):
-        text = tokenizer.decode([token for token in ids[1:] + new if token not in stop])
+        text = tokenizer.decode([token for token in ids + new if token not in stop])
         print(paint(f"---- {number} ----", "2") + f"\n{text}")
     print(f"Same prompt, same weights: only the random numbers of the {n} dreams differ.")
 
@@ -290,9 +289,11 @@ def longest_copy(new, text):
         places, n = np.flatnonzero(text == new[start]), 0
         while len(places):
             n += 1  # new[start:start + n] stands at these places
-            best = max(best, (n, start), key=lambda run: run[0])
-            places = places[places + n < len(text)] if start + n < len(new) else places[:0]
-            places = places[text[places + n] == new[start + n]] if len(places) else places
+            best = (n, start) if n > best[0] else best
+            if start + n == len(new):
+                break
+            places = places[places + n < len(text)]
+            places = places[text[places + n] == new[start + n]]
     return best
 
 

@@ -232,12 +232,14 @@ def test_llama2c_tokenizer(real):
 
 def test_llama2c_merges_the_best_score_first(tmp_path):
     pieces = [(b"<unk>", 0), (b"<s>", 0), (b"</s>", 0), *((f"<0x{k:02X}>".encode(), 0) for k in range(256)),
-              (b" ", -9), (b"a", -9), (b"b", -9), (b"ab", -2), (b"ba", -1)]
+              (b" ", -9), (b"a", -9), (b"b", -9), (b"ab", -2), (b"ba", -1),
+              (b"<", -9), (b"s", -9), (b">", -9), (b"<s", -5)]
     path = tmp_path / "tiny.bin"
     content = struct.pack("<i", 6) + b"".join(struct.pack("<fi", s, len(t)) + t for t, s in pieces)
     path.write_bytes(content)
     tokenizer = sample.Llama2cTokenizer(path)
     assert [tokenizer.tokens[k] for k in tokenizer.encode("aba")] == [b" ", b"a", b"ba"]
+    assert [tokenizer.tokens[k] for k in tokenizer.encode("<s>")] == [b" ", b"<s", b">"]
     for wrong in (content[:-2], content[:200], b"", b"text that is no tokenizer at all" * 30):
         path.write_bytes(wrong)
         with pytest.raises(ValueError, match="tiny.bin"):
@@ -246,7 +248,7 @@ def test_llama2c_merges_the_best_score_first(tmp_path):
 
 # ---- The terminal ----
 
-def speak(monkeypatch, capsys, tokenizer, ids, new, **how):
+def speak(monkeypatch, capsys, tokenizer, ids, new, probs=False):
     """What speak prints when the network says the ids new; a KeyboardInterrupt among them is raised."""
     def said(*args, **kwargs):
         for token in new:
@@ -254,13 +256,12 @@ def speak(monkeypatch, capsys, tokenizer, ids, new, **how):
                 raise token
             yield [0], [token], [0.0], [np.zeros(tokenizer.vocab_size)]
     monkeypatch.setattr(sample, "stream", said)
-    returned = sample.speak((None, types.SimpleNamespace(ctx=50), tokenizer), ids, [260], how)
+    returned = sample.speak((None, types.SimpleNamespace(ctx=50), tokenizer), ids, [260], {}, probs)
     return returned, capsys.readouterr().out
 
 
 def test_half_characters_wait_for_their_other_half(monkeypatch, capsys, tokenizer):
     text = "né 東🙂"
-    monkeypatch.setattr(capsys, "disabled", None, raising=False)
     written = []
     monkeypatch.setattr(sys.stdout, "write", lambda part: written.append(part) or len(part))
     ids = [int(tokenizer.byte_ids[byte]) for byte in text.encode()]
@@ -274,6 +275,7 @@ def test_why_a_text_ends(monkeypatch, capsys, tokenizer):
     assert speak(monkeypatch, capsys, tokenizer, [1, 2], [a])[1] == "a ...\n"
     assert speak(monkeypatch, capsys, tokenizer, [1] * 48, [a, a])[1] == "aa (the context of 50 tokens is full)\n"
     assert speak(monkeypatch, capsys, tokenizer, [1, 2], [a, KeyboardInterrupt]) == ([a], "a (stopped)\n")
+    assert speak(monkeypatch, capsys, tokenizer, [1, 2], [a, 260], probs=True)[1].endswith("<- drawn\n\n\n")
     half = int(tokenizer.byte_ids[0xE6])
     assert speak(monkeypatch, capsys, tokenizer, [1, 2], [half, 260])[1] == "�\n"
 
