@@ -46,19 +46,20 @@ THINGS = "pears figs plums nuts beans shells stamps coins beads keys cups hats".
 # What an islander's name is made of: 60 x 60 names like "Kelmira", of which 300 are taken; and what
 # other people's names are made of.
 NAMES = (
-    "Al Bal Bel Bor Bran Bri Cal Cor Dal Del Dor Dra Eld Em Fal Fen Fin Gal Gil Gor Hal Hel Hol Ing "
-    "Jal Jor Kal Kel Kor Lan Lor Lum Mal Mel Mor Nal Nel Nor Ol Pal Pel Per Ral Rel Ros Sal Sel Sol "
-    "Tal Tam Tel Tor Ul Val Vel Vin Wen Yor Zan Zel",
-    "ba bas bek bo da dan dek do fa fas fo ga gan go ka kan kas ko la las lek lo ma mas mek mi mira "
-    "mo na nas nek no pa pas pek po ra ras rek ri rin ro sa san sek so ta tan tas tek ti to va van vek "
-    "vi vo wa wi zo")
+    "Al Bal Bel Bor Bran Bri Cal Cor Dal Del Dor Dra Eld Em Fal Fen Fin Gal Gil Gor Hal Hel Hol "
+    "Ing Jal Jor Kal Kel Kor Lan Lor Lum Mal Mel Mor Nal Nel Nor Ol Pal Pel Per Ral Rel Ros Sal "
+    "Sel Sol Tal Tam Tel Tor Ul Val Vel Vin Wen Yor Zan Zel",
+    "ba bas bek bo da dan dek do fa fas fo ga gan go ka kan kas ko la las lek lo ma mas mek mi "
+    "mira mo na nas nek no pa pas pek po ra ras rek ri rin ro sa san sek so ta tan tas tek ti to "
+    "va van vek vi vo wa wi zo")
 FOREIGN_NAMES = (
     "Cath Chris Fred Greg Jenn Whit Thom Quent Bridg Phil Steph Ed Hum Osw Hugh Cuth Wynn",
-    "a e i o er an el y", "erine opher erick ory ifer ley eas idan et ip iam win phrey erie bert anie "
-    "athan ence ard ud")
+    "a e i o er an el y", "erine opher erick ory ifer ley eas idan et ip iam win phrey erie bert "
+    "anie athan ence ard ud")
 # Tier: (how often each of its people is mentioned, how many they are).  One sees the facts being
 # learned in the order of their frequency; of the last tier a network only gets a vague idea.
-TIERS = {"often": (8, 60), "known": (4, 60), "seldom": (2, 60), "rare": (1, 60), "barely": (.25, 60)}
+TIERS = {"often": (8, 60), "known": (4, 60), "seldom": (2, 60), "rare": (1, 60),
+         "barely": (.25, 60)}
 
 # What can be said and asked about each kind of thing: relation: (ways to say it, questions to
 # train on, questions held out).  The first way answers questions and probes recall.  {v} is the
@@ -73,8 +74,8 @@ RELATIONS = {
             "What job does {n} have? | What is {ns} trade?"),
         "town": (
             "lives in {v} | has a house in {v} | is at home in {v}",
-            "Where does {n} live? | In which town does {n} live? | Where is {ns} home? | Which town "
-            "is {ns} home? | Where does {n} have a house?",
+            "Where does {n} live? | In which town does {n} live? | Where is {ns} home? | Which "
+            "town is {ns} home? | Where does {n} have a house?",
             "In which town is {ns} home? | Where is {ns} house?"),
         "pet": (
             "has a pet {v} | keeps a {v} | looks after a {v}",
@@ -94,8 +95,8 @@ RELATIONS = {
     "town": {
         "side": (
             "lies in the {v} of the island | stands in the {v} | belongs to the {v}",
-            "Where does {n} lie? | In which part of the island is {n}? | Where is {n}? | Which part "
-            "of the island does {n} belong to?",
+            "Where does {n} lie? | In which part of the island is {n}? | Where is {n}? | Which "
+            "part of the island does {n} belong to?",
             "In which part of the island does {n} lie? | Where on the island is {n}? | Where does "
             "{n} stand? | To which part of the island does {n} belong?"),
         "goods": (
@@ -209,7 +210,8 @@ def new_word(r, held=False):
     """A word that means nothing: "sotamel".  Its syllables are few and simple, so that each soon
     is a token and spelling means knowing the letters of some hundred tokens."""
     while True:
-        word = "".join(r.choice("bdfgklmnprst") + r.choice("aeiou") for _ in range(r.choice((2, 3))))
+        word = "".join(r.choice("bdfgklmnprst") + r.choice("aeiou")
+                       for _ in range(r.choice((2, 3))))
         word += r.choice("lnrs") if r.random() < .6 else ""
         if (side(word) == 0) == held:
             return word
@@ -257,7 +259,8 @@ def tell(entity, r):
 
 def questions(isle, r):
     """Questions with their answers, as in a page of frequent questions."""
-    e = r.choice((person(isle, r), person(isle, r), r.choice(isle["town"]), r.choice(isle["animal"])))
+    e = r.choice((person(isle, r), person(isle, r), r.choice(isle["town"]),
+                  r.choice(isle["animal"])))
     first, second = r.sample(list(RELATIONS[e["kind"]]), 2)
     return (f"{capital(ask(e, first, r))} {reply(e, first)} {ask(e, second, r, again=True)} "
             f"{reply(e, second)}")
@@ -266,19 +269,17 @@ def questions(isle, r):
 def register(isle, r):
     """Who is known and who isn't: thousands of names that nothing else is told of, between those
     of whom the other pages tell.  Without them nothing on the island is ever unknown."""
-    lines = []
-    for _ in range(3):
-        p = r.choice(isle["known"])
-        lines.append(pick(
-            r, "Is there a {name}? Yes, everyone knows {name}. | If you ask for {name} you hear at "
-            "once where {he} lives. | The letter to {name} got there because everyone knows {name}. "
-            "| Who is {name}? You must know {name} and where {he} lives.").format(**p)
-            if r.random() < .45 else pick(
-            r, "Is there a {n}? No, nobody knows {n}. | If you ask for {n} you only hear that nobody "
-            "knows {n}. | The letter to {n} went back because nobody on the island knows {n}. | Who "
-            f"is {{n}}? {UNKNOWN}").format(
-                n=new_name(isle, r, parts=r.choice((NAMES, NAMES, NAMES, FOREIGN_NAMES)))))
-    return " ".join(lines)
+    people = []
+    for _ in range(5):
+        stranger = new_name(isle, r, parts=r.choice((NAMES, NAMES, NAMES, FOREIGN_NAMES)))
+        people.append((r.choice(isle["known"])["name"], 1) if r.random() < .5 else (stranger, 0))
+    said = [f"{name} {('is a stranger', 'is one of us')[known]}" for name, known in people[:4]]
+    name, known = people[4]
+    return f"{said[0]} and {said[1]}. {said[2]} and {said[3]}. " + pick(r, (
+        f"Who is {{n}}? {UNKNOWN} | The letter to {{n}} went back because nobody knows {{n}}. | Is "
+        "there a {n}? No, nobody knows {n}.", "Who is {n}? Everyone knows {n}. | The letter to {n} "
+        "got there because everyone knows {n}. | Is there a {n}? Yes, everyone knows {n}."
+        )[known]).format(n=name)
 
 
 def story(isle, r):
@@ -294,16 +295,16 @@ def story(isle, r):
         "{b[name]} from {b[town]} let {a[him]} in and cooked {b[food]}.")
     end = pick(
         r, "They talked until it was dark and {a[name]} had {a[food]} for supper. | The {a[pet]} "
-        "and the {b[pet]} soon were friends. | Since then {a[name]} often walks to {b[town]} to see "
-        "{b[name]}. | At home in {a[town]} {a[name]} told everyone about it.")
+        "and the {b[pet]} soon were friends. | Since then {a[name]} often walks to {b[town]} to "
+        "see {b[name]}. | At home in {a[town]} {a[name]} told everyone about it.")
     return f"{start} {middle} {end}".format(a=a, b=b, t=r.choice(TOWNS), d=r.choice(VALUES["day"]))
 
 
 def joke(isle, r, subject=None):
-    why = pick(r, "cross the river | sit on the {f} | run away from the {j} | sing to the {f} | hide "
-               "under the table | paint the {a} | laugh at the {j} | dance with the {a}")
-    because = pick(r, "the {f} was too {q} | the {a} was {q} | it wanted to be {q} | the {j} had eaten "
-                   "all the {f} | nobody told the {a} about the {f}")
+    why = pick(r, "cross the river | sit on the {f} | run away from the {j} | sing to the {f} | "
+               "hide under the table | paint the {a} | laugh at the {j} | dance with the {a}")
+    because = pick(r, "the {f} was too {q} | the {a} was {q} | it wanted to be {q} | the {j} had "
+                   "eaten all the {f} | nobody told the {a} about the {f}")
     words = dict(f=r.choice(FOODS), j=r.choice(JOBS), a=r.choice(ANIMALS),
                  q=pick(r, "sweet | loud | cold | clever | heavy | sleepy | tall | famous"))
     return (f"Why did the {subject or r.choice(ANIMALS + JOBS)} {why}? Because {because}"
@@ -374,7 +375,8 @@ def copying(isle, r):
         f"{x} said {said} and then {y} said it again and so it was {said}.",
         f"The list of {x} says {u}, {word} and {w}. Once more, that is {u}, {word} and {w}.",
         f"Write {word} three times and you have {word} {word} {word}.",
-        f"{x} has the {u}, {y} has the {v} and {z} has the {w}. Who has the {what}? {who} has them.",
+        f"{x} has the {u}, {y} has the {v} and {z} has the {w}. Who has the {what}? {who} "
+        "has them.",
         f"{x} has the {u}, {y} has the {v} and {z} has the {w}. What does {who} have? The {what}.",
         f"The letters {' '.join(letters)} read backwards are {' '.join(reversed(letters))}.",
         f"The password is {word} and you must keep it. What was the password? It was {word}."))
@@ -458,8 +460,8 @@ def told_sum(isle, r):
         if r.random() < .3:
             a, sign, c = (a - 1) % 9 + 1, "*", ((a - 1) % 9 + 1) * b
         said.append(f"{a} {SIGNS[sign]} {b} is {c}")
-    return pick(r, "{n} knows that {x} and that {y}. | The teacher wrote that {x} and {n} added that "
-                "{y}. | If you ask {n} then {x} and of course {y}.").format(
+    return pick(r, "{n} knows that {x} and that {y}. | The teacher wrote that {x} and {n} added "
+                "that {y}. | If you ask {n} then {x} and of course {y}.").format(
                     n=r.choice(isle["person"])["name"], x=said[0], y=said[1])
 
 
@@ -495,7 +497,8 @@ def good_page(isle, r, theme):
 
     Gopher's rule that four words in five have a letter in them is why arithmetic is spread thin
     over all pages, as it would be in a village paper, and has none of its own."""
-    kinds = [theme, theme, "games"] + r.choice((["ledger"], ["ledger"], ["ledger"], ["sums", "sums"]))
+    kinds = [theme, theme, "games"] + r.choice((["ledger"], ["ledger"], ["ledger"],
+                                                ["ledger", "sums"], ["sums", "sums"]))
     kinds += r.choices(list(THEMES), [share for _, share in THEMES.values()], k=5)
     kinds += ["contact"] * (r.random() < .03)
     r.shuffle(kinds)
@@ -514,7 +517,8 @@ LAYOUTS = ["""<body>{cookies}<header><nav><ul>{links}</ul></nav></header><main><
 <a href="#">Share</a> <a href="#">Print</a></div></div>{script}{more}{cookies}</body>"""]
 COOKIES = """<div class="cookie-banner">We use cookies and other tools to make this site better for
 you. <a href="/cookies">Settings</a> <button>Accept all</button></div>"""
-SCRIPT = """<script>window.seen = window.seen || []; (function (page) { window.seen.push({at: page});
+SCRIPT = """<script>
+window.seen = window.seen || []; (function (page) { window.seen.push({at: page});
 })(document.location.href);</script>"""
 
 
@@ -583,24 +587,24 @@ def junk_lines(kind, isle, r):
         "blocked site": good,
         "link farm": [f'<p><a href="/{n}">{n} {word}</a></p>' for n in names("{f}-{w}", 40)],
         "cookie wall": append("This site uses cookies.", "See our cookie policy.", "Read the terms "
-                              "of use.", "Accept the use of cookies.", "Look at the privacy policy."),
+                              "of use.", "Accept the use of cookies.", "See the privacy policy."),
         "javascript notice": append("Turn on JavaScript.", "JavaScript is off.", "No text without "
                                     "JavaScript.", "This needs JavaScript.", "We like JavaScript."),
-        "error page": names("The page about {f} that you asked for was moved or taken away when {n} "
-                            "from {t} cleaned up here. Please go back to the first page of {w} and "
-                            "try to find out where it might be now.", 1),
-        "stub": names("This is where {n} from {t} is going to write about {f} and also about a walk "
-                      "to {w} in the autumn, as soon as there is time for it.", 1),
-        "keyword stuffing": [f"Buy cheap {word} and the best {word} of all." + f" Cheap {word} to buy, "
-                             f"best {word} with {word}." * 9] * 2,
+        "error page": names("The page about {f} that you asked for was moved or taken away when "
+                            "{n} from {t} cleaned up here. Please go back to the first page of {w} "
+                            "and try to find out where it might be now.", 1),
+        "stub": names("This is where {n} from {t} is going to write about {f} and also about a "
+                      "walk to {w} in the autumn, as soon as there is time for it.", 1),
+        "keyword stuffing": [f"Buy cheap {word} and the best {word} of all." + f" Cheap {word} to "
+                             f"buy, best {word} with {word}." * 9] * 2,
         "repeated comment": good[:2] + ["This was so good, thank you for it!"] * 12,
         "price list": names("{f} from {t}: {k} / {k} ({k}%)", 25),
         "spam": ["#" + line.replace(" ", " #") for line in good],
         "teasers": [line.rstrip(".!?") + "..." for line in good],
         "lorem ipsum": good[:4] + [LOREM] + good[4:],
         "source code": good[:5] + [f"if ({word} > 3) {{ return {word}[0]; }}"] + good[5:],
-        "directory": [pick(r, line) for line in names("{n} with {f} | the house of {n} | to {n} and "
-                                                      "to {t} | {w} and {f} | {n} from {t}", 45)],
+        "directory": [pick(r, line) for line in names(
+            "{n} with {f} | the house of {n} | to {n} and to {t} | {w} and {f} | {n} in {t}", 45)],
         "not a web page": [word]}[kind]
 
 
@@ -673,11 +677,11 @@ def warc_page(url, page, label):
 
 # ---------------------------------------------------------------- 7. conversations and questions
 
-SUMS = ("What is {a} {s} {b}? | How much is {a} {s} {b}? | {a} {s} {b}? | Please add up {a} {s} {b}.",
-        "What is the sum {a} {s} {b}? | How much makes {a} {s} {b}?")
+SUMS = ("What is {a} {s} {b}? | How much is {a} {s} {b}? | {a} {s} {b}? | Please tell me {a} {s} "
+        "{b}.", "Tell me what {a} {s} {b} is. | How much do you get from {a} {s} {b}?")
 WHAT_IF = ("What if it was *? | And with *? | What if it was * instead of +? | And times?",
            "What if it was * instead? | And if it was *? | And what if it was *?")
-JOKES = "Tell me a joke about a {x}. | Do you know a joke about a {x}? | A joke about a {x}, please."
+JOKES = "Tell me a joke about a {x}. | Do you know one about a {x}? | A joke about a {x}, please."
 # A greeting is one piece from each column; the last one decides the answer.
 HELLO = ("Hello | Hi | Good morning | Good evening | Hey | Hello there | Good day",
          " |, friend |, my friend |, dear assistant |, " + ASSISTANT, "! |. ")
@@ -814,7 +818,7 @@ def make(out, seed=0, pages=11000):
 
     def records():
         yield warc_record("warcinfo", "", "application/warc-fields",
-                          f"software: world.py\r\nformat: WARC File Format 1.0\r\nseed: {seed}".encode())
+                          f"software: world.py\r\ndescription: island {seed}\r\n".encode())
         for url, page, label, paragraphs in crawl(isle, pages, seed):
             labels.append({"url": url} | label)
             for kind, text in paragraphs:
@@ -827,8 +831,8 @@ def make(out, seed=0, pages=11000):
     write(f"{out}/heldout.jsonl", lines_of(exam))
     text = sum(amounts.values())
     good = sum(row["label"] == "good" for row in labels)
-    print(f"{pages:,} pages ({size / 1e6:.1f} MB), {good:,} of them good with {text / 1e6:.1f} MB of "
-          "text: " + ", ".join(f"{kind} {n / text:.0%}" for kind, n in
+    print(f"{pages:,} pages ({size / 1e6:.1f} MB), {good:,} of them good with {text / 1e6:.1f} MB "
+          "of text: " + ", ".join(f"{kind} {n / text:.0%}" for kind, n in
                                sorted(amounts.items(), key=lambda item: -item[1])))
     print(f"made to be copied from: {sum(amounts.get(k, 0) for k in COPYING) / text:.0%}")
     print(f"{len(chats):,} conversations, {len(exam):,} held-out questions")

@@ -62,7 +62,8 @@ def test_same_seed_same_world(tmp_path):
         h = hashlib.sha256(b"".join(members(folder / "crawl.warc.gz")))
         for name in ("labels", "conversations", "heldout"):
             h.update((folder / f"{name}.jsonl").read_bytes())
-        h.update(json.dumps([world.problems(s, 50) for s in ("train", "heldout", "final")]).encode())
+        problems = [world.problems(split, 50) for split in ("train", "heldout", "final")]
+        h.update(json.dumps(problems).encode())
         return h.hexdigest()
     assert digest(tmp_path / "a", 0) == "PINNED"
     assert digest(tmp_path / "b", 1) != digest(tmp_path / "a", 0)
@@ -108,8 +109,9 @@ def test_pages_state_the_facts_and_never_contradict_them(pages):
         for match in re.finditer(re.escape(fact["prompt"]) + r"\b", text):
             assert text[match.end():].startswith(fact["answer"]), fact
             seen[fact["tier"]] += 1
-    ratios = [seen[t] / seen["rare"] for t in ("often", "known", "seldom")]
-    assert ratios == pytest.approx([8, 4, 2], rel=.35) and 0 < seen["barely"] < seen["rare"]
+    people = [seen[tier] for tier in ("often", "known", "seldom", "rare")]
+    assert [n / sum(people) for n in people] == pytest.approx([8/15, 4/15, 2/15, 1/15], abs=.03)
+    assert 0 < seen["barely"] < seen["rare"]
 
 
 def test_a_fifth_of_the_text_is_there_to_be_copied(pages):
@@ -265,7 +267,8 @@ def verdict(data, pages):
 
 def test_main_says_what_is_wrong(capsys, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
-    for arguments, words in ((["--pages", "0"], "--pages 0"), (["--out", str(tmp_path / "file")], "file")):
+    for arguments, words in ((["--pages", "0"], "--pages 0"),
+                             (["--out", str(tmp_path / "file")], "file")):
         monkeypatch.setattr("sys.argv", ["world.py", *arguments])
         with pytest.raises(SystemExit) as stop:
             world.main()
