@@ -920,21 +920,13 @@ def gopher_repetition(
         yield f"dup_{name}_frac", n_repeats / len(pieces), ">", limit
         yield f"dup_{name}_char_frac", n_repeated_chars / n_chars, ">", char_limit
 
-    words = words_in(text)
+    chars = n_gram_chars(*as_arrays(words_in(text))) / n_chars
     for n, limit in ((2, top_2_gram), (3, top_3_gram), (4, top_4_gram)):
-        # The most frequent n-gram, once counts too; joined by spaces it has n - 1 of them.
-        counts = Counter(zip(*(words[i:] for i in range(n))))
-        gram, count = max(counts.items(), key=lambda item: item[1], default=((), 0))
-        n_gram_chars = sum(map(len, gram)) + n - 1
-        yield f"top_{n}_gram", n_gram_chars * count / n_chars, ">", limit
-
+        yield f"top_{n}_gram", chars[n], ">", limit
     limits = (duplicated_5_n_grams, duplicated_6_n_grams, duplicated_7_n_grams)
     limits += (duplicated_8_n_grams, duplicated_9_n_grams, duplicated_10_n_grams)
-    n_repeated_chars = 1
     for n, limit in enumerate(limits, start=5):
-        if n_repeated_chars:  # a repeated 6-gram holds a repeated 5-gram: without one, stop looking
-            n_repeated_chars = repeated_n_gram_chars(words, n)
-        yield f"duplicated_{n}_n_grams", n_repeated_chars / n_chars, ">", limit
+        yield f"duplicated_{n}_n_grams", chars[n], ">", limit
 
 
 def repeats(pieces):
@@ -947,21 +939,51 @@ def repeats(pieces):
     return n_repeats, n_chars
 
 
-def repeated_n_gram_chars(words, n):
-    """Characters in n-grams seen before, scanned greedily so that none counts twice: at a repeat
-    go on behind it, else one word further. Spaces between the words do not count."""
-    grams = list(zip(*(words[i:] for i in range(n))))
-    if len(set(grams)) == len(grams):
-        return 0
-    seen, i, n_chars = set(), 0, 0
-    while i < len(grams):
-        if grams[i] in seen:
-            n_chars += sum(map(len, grams[i]))
-            i += n
-        else:
-            seen.add(grams[i])
-            i += 1
-    return n_chars
+def as_arrays(words):
+    """(n,) a 64-bit number for each word, equal for equal words, and (n,) their lengths."""
+    n = len(words)
+    return np.fromiter(map(hash, words), np.int64, n), np.fromiter(map(len, words), np.int64, n)
+
+
+@njit(cache=True)
+def n_gram_chars(ids, lengths):
+    """Words as numbers and lengths -> (11,) characters; entry n is about n-grams, 2..10.
+
+    2-4 : the most frequent n-gram (the first of equals, and once counts too), its characters with
+          n - 1 spaces, times its count;
+    5-10: all n-grams that stood there before, scanned greedily so that no character counts twice:
+          at a repeat go on behind it, else one word further; spaces not counted.
+    An open-addressing table counts them; the tests hold the same in dicts and sets."""
+    chars, n_words, size = np.zeros(11), len(ids), 16
+    while size < 2 * n_words:
+        size *= 2
+    slots = np.zeros(n_words, np.int64)
+    for n in range(2, 11):
+        keys, counts, i = np.zeros(size, np.uint64), np.zeros(size, np.int64), 0
+        while i + n <= n_words:
+            h, length = np.uint64(n), n - 1 if n < 5 else 0
+            for j in range(i, i + n):
+                h = mix(h ^ np.uint64(ids[j])) * MULTIPLIER
+                length += lengths[j]
+            h |= np.uint64(1)  # 0 marks a free slot
+            slot = np.int64(h >> np.uint64(8)) & (size - 1)
+            while keys[slot] != 0 and keys[slot] != h:
+                slot = (slot + 1) & (size - 1)
+            keys[slot] = h
+            counts[slot] += 1
+            slots[i] = slot
+            if n >= 5 and counts[slot] > 1:
+                chars[n] += length
+                i += n
+            else:
+                i += 1
+        if n < 5 and n <= n_words:
+            most = counts.max()
+            first = 0
+            while counts[slots[first]] < most:
+                first += 1
+            chars[n] = (lengths[first : first + n].sum() + n - 1) * most
+    return chars
 
 
 STOP_WORDS = frozenset("the be to of and that have with".split())
@@ -974,12 +996,13 @@ def gopher_quality(
 ):  # fmt: skip
     """Does it look like prose at all? (Gopher, section A1.1.) Lengths count the words that are
     more than punctuation; the other ratios divide by all tokens, punctuation marks included."""
-    words = words_in(text)
-    real = [word for word in words if any(map(str.isalnum, word))]
-    n_words, lines = max(len(words), 1), text.splitlines() or [""]
-    average = sum(map(len, real)) / max(len(real), 1)
-    yield "short_doc", len(real), "<", min_words
-    yield "long_doc", len(real), ">", max_words
+    counts = Counter(words_in(text))
+    real = {word: n for word, n in counts.items() if any(map(str.isalnum, word))}
+    n_words, n_real = max(counts.total(), 1), sum(real.values())
+    lines = text.splitlines() or [""]
+    average = sum(len(word) * n for word, n in real.items()) / max(n_real, 1)
+    yield "short_doc", n_real, "<", min_words
+    yield "long_doc", n_real, ">", max_words
     yield "below_avg", average, "<", min_avg_word
     yield "above_avg", average, ">", max_avg_word
     yield "too_many_hashes", text.count("#") / n_words, ">", max_hashes
@@ -991,9 +1014,9 @@ def gopher_quality(
     yield "too_many_end_ellipsis", n_ends / len(lines), ">", max_end_ellipses
     # With punctuation among the words plain prose has 0.85 here, without it 0.98: the one rule
     # that depends on the tokens. FineWeb counts punctuation, and so do we.
-    n_alpha = sum(any(map(str.isalpha, word)) for word in real)
+    n_alpha = sum(n for word, n in real.items() if any(map(str.isalpha, word)))
     yield "below_alpha", n_alpha / n_words, "<", min_alpha
-    yield "stop_words", len(STOP_WORDS.intersection(words)), "<", min_stop_words
+    yield "stop_words", len(STOP_WORDS & counts.keys()), "<", min_stop_words
 
 
 # --------------------------------------------------------------------------- 6. duplicates
@@ -1473,7 +1496,8 @@ def run(files, out, settings, blocklist=None, n_workers=1, rejects=None):
     start, n_bytes, damaged, keys = time.perf_counter(), sum(map(os.path.getsize, files)), [], []
     counts = {s: {"in": 0, "kept": 0, "characters": 0, "reasons": Counter()} for s in STAGES}
     progress, n_early = show_progress(counts, n_bytes), STAGES.index("exact")
-    near_duplicates(["compile now, or every worker would"] * 2)
+    for rule in (gopher_repetition, hash_text, lambda text: near_duplicates([text] * 2)):
+        rule("compile now, or every worker would")
     if time.perf_counter() - start > 0.5:
         print(f"compiled in {time.perf_counter() - start:.1f} s (kept for the next time)")
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import zlib
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -469,23 +470,25 @@ def test_gopher_n_grams():
         text = " ".join(f"{pattern} {i:04} {i + 5000:04}" for i in range(100))
         off = {f"top_{i}_gram": float("nan") for i in (2, 3, 4) if i != n}
         assert data.gopher_repetition(text, **off) == f"top_{n}_gram"
-    assert data.repeated_n_gram_chars("a b a b a b".split(), 2) == 4  # greedy: "ab", "ba", then two repeats
 
 
-def slow_repeated_n_gram_chars(words, n):
+def slow_n_gram_chars(words, n):
+    grams = list(zip(*(words[i:] for i in range(n))))
+    if n < 5:
+        gram, count = max(Counter(grams).items(), key=lambda item: item[1], default=((), 0))
+        return len(" ".join(gram)) * count
     seen, i, total = set(), 0, 0
-    while i + n <= len(words):
-        gram = "\0".join(words[i : i + n])
-        total += len("".join(words[i : i + n])) if gram in seen else 0
-        i += n if gram in seen else 1
-        seen.add(gram)
+    while i < len(grams):
+        total += len("".join(grams[i])) if grams[i] in seen else 0
+        i, _ = i + (n if grams[i] in seen else 1), seen.add(grams[i])
     return total
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from(["a", "bb", "ccc"]), max_size=60), st.integers(2, 10))
-def test_repeated_n_grams_equal_the_obvious_scan(words, n):
-    assert data.repeated_n_gram_chars(words, n) == slow_repeated_n_gram_chars(words, n)
+@given(st.lists(st.sampled_from(["a", "bb", "ccc", "dddd"]), max_size=80))
+def test_n_gram_counts_equal_the_obvious_ones(words):
+    chars = data.n_gram_chars(*data.as_arrays(words))
+    assert chars[2:].tolist() == [slow_n_gram_chars(words, n) for n in range(2, 11)]
 
 
 LIST = "".join(f"- the boat and net number{i}\n" for i in range(16))
