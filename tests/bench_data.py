@@ -1,0 +1,202 @@
+"""Measures data.py against trafilatura and datasketch, each pair in one run on the same machine.
+
+Real pages are found through TEST_DATA (real_pages.warc.gz, real_pages.json). Every function returns
+{name: number}; figures named x_vs_y are how many times faster we are."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import data
+
+REPEATS = 3  # of each measurement, alternating between ours and the peer's; the medians are compared
+
+
+def real_pages():
+    folder = os.environ["TEST_DATA"]
+    path = os.path.join(folder, "real_pages.warc.gz")
+    gold = json.load(open(os.path.join(folder, "real_pages.json"), encoding="utf-8"))
+    raws = list(data.read_files([path], print))
+    pages = {raw["url"]: data.open_document(raw)[0]["html"] for raw in raws}
+    bodies = {raw["url"]: raw["body"].partition(b"\r\n\r\n")[2] for raw in raws}
+    return path, gold, pages, bodies
+
+
+def squeeze(text):
+    return " ".join((text or "").split())
+
+
+def f1(texts, gold):
+    """2 hits / (2 hits + missed + junk) over the segments that people marked."""
+    hit = missed = junk = 0
+    for url, page in gold.items():
+        text = squeeze(texts.get(url))
+        found = [squeeze(s) in text for s in page["with"]]
+        hit, missed = hit + sum(found), missed + len(found) - sum(found)
+        junk += sum(squeeze(s) in text for s in page["without"])
+    return 2 * hit / (2 * hit + missed + junk)
+
+
+def trafilatura_text(html):
+    import trafilatura
+
+    return trafilatura.extract(html, favor_precision=True, include_comments=False)
+
+
+def seconds(function, items):
+    start = time.perf_counter()
+    results = [function(item) for item in items]
+    return time.perf_counter() - start, results
+
+
+def median(numbers):
+    return sorted(numbers)[len(numbers) // 2]
+
+
+def bench_extraction():
+    """Both get the pages' bytes, so finding the charset is in both times."""
+    _, gold, _, bodies = real_pages()
+    ours_s, peer_s = [], []
+    trafilatura_text(next(iter(bodies.values())))
+    some = list(bodies.values())[::3]
+    ours = dict(zip(bodies, seconds(data.extract_text, bodies.values())[1]))
+    for _ in range(REPEATS):
+        ours_s.append(seconds(data.extract_text, some)[0])
+        peer_s.append(seconds(trafilatura_text, some)[0])
+    peer = dict(zip(bodies, seconds(trafilatura_text, bodies.values())[1]))
+    return {
+        "extraction_f1": f1(ours, gold),
+        "extraction_f1_trafilatura": f1(peer, gold),
+        "extraction_pages_per_s": len(some) / median(ours_s),
+        "extraction_speed_vs_trafilatura": median(peer_s) / median(ours_s),
+    }
+
+
+def bench_language():
+    """Against fastText lid.176's labels, on pages with 50 words or more."""
+    _, gold, pages, _ = real_pages()
+    right = n = true = taken = found = 0
+    for url, html in pages.items():
+        text, label = data.extract_text(html), gold[url]["lang"]
+        if label is None or len(text.split()) < 50:
+            continue
+        code, score = data.identify_language(text)
+        kept = data.language_rule(code, score) is None
+        right, n = right + (code == label), n + 1
+        true, taken, found = true + (label == "en"), taken + kept, found + (kept and label == "en")
+    return {
+        "english_precision": found / taken,
+        "english_recall": found / true,
+        "language_accuracy": right / n,
+    }
+
+
+def datasketch_duplicates(texts):
+    from datasketch import MinHash, MinHashLSH
+
+    lsh, n = MinHashLSH(num_perm=112, params=(14, 8)), 0
+    for i, text in enumerate(texts):
+        words = re.sub(r"[^\w\s]", " ", text.lower()).split()
+        minhash = MinHash(num_perm=112, seed=1)
+        minhash.update_batch({" ".join(words[j : j + 5]).encode() for j in range(len(words) - 4)})
+        n += bool(lsh.query(minhash))
+        lsh.insert(i, minhash)
+    return n
+
+
+def bench_minhash():
+    """Documents per second from texts to verdicts, one core, on the real pages' texts."""
+    texts = [data.extract_text(html) for html in real_pages()[2].values()]
+    texts = texts + [text[: len(text) * 9 // 10] for text in texts]
+    data.near_duplicates(texts[:2])
+    ours_s, peer_s = [], []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        stays = data.near_duplicates(texts)
+        ours_s.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        n_peer = datasketch_duplicates(texts)
+        peer_s.append(time.perf_counter() - start)
+    return {
+        "minhash_docs_per_s": len(texts) / median(ours_s),
+        "minhash_found": int((~stays).sum()),
+        "minhash_found_datasketch": n_peer,
+        "minhash_vs_datasketch": median(peer_s) / median(ours_s),
+    }
+
+
+def bench_pipeline():
+    """Our whole pipeline from the crawl's file to shards, every language kept, against trafilatura's
+    extraction alone of the same pages (already unpacked) by as many processes."""
+    path, _, _, bodies = real_pages()
+    settings, _ = data.read_settings(["language_languages=any"])
+    n_workers, ours_s, peer_s = 2, [], []
+    with tempfile.TemporaryDirectory() as out, ProcessPoolExecutor(n_workers) as pool:
+        list(pool.map(trafilatura_text, list(bodies.values())[:4]))
+        data.near_duplicates(["a b c d e f"])
+        for _ in range(REPEATS - 1):
+            sys.stdout, shown = open(os.devnull, "w"), sys.stdout
+            start = time.perf_counter()
+            data.run([path], out, settings, None, n_workers)
+            ours_s.append(time.perf_counter() - start)
+            sys.stdout = shown
+            start = time.perf_counter()
+            list(pool.map(trafilatura_text, bodies.values(), chunksize=8))
+            peer_s.append(time.perf_counter() - start)
+    return {
+        "pipeline_pages_per_s": len(bodies) / min(ours_s),
+        "pipeline_vs_trafilatura": min(peer_s) / min(ours_s),
+    }
+
+
+WORKER_CRAWL = """
+import resource, sys, data
+settings, _ = data.read_settings(["language_languages=any"])
+data.run([sys.argv[1]] * 2, sys.argv[2], settings, None, 2)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
+"""
+
+
+def bench_memory():
+    """Peak resident memory of the largest worker over 2 x 343 real pages."""
+    with tempfile.TemporaryDirectory() as out:
+        root = os.path.dirname(os.path.abspath(data.__file__))
+        command = [sys.executable, "-c", WORKER_CRAWL, real_pages()[0], out]
+        shown = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
+    return {"worker_peak_mb": float(shown.split()[-1])}
+
+
+MILLION = """
+import time, numpy as np, data
+text = np.random.default_rng(0).integers(0, 1 << 63, 1_000_000, np.uint64)
+data.first_of_cluster(np.zeros((2, 14), np.uint64))
+start = time.perf_counter()
+keys = np.empty((1_000_000, 14), np.uint64)
+keys[:] = text[:, None] % np.uint64(800_000) * np.uint64(16) + np.arange(14, dtype=np.uint64)
+stays = data.first_of_cluster(keys)
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(time.perf_counter() - start, int(peak.split()[1]) / 1024)
+"""
+
+
+def bench_million():
+    """Keys and clusters of a million documents, in a process of their own."""
+    root = os.path.dirname(os.path.abspath(data.__file__))
+    command = [sys.executable, "-c", MILLION]
+    shown = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
+    s, mb = map(float, shown.split())
+    return {"million_cluster_s": s, "million_peak_mb": mb}
+
+
+if __name__ == "__main__":
+    for bench in (bench_extraction, bench_language, bench_minhash, bench_pipeline, bench_memory, bench_million):
+        start = time.perf_counter()
+        for name, value in bench().items():
+            print(f"{name:34} {value:12.4g}", flush=True)
+        print(f"{'':34} took {time.perf_counter() - start:.0f} s", flush=True)
