@@ -29,7 +29,7 @@ import numpy as np
 
 from bpe import END, Tokenizer
 from kernels import adamw, matmul, sum_of_squares
-from model import (SIZES, Buffers, Config, count, flat, flops_per_token, init_params, load,
+from model import (SIZES, Buffers, Config, count, flat, flops_per_token, forward, init_params, load,
                    loss_and_grads, micro_batch, read_safetensors, save, token_losses, views)
 from sample import generate
 
@@ -84,6 +84,22 @@ def evaluate(params, config, tokens, token_bytes, buffers):
     return nats / targets.size, nats / math.log(2) / token_bytes[targets].sum()
 
 
+def recall(params, config, tokenizer, facts):
+    """Part of the facts {"prompt", "answer"} that the network completes: of all tokens of the answer,
+    each the likeliest. Loss falls smoothly; this jumps when facts are really known."""
+    told = [list(tokenizer.encode(fact["prompt"])) for fact in facts]
+    full = [ids + list(tokenizer.encode(fact["answer"])) for ids, fact in zip(told, facts)]
+    ids = np.zeros((len(full), max(map(len, full))), np.int64)  # behind an answer: unseen padding
+    for row, tokens in zip(ids, full):
+        row[:len(tokens)] = tokens
+    right = 0
+    for i in range(0, len(ids), 64):
+        best = forward(params, config, ids[i:i + 64]).argmax(-1)
+        right += sum(list(best[j, len(told[i + j]) - 1:len(full[i + j]) - 1]) == full[i + j][len(told[i + j]):]
+                     for j in range(len(best)))
+    return right / len(facts)
+
+
 # ---- What goes in and what is shown ----
 
 def read_tokens(folder, name, config):
@@ -99,6 +115,14 @@ def read_tokens(folder, name, config):
         raise ValueError(f"{path}: token {top} is not in the vocabulary of {config.vocab}; "
                          "python bpe.py writes tokens and tokenizer together")
     return tokens
+
+
+def read_facts(path):
+    """Every fourth of the facts that the default world asks about (world.py), or none."""
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8") as f:
+        return [json.loads(line) for line in f][::4]
 
 
 def matmul_peak(seconds=0.2):
@@ -190,6 +214,7 @@ def run(a):
     settings, config, params, optimizer, rng, step = start(a, tokenizer)
     B, T, steps = settings["batch"], config.ctx, settings["steps"]
     train, val = (read_tokens(a.tokens, name, config) for name in ("train", "val"))
+    facts = read_facts(a.facts)
     token_bytes = np.array([len(tokenizer.token_bytes(k)) for k in range(config.vocab)])
     describe(config, settings, train)
     buffers = Buffers(config, micro_batch(config, B, T), T)
@@ -220,9 +245,11 @@ def run(a):
                      keep=False, step=step, loss=loss, lr=lr, grad_norm=norm, tokens_per_s=speed)
         if step % every == 0 or step == steps or stop:
             nats, bits = evaluate(params, config, val, token_bytes, buffers)
+            known = recall(params, config, tokenizer, facts) if facts else None
             log.show(f"step {step}/{steps} | loss {loss:.3f} nats | validation {nats:.3f} nats | "
-                     f"{bits:.3f} bits/byte | {duration(time.perf_counter() - begin)}", step=step,
-                     val_loss=nats, bits_per_byte=bits, seconds=time.perf_counter() - begin)
+                     f"{bits:.3f} bits/byte | " + (f"knows {known:.0%} of the facts | " if facts else "")
+                     + duration(time.perf_counter() - begin), step=step, val_loss=nats,
+                     bits_per_byte=bits, recall=known, seconds=time.perf_counter() - begin)
             first = tokenizer.special_tokens[END]
             text = generate(params, config, np.array([[first]]), 40, temperature=0.8, seed=step)[0]
             log.show("    it writes: " + " ".join(tokenizer.decode(text).split()))
@@ -247,6 +274,7 @@ def main():
     add("--seed", type=int, default=0)
     add("--tokens", default="out/tokens", help="folder of train.npy and val.npy")
     add("--tokenizer", default="out/tokenizer.json")
+    add("--facts", default="out/world/facts.jsonl", help="questions to probe its memory with")
     add("--out", default="out/base", help="checkpoint folder to write")
     add("--resume", action="store_true", help="go on with the run in --out")
     try:

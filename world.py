@@ -9,6 +9,7 @@ examples), ledgers to add up have one checkable answer each (exercises).
               out/world/labels.jsonl         the truth about each page: good, or which junk
               out/world/conversations.jsonl  to fine-tune on
               out/world/heldout.jsonl        to examine with: questions and accepted answers
+              out/world/facts.jsonl          all it tells, as sentences to complete
     command   python world.py                6 s on one core of an AMD EPYC (Zen 4)
 
 Two rules run through the file.  Everything comes from a seed: random numbers from strings
@@ -829,6 +830,7 @@ def make(out, seed=0, pages=11000):
     chats, exam = conversations(seed), examination(seed)
     write(f"{out}/conversations.jsonl", lines_of(chats))
     write(f"{out}/heldout.jsonl", lines_of(exam))
+    write(f"{out}/facts.jsonl", lines_of(facts(seed)))
     text = sum(amounts.values())
     good = sum(row["label"] == "good" for row in labels)
     print(f"{pages:,} pages ({size / 1e6:.1f} MB), {good:,} of them good with {text / 1e6:.1f} MB "
