@@ -172,7 +172,7 @@ def _backward(arrays, layout, scale, part, parts):
     queries, douts, dqueries = _aligned(D4 * NC, q), _aligned(D4 * NC, q), _aligned(D4 * NC, q)
     query_rows, dout_rows = _aligned(line * wide, q), _aligned(line * wide, q)
     p, ds = _aligned(line * NC, q), _aligned(line * NC, q)
-    minus_lse, minus_delta = _aligned(line, q), _aligned(line, q)
+    lse_t, delta = _aligned(line, q), _aligned(line, q)  # of one tile
     keys[:], values[:], queries[:], douts[:] = 0, 0, 0, 0
     for task in range(part, B * G, parts):
         b, g = task // G, task % G
@@ -186,26 +186,26 @@ def _backward(arrays, layout, scale, part, parts):
                 x, z = b * qb + t * qt + h * qh, b * dob + t * dot + h * doh
                 if n < NC:
                     queries[:], douts[:], query_rows[:], dout_rows[:] = 0, 0, 0, 0
-                    minus_lse[:], minus_delta[:] = 0, 0
+                    lse_t[:], delta[:] = 0, 0
                 _transpose(q, x, qt, n, D, queries, zero, line)
                 _transpose(do, z, dot, n, D, douts, zero, line)
                 for c in range(0, D, NC):
                     _copy(q, x + c, qt, n, min(NC, D - c), scale, query_rows, c * NC, line)
                     _copy(do, z + c, dot, n, min(NC, D - c), unit, dout_rows, c * NC, line)
-                _minus_delta(do, z, dot, o, b * ob + t * ot + h * oh, ot, n, D, minus_delta)
+                y = b * ob + t * ot + h * oh
                 for j in range(n):
-                    minus_lse[j] = -lse[(b * H + h) * T + t + j]
+                    lse_t[j] = lse[(b * H + h) * T + t + j]
+                    delta[j] = _dot(do, z + j * dot, o, y + j * ot, D)
                 dqueries[:] = 0
                 for s in range(0, t + 1, NC):
                     rows, diagonal = min(NC, T4 - s), s == t
                     by_row, by_depth = LANES_BY_ROW * diagonal, LANES_BY_DEPTH * diagonal
-                    _repeat(minus_lse, p, rows)
-                    _repeat(minus_delta, ds, rows)
+                    p[:], ds[:] = 0, 0
                     _multiply_add(keys, s * D4, D4, one, rows, D4, queries, zero, p, zero, lanes,
                                   by_row)
                     _multiply_add(values, s * D4, D4, one, rows, D4, douts, zero, ds, zero, lanes,
                                   by_row)
-                    _softmax_backward(p, ds, rows, lanes, diagonal)
+                    _softmax_backward(p, ds, lse_t, delta, rows, lanes, diagonal)
                     _multiply_add(keys, s * D4, one, D4, D4, rows, ds, zero, dqueries, zero, lanes,
                                   by_depth)
                     for c in range(0, D, NC):
@@ -222,27 +222,25 @@ def _backward(arrays, layout, scale, part, parts):
 
 
 @njit(fastmath=FAST)
-def _softmax_backward(p, ds, rows, lanes, diagonal):
-    """p holds s - lse, becomes exp(s - lse); ds holds dp - delta, becomes p * (dp - delta)."""
+def _softmax_backward(p, ds, lse, delta, rows, lanes, diagonal):
+    """p holds the scores, becomes exp(s - lse); ds holds dp, becomes p * (dp - delta)."""
     for i in range(rows):
-        c = i // 16 * 16 if diagonal else 0
-        x = U(i * NC + c)
-        for j in range(U(lanes - c) // U(16) * U(16)):
-            p[x + j] = exp(p[x + j])
-            ds[x + j] *= p[x + j]
+        c = U(i // 16 * 16 if diagonal else 0)
+        x = U(i * NC) + c
+        for j in range((U(lanes) - c) // U(16) * U(16)):
+            p[x + j] = exp(p[x + j] - lse[c + j])
+            ds[x + j] = p[x + j] * (ds[x + j] - delta[c + j])
     if diagonal:
         _mask(p, rows, 0.0)
         _mask(ds, rows, 0.0)
 
 
 @njit(fastmath=FAST)
-def _minus_delta(do, x, do_step, o, y, o_step, n, D, out):
-    """out[j] = -sum(do[j] * o[j]) over D."""
-    for j in range(n):
-        total, xj, yj = out.dtype.type(0), U(x + j * do_step), U(y + j * o_step)
-        for d in range(U(D)):
-            total += do[xj + d] * o[yj + d]
-        out[j] = -total
+def _dot(a, x, b, y, n):
+    x, y, total = U(x), U(y), a.dtype.type(0)
+    for i in range(U(n)):
+        total += a[x + i] * b[y + i]
+    return total
 
 
 # ---- Decoding: one query against all keys so far ----
@@ -356,14 +354,6 @@ def _mask(tile, rows, value):
     for i in range(rows):
         for j in range(U(i * NC + i // 16 * 16), U(i * NC + i)):
             tile[j] = value
-
-
-@njit
-def _repeat(line, tile, rows):
-    """Every row of tile = line (NC,)."""
-    for i in range(rows):
-        for j in range(U(NC)):
-            tile[U(i * NC) + j] = line[j]
 
 
 @njit

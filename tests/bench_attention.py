@@ -1,4 +1,4 @@
-"""How fast attention is, forward and backward together, beside PyTorch's fused kernel in the same run."""
+"""How fast attention is, forward and backward together, beside PyTorch's fused kernel."""
 import statistics
 import time
 
@@ -9,7 +9,7 @@ ROUNDS = 15  # ours and theirs take turns, so that a slower minute of the machin
 
 
 def bench_attention():
-    """Speed ratio ours / theirs, median of the four shapes; each side gets its own natural layout."""
+    """Speed ratio ours / theirs, median of the four shapes, each in its own natural layout."""
     import torch
     from numba import get_num_threads
 
@@ -21,7 +21,8 @@ def bench_attention():
         q, k, v, do = (rng.standard_normal((B, T, H, D), np.float32) for _ in range(4))
         o, dq, dk, dv = (np.empty_like(q) for _ in range(4))
         lse = np.empty((B, H, T), np.float32)
-        tq, tk, tv = (torch.tensor(x).transpose(1, 2).contiguous().requires_grad_() for x in (q, k, v))
+        tq, tk, tv = (torch.tensor(x).transpose(1, 2).contiguous().requires_grad_()
+                      for x in (q, k, v))
         tdo = torch.tensor(do).transpose(1, 2).contiguous()
 
         def ours():
