@@ -445,11 +445,13 @@ def url_rule(url, *, blocklist=None, soft_words=2):
 # subtree with the most votes is the main text. No DOM is built, and no page can make this slow:
 # each tag is matched once, each character looked at a bounded number of times.
 
-# These, td and th among them, do not break a line of text; every other tag ends a block.
+# These tags do not break a line of text and are dropped where they stand; every other tag ends a
+# block, but for <a>, whose characters count as link, and <br>, <td> and <th> (see below).
 INLINE = frozenset(
-    "a abbr acronym b bdi bdo big br cite code data del dfn em font i img ins kbd label mark nobr "
-    "q rp rt ruby s samp small source span strike strong sub sup td th time tt u var wbr".split()
+    "abbr acronym b bdi bdo big cite code data del dfn em font i img ins kbd label mark nobr q rp rt "
+    "ruby s samp small source span strike strong sub sup time tt u var wbr".split()
 )
+SILENT = INLINE | {"/" + tag for tag in INLINE} | {"/br", "/td", "/th"}
 # What stands in these is never the page's text.
 UNSEEN = frozenset(
     "address aside audio button canvas datalist dialog embed figcaption figure footer head iframe "
@@ -507,20 +509,20 @@ def raw_end(tag):
 
 
 def page_events(html):
-    """Yields (text, "", "") and (None, tag or /tag, attributes); scripts and comments vanish."""
+    """Yields (text, "", "") and (None, tag or /tag, attributes); what says nothing of the text's
+    structure vanishes: comments, scripts, inline tags."""
     position, n = 0, len(html)
     while match := TAG.search(html, position):
         if match.start() > position:
             yield html[position : match.start()], "", ""
         closing, tag, attributes = match.groups()
         position = match.end()
-        if tag:
-            tag = tag.lower()
-            if tag in RAW and not closing:
-                end = raw_end(tag).search(html, position)
-                position = end.end() if end else n  # left open, it runs to the end of the page
-            else:
-                yield None, closing + tag, attributes[:MAX_ATTRIBUTES]
+        tag = closing + tag.lower() if tag else ""
+        if tag in RAW:
+            end = raw_end(tag).search(html, position)
+            position = end.end() if end else n  # left open, it runs to the end of the page
+        elif tag and tag not in SILENT:
+            yield None, tag, attributes[:MAX_ATTRIBUTES]
     if position < n:
         yield html[position:], "", ""
 
@@ -570,10 +572,13 @@ def cut_blocks(html):
 
     def end_block():
         nonlocal link_chars, bullet
-        if pieces and (text := tidy("".join(pieces), n_open["pre"])):
+        if not pieces:
+            return
+        text = "".join(pieces)
+        pieces.clear()
+        if not text.isspace() and (text := tidy(text, n_open["pre"])):
             blocks.append((text, link_chars, stack[-1], bullet))
             bullet = ""
-        pieces.clear()
         link_chars = 0
 
     def end_element():
@@ -587,10 +592,10 @@ def cut_blocks(html):
             if not unseen:
                 pieces.append(text)
                 link_chars += len(text.strip()) if in_link else 0
-        elif tag.removeprefix("/") in INLINE:
-            if tag in ("a", "/a"):
-                in_link = "href" in attributes.lower()
-            elif tag in ("br", "td", "th") and not unseen:
+        elif tag == "a" or tag == "/a":
+            in_link = tag == "a" and "href" in attributes.lower()
+        elif tag in ("br", "td", "th"):
+            if not unseen:
                 pieces.append(NEW_LINE if tag == "br" else NEW_CELL)
         else:
             end_block()
