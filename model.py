@@ -344,12 +344,13 @@ def head_loss(params, grads, config, x, targets, weights, buffers):
     return losses
 
 
-def loss_and_grads(params, config, ids, targets, mask=None, grads=None, buffers=None):
+def loss_and_grads(params, config, ids, targets, mask=None, grads=None, buffers=None, weights=None):
     """Mean loss in nats per counted token, and the gradients of it, of ids and targets (B,T).
 
     mask (B,T) holds weights, 1 where a target counts (all of them if None). With no counted token
-    the loss is 0. Given `grads` are overwritten; given `buffers` decide the micro-batch."""
-    params, ids, targets, weights = _checked(params, config, ids, targets, mask)
+    the loss is 0. Given `grads` are overwritten; given `buffers` decide the micro-batch. weights
+    (B,T) instead of a mask count as they are, of either sign: the loss is the weighted sum."""
+    params, ids, targets, weights = _checked(params, config, ids, targets, mask, weights)
     dtype = flat(params).dtype
     B, T = ids.shape
     if buffers is None:
@@ -369,7 +370,7 @@ def loss_and_grads(params, config, ids, targets, mask=None, grads=None, buffers=
     return loss, grads
 
 
-def _checked(params, config, ids, targets, mask):
+def _checked(params, config, ids, targets, mask, weights=None):
     """The arguments of a loss as the kernels want them, after a look at what could be wrong."""
     ids, targets = np.ascontiguousarray(ids), np.ascontiguousarray(targets)
     if ids.shape != targets.shape or ids.ndim != 2:
@@ -377,9 +378,10 @@ def _checked(params, config, ids, targets, mask):
     check_ids(ids, config)
     check_ids(targets, config)
     params = pack(params, config)
-    weights = np.ones(ids.shape) if mask is None else np.asarray(mask, np.float64)
-    weights = (weights / max(weights.sum(), 1e-30)).astype(flat(params).dtype)
-    return params, ids, targets, weights
+    if weights is None:
+        weights = np.ones(ids.shape) if mask is None else np.asarray(mask, np.float64)
+        weights = weights / max(weights.sum(), 1e-30)
+    return params, ids, targets, np.asarray(weights, flat(params).dtype)
 
 
 def check_ids(ids, config):
