@@ -1,0 +1,348 @@
+"""6. Fine-tuning: the network that continues any text becomes an assistant that answers.
+
+    python sft.py                          out/base/, out/world/ -> out/sft/
+    python sft.py --data ultrachat.jsonl   conversations of your own, in any of three shapes
+    python sft.py --resume                 go on where an interrupted run stopped
+    python sft.py --leave-out unknown --out out/sft_bold    what some conversations are good for
+    python sft.py --exam out/sft out/sft_bold               examine checkpoints side by side
+    python sft.py --compare                how far the base model gets by prompts alone
+
+Nothing about the learning is new: guess the next token, move against the gradient. New is the text,
+worked examples of how to answer, and that only the answers count: what people say is read but not
+learned. Three new tokens mark who speaks and when the speaker has finished; that is how an answer
+comes to an end. The facts come from pretraining. Fine-tuning teaches how to be asked for them, and
+when to say "I don't know".
+
+One conversation is one row. Several in a row would save padding, but attention would have to be
+cut between them, or each would read its neighbours; rows of like length, batched, leave so little
+padding (printed in the first lines) that there is nothing to save. A conversation longer than the
+context loses its last turns, whole; one without an answer left is dropped, and counted.
+
+Reads JSON lines: {"messages": [{"role", "content"}]}, UltraChat's {"data": [user, assistant, ...]},
+ShareGPT's {"conversations": [{"from", "value"}]}; a line that is none of these is named and skipped.
+If heldout.jsonl stands beside them (world.py), an examination on questions never trained ends the
+run: each answered twice, drawn at temperature 1 and taken greedily.
+
+Sources: Ouyang et al. 2022 (fine-tuning on conversations), Hewitt 2021 ("Initializing new word
+embeddings for pretrained language models"). Left out: LoRA (the networks are small), packing.
+"""
+import argparse
+import gzip
+import json
+import math
+import os
+import signal
+import sys
+import time
+import zlib
+from dataclasses import replace
+
+import numpy as np
+
+import world
+from bpe import CHAT_SPECIALS, render_chat
+from model import (Buffers, count, flat, load, loss_and_grads, micro_batch, read_safetensors, save,
+                   views)
+from sample import generate, open_model
+from train import Log, Optimizer, duration, first_call, learning_rate, recall
+
+LR = 1e-3  # highest learning rate; a third of pretraining's: 1.5e-3 was measured to forget facts
+EPOCHS = 2
+BATCH_TOKENS = 1500  # a step, padding included
+SLACK = 8  # tokens by which rows of one batch may differ in length, about
+NEW_ROW_NOISE = 0.1  # of a new token's embedding, in standard deviations of the others
+LOG_EVERY, SHOWS = 10, 10  # steps between lines; how often a run shows an answer and is saved
+ANSWER = 64  # most tokens of an answer
+EXAM_BATCH = 128  # questions answered at a time
+WARN = 3  # malformed lines that are shown one by one
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
+
+
+# ---- From a file to rows of tokens ----
+
+def messages_of(line):
+    """One JSON line in any of the three shapes -> [{"role", "content"}, ...]."""
+    entry = json.loads(line)
+    if not isinstance(entry, dict):
+        raise ValueError("no JSON object")
+    if "messages" in entry:
+        messages = [(m["role"], m["content"]) for m in entry["messages"]]
+    elif "data" in entry:
+        messages = [(("user", "assistant")[i % 2], text) for i, text in enumerate(entry["data"])]
+    elif "conversations" in entry:
+        messages = [(SHAREGPT_ROLES.get(m["from"], m["from"]), m["value"])
+                    for m in entry["conversations"]]
+    else:
+        raise ValueError(f"neither messages, data nor conversations, but {', '.join(entry)!r:.60}")
+    return [{"role": role, "content": text} for role, text in messages]
+
+
+def open_lines(path):
+    """Lines of a text file, gzipped or not."""
+    if not os.path.exists(path):
+        raise ValueError(f"{path}: no such file; python world.py makes out/world/")
+    return (gzip.open if path.endswith(".gz") else open)(path, "rt", encoding="utf-8")
+
+
+def render(tokenizer, messages, ctx):
+    """(ids, mask) of the turns, from the first on, that fit into ctx tokens, ending with an answer;
+    empty if there is none."""
+    ids, mask, end = [], [], 0
+    for message in messages:
+        more_ids, more_mask = render_chat(tokenizer, [message])
+        ids, mask = ids + more_ids, mask + more_mask
+        if len(ids) > ctx:
+            break
+        end = len(ids) if any(more_mask) else end
+    return ids[:end], mask[:end]
+
+
+def read_conversations(path, tokenizer, ctx, leave_out=()):
+    """Rows [(ids, mask), ...] of what can be learned from, and counts of what happened to the rest."""
+    rows, counts = [], {"cut at a turn": 0, "without an answer": 0, "malformed": 0, "left out": 0}
+    with open_lines(path) as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            if leave_out and json.loads(line).get("kind") in leave_out:
+                counts["left out"] += 1
+                continue
+            try:
+                messages = messages_of(line)
+                ids, mask = render(tokenizer, messages, ctx)
+                whole = len(render_chat(tokenizer, messages)[0])
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                counts["malformed"] += 1
+                if counts["malformed"] <= WARN:
+                    print(f"{path}, line {number}: skipped: {type(error).__name__} {error}",
+                          file=sys.stderr)
+                continue
+            if not ids:
+                counts["without an answer"] += 1
+                continue
+            counts["cut at a turn"] += len(ids) < whole
+            rows.append((np.array(ids, np.int32), np.array(mask, np.int8)))
+    if not rows:
+        raise ValueError(f"{path}: no conversation to learn from ({tell(counts)})")
+    return rows, counts
+
+
+def tell(counts):
+    return ", ".join(f"{n:,} {what}" for what, n in counts.items() if n) or "none lost"
+
+
+# ---- From rows to batches ----
+
+def plan(lengths, epoch, seed):
+    """The batches of an epoch, lists of row numbers: rows of about one length, batches in any order.
+
+    Noise on the lengths keeps a batch from holding conversations of one kind only."""
+    rng = np.random.default_rng((seed, epoch))
+    order = np.argsort(lengths + rng.uniform(0, SLACK, len(lengths)))
+    batches, batch, longest = [], [], 0
+    for row in order.tolist():
+        longest = max(longest, lengths[row])
+        if batch and longest * (len(batch) + 1) > BATCH_TOKENS:
+            batches.append(batch)
+            batch, longest = [], lengths[row]
+        batch.append(row)
+    batches.append(batch)
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def to_arrays(rows):
+    """ids, targets, mask (B,T): padded behind the end, where nothing counts and nobody looks."""
+    B, T = len(rows), max(len(ids) for ids, _ in rows) - 1
+    ids, targets = np.zeros((B, T), np.int64), np.zeros((B, T), np.int64)
+    mask = np.zeros((B, T), np.float32)
+    for b, (row, counted) in enumerate(rows):
+        n = len(row) - 1
+        ids[b, :n], targets[b, :n], mask[b, :n] = row[:-1], row[1:], counted[1:]
+    return ids, targets, mask
+
+
+# ---- New tokens ----
+
+def grow(params, config, vocab, seed=0, start="mean"):
+    """(params, config) with embedding rows, and the untied head's, added up to `vocab`.
+
+    The embedding is the output head too. Every text of pretraining pushed all rows so that wrong
+    tokens get low logits; a small random row gets logits around 0, far above most, and would be
+    guessed everywhere (start="random", to compare). The mean of all rows is as unlikely as a token
+    is on average; the noise only tells the new ones apart."""
+    grown = replace(config, vocab=vocab)
+    out, rng = views(np.empty(count(grown)[0], np.float32), grown), np.random.default_rng(seed)
+    for name, p in params.items():
+        out[name][:len(p)] = p
+        if len(p) < len(out[name]):
+            noise = rng.standard_normal((vocab - len(p), p.shape[1]))
+            out[name][len(p):] = (p.mean(0) + NEW_ROW_NOISE * p.std(0) * noise if start == "mean"
+                                  else 0.02 * noise)
+    return out, grown
+
+
+# ---- The examination ----
+
+def answers(net, conversations, temperature, seed=0):
+    """The text with which the network goes on from each [{"role", "content"}, ...]."""
+    params, config, tokenizer = net
+    prompts = [render_chat(tokenizer, messages, open_answer=True)[0] for messages in conversations]
+    stop, texts = {tokenizer.special_tokens["<|im_end|>"]}, [""] * len(prompts)
+    order = np.argsort([len(prompt) for prompt in prompts], kind="stable").tolist()
+    for i in range(0, len(order), EXAM_BATCH):
+        part = order[i:i + EXAM_BATCH]
+        new = generate(params, config, [prompts[k] for k in part], ANSWER, temperature,
+                       seed=seed + i, stop=stop)
+        for k, ids in zip(part, new):
+            texts[k] = tokenizer.decode([token for token in ids if token not in stop])
+    return texts
+
+
+def examine(net, questions):
+    """kind -> (number of questions, part right when drawn, part right greedily, part of the greedy
+    answers that say "I don't know")."""
+    marks = {}
+    drawn, greedy = (answers(net, [q["messages"] for q in questions], t) for t in (1.0, 0.0))
+    for q, a, b in zip(questions, drawn, greedy):
+        marks.setdefault(q["kind"], []).append(
+            [any(x in text for x in q["answer"]) for text in (a, b)] + ["I don't know" in b])
+    return {kind: (len(rows), *np.mean(rows, 0)) for kind, rows in marks.items()}
+
+
+def read_questions(path):
+    """The held-out questions, or none if there is no such file."""
+    if not os.path.exists(path):
+        return []
+    with open_lines(path) as lines:
+        return [json.loads(line) for line in lines]
+
+
+def table(folders, base, questions):
+    """Prints the examination of checkpoints beside each other, and what the base model recalls of
+    the same facts, asked in its own way: to complete a sentence."""
+    known = {}
+    if os.path.exists(base):
+        params, config, tokenizer = open_model(base)
+        for kind in dict.fromkeys(q["kind"] for q in questions if "cloze" in q):
+            facts = [{"prompt": q["cloze"], "answer": q["answer"][0]} for q in questions
+                     if q["kind"] == kind]
+            known[kind] = recall(params, config, tokenizer, facts)
+    results = [examine(open_model(folder), questions) for folder in folders]
+    print(f"{'right of':>24} {base:^12}" + "".join(f" |{folder:^29}" for folder in folders))
+    print(f"{'held-out questions':>24} {'recalls':^12}"
+          + f" |{'drawn':>8} {'greedy':>8} {'unknown':>10} " * len(folders))
+    for kind, (n, *_) in results[0].items():
+        print(f"{kind:>18} {n:>5} " + (f"{known[kind]:^12.0%}" if kind in known else " " * 12)
+              + "".join(" |{1:>8.0%} {2:>8.0%} {3:>10.0%} ".format(*r[kind]) for r in results))
+    print("drawn at temperature 1; unknown: the greedy answer says \"I don't know\"")
+    return results
+
+
+# ---- The run ----
+
+def start(a):
+    """settings, net, optimizer and step: from the base model, or from the run to resume."""
+    settings = {"base": a.base, "data": a.data, "epochs": a.epochs, "lr": a.lr, "seed": a.seed,
+                "leave_out": a.leave_out}
+    if a.resume:
+        path = os.path.join(a.out, "state.json")
+        if not os.path.exists(path):
+            raise ValueError(f"{path}: no run to go on with there; leave out --resume")
+        with open(path, encoding="utf-8") as f:
+            state = json.load(f)
+        params, config, tokenizer = open_model(a.out)
+        optimizer = Optimizer(params, config)
+        moments = dict(read_safetensors(os.path.join(a.out, "optimizer.safetensors")))
+        optimizer.m1[:], optimizer.m2[:] = moments["m1"], moments["m2"]
+        return state["settings"], (params, config, tokenizer), optimizer, state
+    params, config, tokenizer = open_model(a.base)
+    tokenizer.add_special_tokens(CHAT_SPECIALS)
+    params, config = grow(params, config, max(config.vocab, tokenizer.vocab_size), a.seed)
+    return settings, (params, config, tokenizer), Optimizer(params, config), {"step": 0}
+
+
+def run(a):
+    settings, net, optimizer, state = start(a)
+    params, config, tokenizer = net
+    step = state["step"]
+    rows, lost = read_conversations(settings["data"], tokenizer, config.ctx, settings["leave_out"])
+    lengths = np.array([len(ids) for ids, _ in rows])
+    batches = [b for epoch in range(settings["epochs"]) for b in plan(lengths, epoch, a.seed)]
+    steps, seen_by = len(batches), zlib.crc32(np.concatenate([ids for ids, _ in rows]))
+    if state.get("data", seen_by) != seen_by:
+        raise ValueError(f"{settings['data']}: has changed since the run in {a.out} began")
+    counted, total = sum(int(m.sum()) for _, m in rows), int(lengths.sum())
+    padded = sum(len(b) * lengths[b].max() for b in batches) / settings["epochs"]
+    print(" ".join(f"{key} {value}" for key, value in (settings | vars(config)).items()))
+    print(f"{len(rows):,} conversations ({tell(lost)}), {total:,} tokens, {counted:,} of them "
+          f"counted; {padded / total - 1:.1%} padding | {steps} steps of up to {BATCH_TOKENS} tokens",
+          flush=True)
+    grads = views(np.empty_like(flat(params)), config)
+    first_call(params, config, Buffers(config, 1, 8), grads)
+    log, every = Log(os.path.join(a.out, "log.jsonl"), fresh=not a.resume), max(1, steps // SHOWS)
+    questions = read_questions(os.path.join(os.path.dirname(settings["data"]), "heldout.jsonl"))
+    stop, begin, begun, seen = [], time.perf_counter(), step, []
+    signal.signal(signal.SIGINT, lambda *_: stop.append(True))
+    while step < steps and not stop:
+        tick = time.perf_counter()
+        ids, targets, mask = to_arrays([rows[k] for k in batches[step]])
+        loss, _ = loss_and_grads(params, config, ids, targets, mask, grads)
+        if not math.isfinite(loss):
+            raise ValueError(f"step {step + 1}: the loss is {loss}; try a third of the learning rate "
+                             f"{settings['lr']}. {a.out} keeps the last save")
+        lr = learning_rate(step, steps, settings["lr"])
+        norm = optimizer.step(params, grads, step + 1, lr, decay=0.0)
+        step += 1
+        seen.append((loss, ids.size / (time.perf_counter() - tick)))
+        left = (time.perf_counter() - begin) / (step - begun) * (steps - step)
+        if step % LOG_EVERY == 0 or step == steps:
+            loss, speed = np.mean([x for x, _ in seen]), np.median([s for _, s in seen])
+            seen = []
+            log.show(f"step {step}/{steps} | loss {loss:.3f} nats | lr {lr:.1e} | grad {norm:.2f} | "
+                     f"{speed:,.0f} tok/s | {duration(left)} left", keep=step % every == 0,
+                     step=step, loss=loss, lr=lr, grad_norm=norm, tokens_per_s=speed)
+        if step % every == 0 or step == steps or stop:
+            if questions:
+                q = questions[step * 7919 % len(questions)]
+                log.show(f"    {q['messages'][-1]['content']}  ->  "
+                         f"{answers(net, [q['messages']], 0.0)[0]}")
+            save(a.out, params, config, tokenizer, {"m1": optimizer.m1, "m2": optimizer.m2},
+                 {"step": step, "settings": settings, "data": seen_by})
+    if step < steps:
+        print(f"stopped at step {step} and saved in {a.out}; go on with: python sft.py --resume")
+        return
+    if questions:
+        table([a.out], settings["base"], questions)
+    print(f"wrote {a.out} in {duration(time.perf_counter() - begin)}; next: python sample.py --chat")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--base", default="out/base", help="checkpoint folder to start from")
+    add("--data", default="out/world/conversations.jsonl", help="JSON lines, gzipped or not")
+    add("--out", default="out/sft", help="checkpoint folder to write")
+    add("--epochs", type=int, default=EPOCHS)
+    add("--lr", type=float, default=LR, help=f"highest learning rate (default {LR})")
+    add("--seed", type=int, default=0)
+    add("--leave-out", nargs="+", default=[], metavar="KIND", help="kinds of conversations to skip")
+    add("--resume", action="store_true", help="go on with the run in --out")
+    add("--exam", nargs="+", metavar="FOLDER", help="train nothing, examine these checkpoints")
+    args = parser.parse_args()
+    try:
+        if args.exam:
+            table(args.exam, args.base, read_questions(
+                os.path.join(os.path.dirname(args.data), "heldout.jsonl")))
+        else:
+            run(args)
+    except (ValueError, OSError) as error:
+        print(f"sft.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("sft.py: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
