@@ -303,6 +303,10 @@ def test_commands(monkeypatch, capsys, checkpoint, tokenizer):
     assert first == again != other and "---- 3 ----" in first
     assert command(monkeypatch, "--model", checkpoint, "--prompt", "the cat " * 30, "--tokens", 8) == 0
     assert "only its last 24 are read" in capsys.readouterr().err
+    assert command(monkeypatch, "--model", checkpoint, "--prompt", "the cat " * 30) == 0
+    out, error = capsys.readouterr()
+    assert error.count("only its last 16") == error.count("\n") == 1
+    assert "(the context of 32 tokens is full)" in out and "16 tokens in" in out
     for demo in ("dreams", "regurgitation", "zip"):
         assert command(monkeypatch, "--model", checkpoint, "--demo", demo, "--tokens", 12) == 0
     out = capsys.readouterr().out
