@@ -1,0 +1,219 @@
+"""How fast the spine is: matmul, training, decoding, start-up; each beside its peer in one run.
+
+Training and its peer run in processes of their own and take turns, since each holds its threads.
+    python tests/bench_spine.py step '{"dim": 256, ...}' SECONDS      our side of a turn: JSON
+"""
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(HERE)
+sys.path.insert(0, ROOT)
+SIZES = {"5m": dict(vocab=2048, ctx=256, dim=256, layers=6, heads=8, kv_heads=8, hidden=688),
+         "1m": dict(vocab=1024, ctx=128, dim=128, layers=4, heads=4, kv_heads=4, hidden=344)}
+TURNS = 3  # of ours and theirs
+BATCH = 16
+
+
+def child(*command, **environment):
+    """The last line a Python process prints, as JSON. OpenBLAS chooses its kernel by itself."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS")}
+    out = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, check=True, text=True,
+                         capture_output=True, env=inherited | environment).stdout
+    return json.loads(out.strip().splitlines()[-1])
+
+
+# ---- matmul ----
+
+def training_shapes():
+    """(M, K, N, trans_a, trans_b) of every product in a step of both sizes."""
+    for s in SIZES.values():
+        C, F = s["dim"], s["hidden"]
+        rows = 1024 if s is SIZES["5m"] else 2048  # of a micro-batch
+        for M, N in ((3 * C, C), (C, C), (2 * F, C), (C, F)):
+            yield from ((rows, N, M, False, True), (rows, M, N, False, False), (M, rows, N, True, False))
+
+
+def matmul_ratios():
+    """GFLOP/s of ours / NumPy's, per shape; taking turns."""
+    from kernels import matmul
+    out = []
+    for M, K, N, trans_a, trans_b in training_shapes():
+        a = np.random.default_rng(0).standard_normal((K, M) if trans_a else (M, K)).astype(np.float32)
+        b = np.random.default_rng(1).standard_normal((N, K) if trans_b else (K, N)).astype(np.float32)
+        A, B, c = a.T if trans_a else a, b.T if trans_b else b, np.empty((M, N), np.float32)
+        ours, theirs = [], []
+        matmul(a, b, trans_a, trans_b, out=c)
+        for _ in range(31):
+            start = time.perf_counter()
+            matmul(a, b, trans_a, trans_b, out=c)
+            middle = time.perf_counter()
+            np.matmul(A, B, out=c)
+            ours.append(middle - start)
+            theirs.append(time.perf_counter() - middle)
+        out.append(statistics.median(theirs) / statistics.median(ours))
+    return out
+
+
+def bench_matmul():
+    """One thread each: two programs' threads waiting for each other in one process measure that."""
+    print_ratios = "import json, sys; sys.path[:0] = ['tests']; import bench_spine as b; print(json.dumps(b.matmul_ratios()))"
+    one = dict(NUMBA_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    avx2 = dict(NUMBA_CPU_NAME="haswell", NUMBA_CPU_FEATURES="+avx,+avx2,+fma,+sse4.2,+popcnt,+bmi,+bmi2")
+    return {"matmul_vs_openblas": statistics.median(child("-c", print_ratios, **one)),
+            "matmul_avx2_vs_openblas": statistics.median(child("-c", print_ratios, **one, **avx2))}
+
+
+# ---- training ----
+
+def our_step(sizes, seconds):
+    """Our side: median seconds of a whole step, peak memory, and the matmul peak of this minute."""
+    import model
+    import train
+    config = model.Config(**sizes)
+    params = model.init_params(config)
+    optimizer, rng, times, stop = train.Optimizer(params, config), np.random.default_rng(0), [], None
+    buffers = model.Buffers(config, model.micro_batch(config, BATCH, config.ctx), config.ctx)
+    grads = model.views(np.empty_like(model.flat(params)), config)
+    while stop is None or time.perf_counter() < stop or len(times) < 5:
+        windows = rng.integers(0, config.vocab, (BATCH, config.ctx + 1))
+        start = time.perf_counter()
+        model.loss_and_grads(params, config, windows[:, :-1], windows[:, 1:], grads=grads, buffers=buffers)
+        optimizer.step(params, grads, 1, 1e-3)
+        times.append(time.perf_counter() - start)
+        if stop is None and len(times) == 3:
+            times, stop = [], time.perf_counter() + seconds
+    return {"seconds": statistics.median(times),
+            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def sgemm_flops():
+    """What OpenBLAS reaches on both threads with large matrices, FLOP/s."""
+    return child("-c", "import numpy as np, time, json; a = np.ones((2048, 2048), np.float32); t = []\n"
+                       "for _ in range(9):\n s = time.perf_counter(); a @ a; t.append(time.perf_counter() - s)\n"
+                       "print(json.dumps(2 * 2048**3 / sorted(t)[4]))")
+
+
+def bench_train():
+    """Tokens per second of a whole step, ours / PyTorch's; memory likewise (smaller is better)."""
+    from model import Config, flops_per_token
+    figures = {}
+    for name, sizes in SIZES.items():
+        runs = {"ours": [], "eager": [], "compile": []}
+        for _ in range(TURNS):
+            runs["ours"].append(child("tests/bench_spine.py", "step", json.dumps(sizes), 4))
+            for how in ("eager", "compile"):
+                runs[how].append(child("tests/peer_torch.py", "step", json.dumps(sizes), 4, how))
+        seconds = {who: statistics.median(r["seconds"] for r in turns) for who, turns in runs.items()}
+        for how in ("eager", "compile"):
+            figures[f"train_{name}_vs_{how}"] = seconds[how] / seconds["ours"]
+        flops = flops_per_token(Config(**sizes), sizes["ctx"]) * BATCH * sizes["ctx"]
+        print("   " + ", ".join(f"{who} {BATCH * sizes['ctx'] / s:,.0f} tok/s {flops / s / 1e9:.0f} GFLOP/s"
+                                for who, s in seconds.items()))
+        if name == "5m":
+            figures["train_5m_share_of_sgemm"] = flops / seconds["ours"] / sgemm_flops()
+            memory = {who: statistics.median(r["peak_mb"] for r in turns) for who, turns in runs.items()}
+            figures["memory_5m_vs_eager"] = memory["ours"] / memory["eager"]
+    return figures
+
+
+def bench_shakespeare():
+    """Our time to 1.90 nats per character over nanoGPT's recipe's whole time, same text and split."""
+    path = os.path.join(os.environ.get("TEST_DATA", ""), "tinyshakespeare.txt")
+    if not os.path.exists(path):
+        return {}
+    ours = child("tests/bench_spine.py", "shakespeare", path)
+    theirs = child("tests/peer_torch.py", "shakespeare", path)
+    for seconds, nats in ours["curve"]:
+        print(f"   {seconds:5.1f} s  {nats:.3f} nats  " + "#" * int(nats * 16))
+    print(f"   nanoGPT's recipe: {theirs['seconds']:.1f} s, {theirs['nats']:.3f} nats")
+    return {"shakespeare_time_vs_nanogpt": ours["seconds"] / theirs["seconds"],
+            "shakespeare_nats": ours["nats"]}
+
+
+def our_shakespeare(path, steps=850, batch=12, T=64, rate=0.01):
+    """Our recipe for the same characters: a smaller network, larger steps, decay to zero."""
+    import model
+    import train
+    text = open(path, encoding="utf-8").read()
+    index = {c: i for i, c in enumerate(sorted(set(text)))}
+    ids = np.array([index[c] for c in text])
+    tokens, val = ids[:len(ids) * 9 // 10], ids[len(ids) * 9 // 10:]
+    config = model.Config(vocab=len(index), ctx=T, dim=64, layers=4, heads=4, kv_heads=4, hidden=192)
+    params, rng = model.init_params(config), np.random.default_rng(0)
+    optimizer, buffers = train.Optimizer(params, config), model.Buffers(config, batch, T)
+    grads, n, seconds, curve = model.views(np.empty_like(model.flat(params)), config), (len(val) - 1) // T, 0.0, []
+    train.first_call(params, config, buffers, grads)
+    for step in range(steps):
+        start = time.perf_counter()
+        windows = train.draw_windows(rng, tokens, batch, T)
+        model.loss_and_grads(params, config, *windows, grads=grads, buffers=buffers)
+        optimizer.step(params, grads, step + 1, train.learning_rate(step, steps, rate))
+        seconds += time.perf_counter() - start
+        if (step + 1) % (steps // 10) == 0:
+            nats = model.token_losses(params, config, val[:n * T].reshape(n, T), val[1:n * T + 1].reshape(n, T))
+            curve.append((seconds, float(nats.mean(dtype=np.float64))))
+    return {"seconds": seconds, "nats": curve[-1][1], "curve": curve}
+
+
+# ---- decoding and start-up ----
+
+def seconds_per_token(params, config, prompts, n):
+    """Of sample.generate, drawing included: the median of several runs."""
+    from sample import generate
+    times = []
+    for _ in range(7):
+        start = time.perf_counter()
+        out = generate(params, config, prompts, n)
+        times.append((time.perf_counter() - start) / sum(map(len, out)))
+    return statistics.median(times)
+
+
+def bench_decode():
+    import model
+    figures, rng = {}, np.random.default_rng(0)
+    config = model.Config(vocab=32000, ctx=256, dim=288, layers=6, heads=6, kv_heads=6, hidden=768)
+    params = model.init_params(config)
+    seconds_per_token(params, config, np.ones((1, 4), int), 4)
+    ours, sums = seconds_per_token(params, config, np.ones((1, 4), int), 60), []
+    for _ in range(15):
+        start = time.perf_counter()
+        model.flat(params).sum()
+        sums.append(time.perf_counter() - start)
+    figures["decode_15m_vs_memory_speed"] = statistics.median(sums) / ours
+    path = os.path.join(os.environ.get("TEST_DATA", ""), "stories260K.bin")
+    if os.path.exists(path):
+        params, config = model.load(path)
+        figures["decode_260k_us_per_token"] = seconds_per_token(params, config, np.ones((1, 1), int), 200) * 1e6
+    config = model.Config(**SIZES["1m"])
+    params = model.init_params(config)
+    one = seconds_per_token(params, config, rng.integers(0, 1024, (1, 8)), 64)
+    many = seconds_per_token(params, config, rng.integers(0, 1024, (64, 8)), 64)
+    return figures | {"batch64_vs_batch1": one / many}
+
+
+def bench_start():
+    """Seconds to the first training step: the first time ever, and with the kernels on disk."""
+    first_step = ("import time, json; t = time.perf_counter()\nimport sys; sys.path[:0] = ['tests']\n"
+                  "import bench_spine as b; b.our_step(b.SIZES['1m'], 0); import sample, numpy as np, model\n"
+                  "c = model.Config(**b.SIZES['1m']); sample.generate(model.init_params(c), c, np.ones((1, 2), int), 2)\n"
+                  "print(json.dumps(time.perf_counter() - t))")
+    with tempfile.TemporaryDirectory() as cache:
+        first = child("-c", first_step, NUMBA_CACHE_DIR=cache)
+        later = statistics.median(child("-c", first_step, NUMBA_CACHE_DIR=cache) for _ in range(3))
+    return {"compile_first_s": first, "start_later_s": later}
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "step":
+        print(json.dumps(our_step(json.loads(sys.argv[2]), float(sys.argv[3]))))
+    else:
+        print(json.dumps(our_shakespeare(sys.argv[2])))
