@@ -13,7 +13,7 @@ of a batch step together, a row that has ended leaves it, and no row's draws dep
 A sequence ends where the context is full.
 
 Starts in 1 s and writes 4,800 tokens/s at 0.9M parameters (one thread of an AMD EPYC, Zen 4); in
-generate, without printing, stories260K takes 115 microseconds a token, 1 to 3 of them for the draw.
+generate, without printing, stories260K takes 106 microseconds a token, 1 to 3 of them for the draw.
 
 Sources: Fan et al. 2018 (top-k), Holtzman et al. 2020 (top-p), llama2.c (its tokenizer file).
 Left out: beam search and repetition penalties, which hide what the network thinks; speculative
