@@ -52,7 +52,8 @@ from numba import njit
 CHUNK = 1 << 16  # bytes read or unpacked at once
 MAX_HELD = 8 << 20  # a gzip member up to this size is checked whole before any of it is used
 MAX_RECORD = 64 << 20  # bytes; longer records are skipped: nobody writes 64 MB of prose on a page
-MAX_PAGE = 16 << 20  # bytes of one page after unpacking, against gzip bombs
+MAX_PAGE = 2 << 20  # bytes of a page after unpacking, the rest is cut off (Common Crawl: 1 to 5 MB)
+MAX_TEXT = 8 << 20  # bytes of a plain text; these two bound a worker's memory
 BATCH_BYTES, BATCH_PAGES = 1 << 20, 64  # raw pages handed to a worker at once
 SHARD_CHARS = 100_000_000  # characters of text in one output file
 VAL_FRACTION = 0.05  # of the documents, chosen by a hash of their text
@@ -287,6 +288,8 @@ def parse_headers(block):
 def open_document(raw):
     """A raw page -> ({"url", "id", and "html" or "text"}, None), or (None, reason)."""
     document, body = {"url": raw["url"], "id": raw["id"]}, raw["body"]
+    if raw["kind"] == "text" and len(body) > MAX_TEXT:
+        return None, "too_long"
     if raw["kind"] == "text":
         return {**document, "text": body.decode("utf-8-sig", "replace")}, None
     headers = parse_headers(b"")
@@ -302,7 +305,7 @@ def open_document(raw):
             media_type = "text/html"
         if media_type not in ("text/html", "application/xhtml+xml"):
             return None, "not_html"
-    return {**document, "html": decode_html(body, headers["content-type"])}, None
+    return {**document, "html": decode_html(body[:MAX_PAGE], headers["content-type"])}, None
 
 
 CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,8})[^\r\n]{0,256}\r\n")
@@ -327,7 +330,7 @@ def unwrap_body(body, headers):
         except zlib.error:
             continue
     is_packed = re.search(r"\b(br|zstd|gzip|deflate|compress)\b", encoding)
-    return None if is_packed and b"<" not in body[:512] else body[:MAX_PAGE]
+    return None if is_packed and b"<" not in body[:512] else body
 
 
 META_CHARSET = re.compile(rb"(?i)<meta[^>]{0,500}?charset\s{0,9}=\s{0,9}[\"']?\s{0,9}([-\w]{2,40})")
@@ -343,12 +346,13 @@ def decode_html(body, content_type=""):
 
     A page that declares a one-byte charset but is valid UTF-8 is UTF-8, mislabelled: real text in
     another charset hardly ever is valid UTF-8. (FineWeb tries UTF-8 first, then guesses.)"""
-    for mark, charset in ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
-        if body.startswith(mark):
-            return body.decode(charset, "replace").removeprefix("\ufeff")
+    if body.startswith((b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf")):
+        charset = "utf-8-sig" if body.startswith(b"\xef") else "utf-16"
+        return body.decode(charset, "replace")
     declared = re.search(r"(?i)charset\s*=\s*[\"']?\s*([-\w]{2,40})", content_type)
     meta = None if declared else META_CHARSET.search(body[:4096])
-    charset = (declared[1] if declared else meta[1].decode("ascii", "replace") if meta else "").lower()
+    charset = declared[1] if declared else meta[1].decode("ascii", "replace") if meta else ""
+    charset = charset.lower()
     charset = COUSINS.get(charset, charset) if CHARSET.match(charset) else "utf-8"
     if meta and charset.startswith("utf-16"):
         charset = "utf-8"  # a <meta> found by its ASCII letters cannot stand in a UTF-16 page
@@ -448,8 +452,8 @@ def url_rule(url, *, blocklist=None, soft_words=2):
 # These tags do not break a line of text and are dropped where they stand; every other tag ends a
 # block, but for <a>, whose characters count as link, and <br>, <td> and <th> (see below).
 INLINE = frozenset(
-    "abbr acronym b bdi bdo big cite code data del dfn em font i img ins kbd label mark nobr q rp rt "
-    "ruby s samp small source span strike strong sub sup time tt u var wbr".split()
+    "abbr acronym b bdi bdo big cite code data del dfn em font i img ins kbd label mark nobr q rp "
+    "rt ruby s samp small source span strike strong sub sup time tt u var wbr".split()
 )
 SILENT = INLINE | {"/" + tag for tag in INLINE} | {"/br", "/td", "/th"}
 # What stands in these is never the page's text.
@@ -470,13 +474,13 @@ COST = dict.fromkeys("p li tr dd pre blockquote".split(), 10)  # votes a block m
 COST_ELSE = 40  # and in all others: a short heading or div is more often a label than a sentence
 # Words in class, id, role or itemprop that name what stands around an article.
 NOISE = frozenset(
-    "ad ads adv advert advertisement affiliate alert author banner bio breadcrumb breadcrumbs byline "
-    "caption comment comments consent cookie cookies copyright credit credits dialog disqus feed "
-    "follow footer gallery hidden infobox legal login masthead menu meta modal nav navbar navigation "
-    "newsletter noprint overlay pager pagination paging popup popular print promo promoted promotion "
-    "rating ratings recommend recommended related reply respond rss share sharing sidebar signup "
-    "sitemap skip slider social sponsor sponsored subscribe subscription tag tags teaser teasers "
-    "toolbar trending widget widgets".split()
+    "ad ads adv advert advertisement affiliate alert author banner bio breadcrumb breadcrumbs "
+    "byline caption comment comments consent cookie cookies copyright credit credits dialog disqus "
+    "feed follow footer gallery hidden infobox legal login masthead menu meta modal nav navbar "
+    "navigation newsletter noprint overlay pager pagination paging popup popular print promo "
+    "promoted promotion rating ratings recommend recommended related reply respond rss share "
+    "sharing sidebar signup sitemap skip slider social sponsor sponsored subscribe subscription "
+    "tag tags teaser teasers toolbar trending widget widgets".split()
 )
 MAIN_NAME = re.compile(
     r"(?i)(?:^|\s)(?:articlebody|"
@@ -500,6 +504,7 @@ ATTRIBUTE = re.compile(
 NAME_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")  # cuts share-box, share_box and shareBox
 INVISIBLE = re.compile(r"(?i)display\s*:\s*none|visibility\s*:\s*hidden")
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f]")
+VISIBLE = re.compile(r"\w")  # blocks of icons and rules alone are no text
 NEW_LINE, NEW_CELL = "\2", "\3"  # stand for <br> and <td> in the raw text of a block
 
 
@@ -576,7 +581,7 @@ def cut_blocks(html):
             return
         text = "".join(pieces)
         pieces.clear()
-        if not text.isspace() and (text := tidy(text, n_open["pre"])):
+        if not text.isspace() and VISIBLE.search(text := tidy(text, n_open["pre"])):
             blocks.append((text, link_chars, stack[-1], bullet))
             bullet = ""
         link_chars = 0
@@ -662,7 +667,9 @@ def choose_blocks(elements, blocks, prune):
         inside[e] = inside[parents[e]]
         good = tags[e] in LEAVES or (plain if tags[e] in LISTS else living)[e] >= 0
         kept[e] = kept[parents[e]] and not dead[e] and good
-    chosen = [i for i, (text, links, e, _) in enumerate(blocks) if kept[e] and links <= 0.8 * len(text)]
+    chosen = [
+        i for i, (text, links, e, _) in enumerate(blocks) if kept[e] and links <= 0.8 * len(text)
+    ]
     first = next((i for i, block in enumerate(blocks) if inside[block[2]]), 0)
     lead = add_lead(tags, dead, votes, blocks, first)
     return lead + drop_loose_ends(tags, votes, blocks, chosen)
@@ -700,7 +707,8 @@ def extract_text(html):
     def join(chosen):
         pieces, before = [], ""
         for text, _, e, prefix in (blocks[i] for i in chosen):
-            pieces += ["\n" if tags[e] == before and before in ("li", "tr") else "\n\n", prefix + text]
+            tight = tags[e] == before and before in ("li", "tr")
+            pieces += ["\n" if tight else "\n\n", prefix + text]
             before = tags[e]
         texts.append("".join(pieces[1:]))
         return max(map(len, texts))
@@ -724,14 +732,14 @@ SCRIPTS = (  # first and last code point, and the language or, in capitals, the 
 )
 FUNCTION_WORDS = """
 LATIN
-en the of and to in is that for it was on are as with his they at be this from have or by one had not
-   but what all were we when your can said there an which she do their if will how about out them
-   then these some her would him has more who its my than been you he i so no just our could
-de der die das und ist in zu den von mit sich auf für nicht ein eine als auch es an werden aus er hat
-   dass sie nach wird bei einer um am sind noch wie einem über einen so zum war haben nur oder aber
-   vor zur bis mehr durch man dem des sein wenn ich wir ihr kann im
-nl de het een en van in is dat op te zijn met voor niet die er aan om ook als dan maar bij of uit nog
-   naar door over wordt deze heeft ik je worden kan zo wat hij tot meer geen veel wel hun werd
+en the of and to in is that for it was on are as with his they at be this from have or by one had
+   not but what all were we when your can said there an which she do their if will how about out
+   them then these some her would him has more who its my than been you he i so no just our could
+de der die das und ist in zu den von mit sich auf für nicht ein eine als auch es an werden aus er
+   hat dass sie nach wird bei einer um am sind noch wie einem über einen so zum war haben nur oder
+   aber vor zur bis mehr durch man dem des sein wenn ich wir ihr kann im
+nl de het een en van in is dat op te zijn met voor niet die er aan om ook als dan maar bij of uit
+   nog naar door over wordt deze heeft ik je worden kan zo wat hij tot meer geen veel wel hun werd
 fr le la les de des du et est en un une que qui dans pour pas sur au avec ce il par plus ne se son
    sont ou mais nous vous aux cette elle comme tout être fait leur ses été sa même l d qu n c s
 es el la los las de que y en un una es se no por con para su del al lo como más o pero sus le ha me
@@ -740,26 +748,29 @@ pt o a os as de que e do da em um uma é para com não no na se por mais dos das
    ser quando muito nos já está eu também só pelo pela até isso ela entre era depois seu sua são
 it il la di che e è un una in per non sono con del della i le si da lo gli al come più ma dei nel
    alla anche ha se questo delle o su ci essere stato fra tra era loro molto tutti ai l d
-ca el la els les de que i en un una és per amb no del al es va com més o però seva seu aquest dels ha
-   ser són també aquesta molt entre fins quan tot als pel sobre on han l d
+ca el la els les de que i en un una és per amb no del al es va com més o però seva seu aquest dels
+   ha ser són també aquesta molt entre fins quan tot als pel sobre on han l d
 ro și de la în a cu nu pe o un este care să din că se mai pentru sunt ce au fi ca dar după sau fost
    această acest lui ei prin până între fără foarte are către
-sv och att det i en som är på för med av den till inte om ett har de jag var så men kan från vi eller
-   när man ska efter också vid under där mot över än han hon blir nu sig sin
+sv och att det i en som är på för med av den till inte om ett har de jag var så men kan från vi
+   eller när man ska efter också vid under där mot över än han hon blir nu sig sin
 da og at det i en er på som for med af den til ikke de har et jeg var kan så men om fra vi eller når
    man skal efter også ved under der mod blev havde hun bliver hvor nu sig sin
 no og at det i en er på som for med av den til ikke de har et jeg var kan så men om fra vi eller når
    man skal etter også ved under der mot ble hadde hun blir hvor nå seg sin
-is og að í er á það sem til við um ekki en með var af fyrir eru ég hann hún þetta þá frá eða því hafa
+is og að í er á það sem til við um ekki en með var af fyrir eru ég hann hún þetta þá frá eða því
+   hafa
 fi ja on ei se että hän oli ovat mutta kun joka niin myös kuin sen tai jos mitä vain ole nyt minä
    hänen jo sitä siitä olla ollut voi sekä vielä mukaan jotka ennen tämä ne
 et ja on ei et see ta oli kui ka mis aga või siis seda oma kes ma nii nagu välja pole veel ning olid
-hu a az és hogy nem is egy van meg ez de volt csak azt még már el ha vagy mint ami ki majd lehet kell
+hu a az és hogy nem is egy van meg ez de volt csak azt még már el ha vagy mint ami ki majd lehet
+   kell
 pl i w na z nie się do że jest to o jak po co ale od za przez dla tym tak może jego już są był być
    oraz przy które który tylko także czy ze jako tego lub jej
 cs a v na se je že s z do to o i ve pro ale si jako po jsem od by za které jeho nebo jsou který byl
    bylo až při také podle této už tak není jen ze k
-sk a v na sa je že s z do to o i vo pre ale si ako po som od by za ktoré jeho alebo sú ktorý bol bolo
+sk a v na sa je že s z do to o i vo pre ale si ako po som od by za ktoré jeho alebo sú ktorý bol
+   bolo
 sl in je na v se da so za z ne pa bi ki po kot tudi o ali s od kako še bil že le do pri tako lahko
 hr i je u na se da su za od s ne koji a što o iz kao bi po ili ali samo sve to ga nije koje te već
 lt ir yra į kad su iš ne tai bet kaip buvo jo už apie tik ar nuo dar jie prie gali per po taip jos
@@ -776,7 +787,8 @@ af die van en in is het dit nie wat vir om te op met word aan ook hy sy as by wa
 CYRILLIC
 ru и в не на что я с он как это по но из у за от же для так все бы его то было только мы к о был или
    ещё еще если когда есть она они мне до вы
-uk і в не на що я з він як це по але із у за від же для так все би його то було тільки ми до та або ще
+uk і в не на що я з він як це по але із у за від же для так все би його то було тільки ми до та або
+   ще
 bg и в не на че аз с той как това по но от за са да се ще е към които при до му го или може само има
 sr и у не на да је се са за од су који а што о из као би по или али то га није које већ био јер може
 ARABIC
@@ -860,7 +872,7 @@ TOKEN = re.compile(
 )
 # A sentence ends at . ! ? and their kin in other scripts, with the quotes and brackets closing
 # after it, unless the dot belongs to an initial (J.), a letter word (U.S.) or an abbreviation.
-ABBREVIATIONS = "Mr Mrs Ms Dr Prof St Sr Jr vs etc Inc Ltd Co Corp Gen Gov Sen Rep No Vol Fig approx"
+ABBREVIATIONS = "Mr Mrs Ms Dr Prof St Sr Jr vs etc Inc Ltd Co Corp Gen Gov Sen Rep No Vol Fig"
 SENTENCE_END = regex.compile(
     r"(?<!\.)(?<!\b\p{L})"
     + "".join(rf"(?<!\b{word})" for word in ABBREVIATIONS.split())
@@ -870,7 +882,7 @@ SENTENCE_END = regex.compile(
 STOP = regex.compile(r"[\p{SB=STerm}\p{SB=ATerm}]$")  # 170 marks: . ! ? 。 ؟ । and so on
 
 
-@functools.lru_cache(4)  # three stages ask for the same text
+@functools.lru_cache(1)  # repetition and quality ask for the same text
 def words_in(text):
     """The tokens of a text, punctuation marks included."""
     return TOKEN.findall(text)
@@ -908,8 +920,9 @@ def measured(checks):
 
 @measured
 def gopher_repetition(
-    text, *, dup_para_frac=0.30, dup_para_char_frac=0.20, dup_line_frac=0.30, dup_line_char_frac=0.20,
-    top_2_gram=0.20, top_3_gram=0.18, top_4_gram=0.16, duplicated_5_n_grams=0.15,
+    text, *, dup_para_frac=0.30, dup_para_char_frac=0.20, dup_line_frac=0.30,
+    dup_line_char_frac=0.20, top_2_gram=0.20, top_3_gram=0.18, top_4_gram=0.16,
+    duplicated_5_n_grams=0.15,
     duplicated_6_n_grams=0.14, duplicated_7_n_grams=0.13, duplicated_8_n_grams=0.12,
     duplicated_9_n_grams=0.11, duplicated_10_n_grams=0.10,
 ):  # fmt: skip
@@ -1043,7 +1056,7 @@ def mix(x):
 
 @njit(cache=True)
 def hash_lines(data):
-    """64-bit hashes of the non-empty lines, blanks and carriage returns left out (FNV-1a, mixed)."""
+    """64-bit hashes of the non-empty lines, their blanks left out (FNV-1a, mixed)."""
     out, n = np.empty(len(data) // 2 + 1, np.uint64), 0
     h, length = np.uint64(0xCBF29CE484222325), 0
     for i in range(len(data) + 1):
@@ -1237,7 +1250,7 @@ def c4_line(
 
 
 def c4(text, *, min_sentences=5, **line_limits):
-    """(text of the good lines, None), or (text, reason). C4, section 2.2; per line, then per text."""
+    """(text of the good lines, None), or (text, reason). C4, section 2.2: by line, then by text."""
     kept, n_sentences = [], 0
     for line in text.splitlines():
         line, reason = c4_line(line.strip(), **line_limits)
@@ -1296,7 +1309,8 @@ PHONE = re.compile(
 # Replacements: FineWeb's two addresses and six hosts that answered nothing; for the rest, numbers
 # set aside for examples (NANP 555-01xx, RFC 3849).
 EMAILS = ("email@example.com", "firstname.lastname@example.org")
-HOSTS = "22.214.171.124 126.96.36.199 188.8.131.52 184.108.40.206 220.127.116.11 18.104.22.168".split()
+HOSTS = ("22.214.171.124", "126.96.36.199", "188.8.131.52", "184.108.40.206", "220.127.116.11")
+HOSTS += ("18.104.22.168",)
 PHONES = ("+1 202-555-0123", "+1 202-555-0187")
 HOSTS_6 = ("2001:db8::1", "2001:db8::2")
 
@@ -1350,7 +1364,7 @@ RULES = {"url": url_rule, "language": language_rule, "gopher_repetition": gopher
 
 
 def read_settings(changes=()):
-    """["NAME=VALUE", ...] -> {rule: {threshold: value}, or None where a rule is off}, and the names.
+    """["NAME=VALUE", ...] -> {rule: {threshold: value}, or None if the rule is off}, and all names.
 
     A name is a rule's keyword argument behind the first word of the rule: gopher_min_words."""
     settings, known = {}, {}
@@ -1658,7 +1672,8 @@ def explain(name, files, settings, blocklist):
 
     def say(stage, rule, value="", sign="", limit="", failed=False):
         value = f"{value:,.4g}" if isinstance(value, float) else value
-        print(f"{stage:18} {rule:22} {value:>12} {sign:1} {limit!s:8}{' fails' * bool(failed)}".rstrip())
+        verdict = " fails" if failed else ""
+        print(f"{stage:18} {rule:22} {value:>12} {sign:1} {limit!s:8}{verdict}".rstrip())
 
     print(f"{'stage':18} {'rule':22} {'value':>12} fails if")
     nothing_off = {rule: limits or {} for rule, limits in settings.items()}
@@ -1686,7 +1701,8 @@ def explain(name, files, settings, blocklist):
     page = clean_page(raw, settings, blocklist)
     verdict = f"dropped at {page['stage']}: {page['reason']}" if page["stage"] else "kept"
     off = ", ".join(rule for rule, limits in settings.items() if limits is None)
-    print(f"verdict: {verdict}" + ", unless a duplicate" * (not page["stage"]) + f"; off: {off}" * bool(off))
+    verdict += ", unless a duplicate" * (not page["stage"]) + f"; off: {off}" * bool(off)
+    print(f"verdict: {verdict}")
 
 
 def only_extract(files, out, n_workers):
@@ -1703,7 +1719,8 @@ def only_extract(files, out, n_workers):
 
 
 def main(arguments=None):
-    names = (f"{name}={(read_settings()[0][rule][key])}" for name, (rule, key) in read_settings()[1].items())
+    settings, known = read_settings()
+    names = (f"{name}={settings[rule][key]}" for name, (rule, key) in known.items())
     parser = argparse.ArgumentParser(
         description="The crawl becomes clean text.",
         epilog=textwrap.fill("settings: " + " ".join(names), 98, break_on_hyphens=False),
@@ -1734,8 +1751,10 @@ def main(arguments=None):
         else:
             if settings["minhash"]:
                 print(match_curve(settings["minhash"]["bands"], settings["minhash"]["rows"]))
-            with open(args.rejects or os.devnull, "w", encoding="utf-8", errors="replace") as rejects:
-                stats = run(files, args.out, settings, blocklist, args.workers, args.rejects and rejects)
+            path = args.rejects or os.devnull
+            with open(path, "w", encoding="utf-8", errors="replace") as rejects:
+                rejects = rejects if args.rejects else None
+                stats = run(files, args.out, settings, blocklist, args.workers, rejects)
             n, speed = stats["documents"], stats["pages_per_s"]
             print(f"wrote {n['train']:,} documents to train on and {n['val']:,} to validate to "
                   f"{args.out} ({speed:,.0f} pages/s); next: python bpe.py")  # fmt: skip
