@@ -11,7 +11,8 @@ A page passes these stages in this order and leaves at the first rule it breaks,
 
     read > url > extract > language > repetition > quality > exact > minhash > c4 > fineweb > pii
 
-@TIME@
+Time on two cores (AMD EPYC, Zen 4): the default crawl's 16,000 small pages 10 s, the first run 3 s
+more to compile; 343 real pages of 150 KB 1.5 s. Memory: under 350 MB a worker whatever the pages.
 Sources: FineWeb (arXiv 2406.17557) for the recipe; Gopher (2112.11446, section A1.1) for
 repetition and quality; C4 (1910.10683, section 2.2); RefinedWeb (2306.01116) for URLs and
 duplicates; datatrove, the code FineWeb ran, where the papers are silent. Where code and paper
@@ -1400,6 +1401,14 @@ def read_settings(changes=()):
     return settings, known
 
 
+def spell_out(settings):
+    """The settings as JSON can hold them: NaN reads "off"."""
+    return {
+        rule: limits and {name: "off" if value != value else value for name, value in limits.items()}
+        for rule, limits in settings.items()
+    }
+
+
 def clean_page(raw, settings, blocklist=None):
     """One raw page through all stages -> {"stage", "reason", "sizes", "record", "keys", "side"}:
     the stage it fails at (None: none) and why; its characters after each stage it passed; the
@@ -1556,8 +1565,8 @@ def run(files, out, settings, blocklist=None, n_workers=1, rejects=None):
         n_kept = write_shards(survivors(), out)
     progress(n_bytes, last=True)
     seconds = time.perf_counter() - start
-    stats = {"documents": n_kept, "stages": counts, "n_damaged": len(damaged), "settings": settings}
-    stats |= {"damaged": damaged[:1000], "seconds": seconds}
+    stats = {"documents": n_kept, "stages": counts, "n_damaged": len(damaged)}
+    stats |= {"damaged": damaged[:1000], "seconds": seconds, "settings": spell_out(settings)}
     stats |= {"pages_per_s": counts["read"]["in"] / seconds}
     with open(os.path.join(out, "stats.json.part"), "w", encoding="utf-8") as file:
         json.dump(stats, file, indent=1)
@@ -1740,7 +1749,7 @@ def main(arguments=None):
         settings, _ = read_settings([f"language_languages={args.language}", *args.set])
         if args.workers < 1:
             raise ValueError(f"--workers {args.workers}: there must be at least one")
-        print("config:", json.dumps(vars(args) | {"settings": settings}))
+        print("config:", json.dumps(vars(args) | {"settings": spell_out(settings)}))
         blocklist = load_blocklist(args.blocklist) if args.blocklist else None
         alone = args.explain == "-" or os.path.isfile(args.explain or "")
         files = [] if alone else input_files(args.inputs)

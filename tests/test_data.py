@@ -799,6 +799,8 @@ def failing():
 def test_settings():
     settings, names = data.read_settings(["gopher_min_words=20", "c4=off", "gopher_dup_line_frac=off", "c4_policy=off"])
     assert settings["gopher_quality"]["min_words"] == 20 and settings["c4"] is None
+    assert data.spell_out(settings)["gopher_repetition"]["dup_line_frac"] == "off"
+    json.loads(json.dumps(data.spell_out(settings), allow_nan=False))
     assert data.gopher_repetition("I am your father.\n" * 4, **settings["gopher_repetition"]) != "dup_line_frac"
     for wrong in ("gopher_min_word=20", "c4_policy=maybe", "gopher_min_words=x", "minhash_bands=off", "nothing"):
         with pytest.raises(ValueError, match=f"--set {wrong}"):
