@@ -23,6 +23,8 @@ from numba import njit, prange
 from numba.extending import overload
 
 FAST = {"contract", "reassoc"}  # fused multiply-add, free order of sums; NaN and infinity stay true
+# A division by zero gives infinity, as in NumPy: Python's test for it would keep loops from vectors.
+FORM = {"fastmath": FAST, "error_model": "numpy", "cache": True}
 CHUNK = 64  # rows whose gradients are summed before they are added to other rows'
 FLAT = 65_536  # numbers of the flat parameter vector that a thread takes at a time
 ALONE = 65_536  # numbers up to which one thread is faster: waking another takes about 5 us
@@ -32,8 +34,8 @@ def row_kernel(f):
     """Compiles f twice, across threads and for one, and picks by the size of the first argument."""
     alone = types.FunctionType(f.__code__, f.__globals__, f.__name__ + "_alone")
     alone.__qualname__ = alone.__name__  # a name of its own in the compiler's cache
-    threads = njit(parallel=True, fastmath=FAST, cache=True)(f)
-    alone = njit(fastmath=FAST, cache=True)(alone)
+    threads = njit(parallel=True, **FORM)(f)
+    alone = njit(**FORM)(alone)
 
     def call(first, *rest):
         return (alone if first.size <= ALONE else threads)(first, *rest)
@@ -97,7 +99,7 @@ def rmsnorm_backward(dn, x, weight, eps, dx, dweight):
     dweight += parts.sum(axis=0)
 
 
-@njit(parallel=True, fastmath=FAST, cache=True)
+@njit(parallel=True, **FORM)
 def _rmsnorm_backward(dn, x, weight, eps, dx, parts):
     R, C = x.shape
     for chunk in prange(parts.shape[0]):
@@ -125,7 +127,7 @@ def rope(qkv, turned, positions, cos, sin, sign):
 
     cos and sin (positions, D/2) hold the cosines and sines of position * theta**(-2i/D). sign -1
     turns back, which is the backward: the transpose of a rotation is its inverse."""
-    half = qkv.shape[2] // 2
+    half, sign = qkv.shape[2] // 2, cos.dtype.type(sign)
     for i in prange(qkv.shape[0]):
         c, s = cos[positions[i]], sin[positions[i]]
         for h in range(turned):
@@ -153,33 +155,33 @@ def store_kv(qkv, k_cache, v_cache, rows, positions):
 @row_kernel
 def swiglu(gu, a):
     """a (R,F) from gu (R,2F): the gate g in the first F columns, u in the others."""
-    F = a.shape[1]
+    F, one = a.shape[1], a.dtype.type(1)  # a plain 1 + float32 would be float64 to Numba
     for i in prange(gu.shape[0]):
         g, u, ai = gu[i, :F], gu[i, F:], a[i]
         for j in range(F):
-            ai[j] = g[j] / (1 + exp(-g[j])) * u[j]
+            ai[j] = g[j] / (one + exp(-g[j])) * u[j]
 
 
-@njit(parallel=True, fastmath=FAST, cache=True)
+@njit(parallel=True, **FORM)
 def swiglu_backward(gu, da):
     """In place: gu (R,2F) becomes its gradient, da (R,F) becomes a once more (the weight behind
     it needs a for its own gradient; to make it here costs a tenth of what storing it would).
 
     With p = sigmoid(g): da/du = g p, and da/dg = u (p + g p (1 - p))."""
-    F = da.shape[1]
+    F, one = da.shape[1], da.dtype.type(1)
     for i in prange(gu.shape[0]):
         g, u, dai = gu[i, :F], gu[i, F:], da[i]
         for j in range(F):
-            p = 1 / (1 + exp(-g[j]))
+            p = one / (one + exp(-g[j]))
             silu, d = g[j] * p, dai[j]
             dai[j] = silu * u[j]
-            g[j] = d * u[j] * (p + silu * (1 - p))
+            g[j] = d * u[j] * (p + silu * (one - p))
             u[j] = d * silu
 
 
 # ---- The loss ----
 
-@njit(parallel=True, fastmath=FAST, cache=True)
+@njit(parallel=True, **FORM)
 def softmax_cross_entropy(logits, targets, weights, losses):
     """losses (R) = -log softmax(logits)[target]; logits (R,V) become d(sum of weights * losses).
 
@@ -216,7 +218,7 @@ def scatter_add(dx, ids, dembed):
 
 # ---- The optimizer ----
 
-@njit(parallel=True, fastmath=FAST, cache=True)
+@njit(parallel=True, **FORM)
 def _sums_of_squares(x, parts):
     for chunk in prange(parts.shape[0]):
         piece = x[chunk * FLAT:(chunk + 1) * FLAT]
@@ -233,7 +235,7 @@ def sum_of_squares(x):
     return float(parts.sum())
 
 
-@njit(parallel=True, fastmath=FAST, cache=True)
+@njit(parallel=True, **FORM)
 def adamw(params, grads, m1, m2, scale, lr, beta1, beta2, eps, decay, n_decayed, step):
     """One AdamW step (Loshchilov & Hutter 2019, algorithm 2) on flat vectors, in place.
 
