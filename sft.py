@@ -40,9 +40,8 @@ from dataclasses import replace
 import numpy as np
 
 import world
-from bpe import CHAT_SPECIALS, render_chat
-from model import (Buffers, count, flat, load, loss_and_grads, micro_batch, read_safetensors, save,
-                   views)
+from bpe import CHAT_SPECIALS, END, render_chat
+from model import Buffers, count, flat, loss_and_grads, read_safetensors, save, views
 from sample import generate, open_model
 from train import Log, Optimizer, duration, first_call, learning_rate, recall
 
@@ -54,26 +53,24 @@ NEW_ROW_NOISE = 0.1  # of a new token's embedding, in standard deviations of the
 LOG_EVERY, SHOWS = 10, 10  # steps between lines; how often a run shows an answer and is saved
 ANSWER = 64  # most tokens of an answer
 EXAM_BATCH = 128  # questions answered at a time
+COMPARED = 100  # questions of each kind that --compare asks
 WARN = 3  # malformed lines that are shown one by one
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 
 
 # ---- From a file to rows of tokens ----
 
-def messages_of(line):
-    """One JSON line in any of the three shapes -> [{"role", "content"}, ...]."""
-    entry = json.loads(line)
-    if not isinstance(entry, dict):
-        raise ValueError("no JSON object")
+def messages_of(entry):
+    """One conversation in any of the three shapes -> [{"role", "content"}, ...]."""
     if "messages" in entry:
         messages = [(m["role"], m["content"]) for m in entry["messages"]]
-    elif "data" in entry:
+    elif isinstance(entry.get("data"), list):
         messages = [(("user", "assistant")[i % 2], text) for i, text in enumerate(entry["data"])]
     elif "conversations" in entry:
         messages = [(SHAREGPT_ROLES.get(m["from"], m["from"]), m["value"])
                     for m in entry["conversations"]]
     else:
-        raise ValueError(f"neither messages, data nor conversations, but {', '.join(entry)!r:.60}")
+        raise ValueError(f"neither messages, data nor conversations, but {', '.join(entry):.60}")
     return [{"role": role, "content": text} for role, text in messages]
 
 
@@ -85,43 +82,37 @@ def open_lines(path):
 
 
 def render(tokenizer, messages, ctx):
-    """(ids, mask) of the turns, from the first on, that fit into ctx tokens, ending with an answer;
-    empty if there is none."""
+    """(ids, mask, whole): the first turns that fit into ctx tokens and end with an answer, none if
+    there is no such turn, and whether that is all of the conversation."""
     ids, mask, end = [], [], 0
     for message in messages:
         more_ids, more_mask = render_chat(tokenizer, [message])
         ids, mask = ids + more_ids, mask + more_mask
-        if len(ids) > ctx:
-            break
-        end = len(ids) if any(more_mask) else end
-    return ids[:end], mask[:end]
+        if any(more_mask) and len(ids) <= ctx:
+            end = len(ids)
+    return ids[:end], mask[:end], end == len(ids)
 
 
 def read_conversations(path, tokenizer, ctx, leave_out=()):
-    """Rows [(ids, mask), ...] of what can be learned from, and counts of what happened to the rest."""
+    """Rows [(ids, mask), ...] of what can be learned from, and counts of what happened to others."""
     rows, counts = [], {"cut at a turn": 0, "without an answer": 0, "malformed": 0, "left out": 0}
     with open_lines(path) as lines:
         for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            if leave_out and json.loads(line).get("kind") in leave_out:
-                counts["left out"] += 1
-                continue
             try:
-                messages = messages_of(line)
-                ids, mask = render(tokenizer, messages, ctx)
-                whole = len(render_chat(tokenizer, messages)[0])
+                entry = json.loads(line)
+                if entry.get("kind") in leave_out:
+                    counts["left out"] += 1
+                    continue
+                ids, mask, whole = render(tokenizer, messages_of(entry), ctx)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 counts["malformed"] += 1
                 if counts["malformed"] <= WARN:
-                    print(f"{path}, line {number}: skipped: {type(error).__name__} {error}",
+                    print(f"{path}, line {number}: skipped ({type(error).__name__}: {error})",
                           file=sys.stderr)
                 continue
-            if not ids:
-                counts["without an answer"] += 1
-                continue
-            counts["cut at a turn"] += len(ids) < whole
-            rows.append((np.array(ids, np.int32), np.array(mask, np.int8)))
+            if ids:
+                rows.append((np.array(ids, np.int32), np.array(mask, np.int8)))
+            counts["cut at a turn" if ids else "without an answer"] += not whole
     if not rows:
         raise ValueError(f"{path}: no conversation to learn from ({tell(counts)})")
     return rows, counts
@@ -163,31 +154,29 @@ def to_arrays(rows):
 
 # ---- New tokens ----
 
-def grow(params, config, vocab, seed=0, start="mean"):
+def grow(params, config, vocab, seed=0):
     """(params, config) with embedding rows, and the untied head's, added up to `vocab`.
 
-    The embedding is the output head too. Every text of pretraining pushed all rows so that wrong
-    tokens get low logits; a small random row gets logits around 0, far above most, and would be
-    guessed everywhere (start="random", to compare). The mean of all rows is as unlikely as a token
-    is on average; the noise only tells the new ones apart."""
+    These rows decide how likely the new tokens are, too. All of pretraining pushed the old rows to
+    give wrong tokens low logits. A small random row gives a logit around 0, far above most, so it
+    would be guessed everywhere; the mean of all rows is as unlikely as tokens are on average. The
+    noise only tells the new ones apart."""
     grown = replace(config, vocab=vocab)
     out, rng = views(np.empty(count(grown)[0], np.float32), grown), np.random.default_rng(seed)
     for name, p in params.items():
         out[name][:len(p)] = p
-        if len(p) < len(out[name]):
-            noise = rng.standard_normal((vocab - len(p), p.shape[1]))
-            out[name][len(p):] = (p.mean(0) + NEW_ROW_NOISE * p.std(0) * noise if start == "mean"
-                                  else 0.02 * noise)
+        noise = rng.standard_normal((len(out[name]) - len(p), *p.shape[1:]))
+        out[name][len(p):] = p.mean(0) + NEW_ROW_NOISE * p.std(0) * noise
     return out, grown
 
 
 # ---- The examination ----
 
-def answers(net, conversations, temperature, seed=0):
-    """The text with which the network goes on from each [{"role", "content"}, ...]."""
+def complete(net, prompts, temperature=0.0, seed=0):
+    """The texts with which the network goes on from prompts, lists of ids."""
     params, config, tokenizer = net
-    prompts = [render_chat(tokenizer, messages, open_answer=True)[0] for messages in conversations]
-    stop, texts = {tokenizer.special_tokens["<|im_end|>"]}, [""] * len(prompts)
+    stop, texts = {tokenizer.special_tokens[name] for name in (END, "<|im_end|>")
+                   if name in tokenizer.special_tokens}, [""] * len(prompts)
     order = np.argsort([len(prompt) for prompt in prompts], kind="stable").tolist()
     for i in range(0, len(order), EXAM_BATCH):
         part = order[i:i + EXAM_BATCH]
@@ -196,6 +185,12 @@ def answers(net, conversations, temperature, seed=0):
         for k, ids in zip(part, new):
             texts[k] = tokenizer.decode([token for token in ids if token not in stop])
     return texts
+
+
+def answers(net, conversations, temperature=0.0):
+    """What an assistant says next in each [{"role", "content"}, ...]."""
+    return complete(net, [render_chat(net[2], messages, open_answer=True)[0]
+                          for messages in conversations], temperature)
 
 
 def examine(net, questions):
@@ -238,10 +233,46 @@ def table(folders, base, questions):
     return results
 
 
+# ---- An assistant by prompt alone ----
+
+def compare(base, tuned, data):
+    """The base model only continues text. Which texts make it answer, and what of that is left
+    after fine-tuning? Facts of the island, and phrases to translate that stand nowhere in it."""
+    nets, r = [open_model(base), open_model(tuned)], world.rng("compare")
+    with open_lines(data) as lines:
+        talks = [talk["messages"] for talk in map(json.loads, lines) if talk.get("kind") == "person"]
+    shown = " ".join(m["content"] for talk in talks[:3] for m in talk) + " "
+    asked = [(q["messages"][0]["content"], q["answer"][0]) for q in
+             read_questions(os.path.join(os.path.dirname(data), "heldout.jsonl"))
+             if q["kind"] == "person"][:COMPARED]
+    words = world.island()["words"]
+    taught, phrases = world.phrases(words), world.phrases(words, held=True)
+    three = [", ".join(f"{x} is {y}" for x, y in r.sample(taught, 3)) for _ in range(COMPARED)]
+    old = list(zip(three, r.sample(phrases, min(COMPARED, len(phrases)))))
+    for title, way, items in [
+            ("a fact: the question alone", "{}", asked),
+            ("a fact: in the form of a talk", "User: {}\nAssistant:", asked),
+            ("a fact: after three examples", shown + "{}", asked),
+            ("a fact: as a chat", None, asked),
+            ("a translation: alone", "In Sarnic {} is", [(x, f" {y}") for _, (x, y) in old]),
+            ("a translation: after three", "In Sarnic {} is",
+             [(f"{before}, {x}", f" {y}") for before, (x, y) in old]),
+            ("a translation: as a chat", None, [(f"What is {x} in Sarnic?", y) for _, (x, y) in old])]:
+        for name, net in zip((base, tuned), nets):
+            if way is None and net is nets[0]:
+                continue  # it has no tokens for a chat
+            texts = (complete(net, [net[2].encode(way.format(x)) for x, _ in items]) if way else
+                     answers(net, [[{"role": "user", "content": x}] for x, _ in items]))
+            right = np.mean([y in text.split(".")[0] + "." for text, (_, y) in zip(texts, items)])
+            print(f"{title:30} {name:>12} {right:>5.0%}  {' '.join(texts[0].split()):.80}")
+
+
 # ---- The run ----
 
 def start(a):
     """settings, net, optimizer and step: from the base model, or from the run to resume."""
+    if a.epochs < 1:
+        raise ValueError(f"--epochs {a.epochs}: at least one is needed")
     settings = {"base": a.base, "data": a.data, "epochs": a.epochs, "lr": a.lr, "seed": a.seed,
                 "leave_out": a.leave_out}
     if a.resume:
@@ -267,7 +298,7 @@ def run(a):
     step = state["step"]
     rows, lost = read_conversations(settings["data"], tokenizer, config.ctx, settings["leave_out"])
     lengths = np.array([len(ids) for ids, _ in rows])
-    batches = [b for epoch in range(settings["epochs"]) for b in plan(lengths, epoch, a.seed)]
+    batches = [b for epoch in range(settings["epochs"]) for b in plan(lengths, epoch, settings["seed"])]
     steps, seen_by = len(batches), zlib.crc32(np.concatenate([ids for ids, _ in rows]))
     if state.get("data", seen_by) != seen_by:
         raise ValueError(f"{settings['data']}: has changed since the run in {a.out} began")
@@ -282,7 +313,7 @@ def run(a):
     log, every = Log(os.path.join(a.out, "log.jsonl"), fresh=not a.resume), max(1, steps // SHOWS)
     questions = read_questions(os.path.join(os.path.dirname(settings["data"]), "heldout.jsonl"))
     stop, begin, begun, seen = [], time.perf_counter(), step, []
-    signal.signal(signal.SIGINT, lambda *_: stop.append(True))
+    before = signal.signal(signal.SIGINT, lambda *_: stop.append(True))
     while step < steps and not stop:
         tick = time.perf_counter()
         ids, targets, mask = to_arrays([rows[k] for k in batches[step]])
@@ -305,9 +336,10 @@ def run(a):
             if questions:
                 q = questions[step * 7919 % len(questions)]
                 log.show(f"    {q['messages'][-1]['content']}  ->  "
-                         f"{answers(net, [q['messages']], 0.0)[0]}")
+                         f"{answers(net, [q['messages']])[0]}")
             save(a.out, params, config, tokenizer, {"m1": optimizer.m1, "m2": optimizer.m2},
                  {"step": step, "settings": settings, "data": seen_by})
+    signal.signal(signal.SIGINT, before)
     if step < steps:
         print(f"stopped at step {step} and saved in {a.out}; go on with: python sft.py --resume")
         return
@@ -327,12 +359,15 @@ def main():
     add("--seed", type=int, default=0)
     add("--leave-out", nargs="+", default=[], metavar="KIND", help="kinds of conversations to skip")
     add("--resume", action="store_true", help="go on with the run in --out")
+    add("--compare", action="store_true", help="train nothing, prompt --base and --out alike")
     add("--exam", nargs="+", metavar="FOLDER", help="train nothing, examine these checkpoints")
     args = parser.parse_args()
     try:
         if args.exam:
             table(args.exam, args.base, read_questions(
                 os.path.join(os.path.dirname(args.data), "heldout.jsonl")))
+        elif args.compare:
+            compare(args.base, args.out, args.data)
         else:
             run(args)
     except (ValueError, OSError) as error:
