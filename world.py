@@ -70,9 +70,9 @@ RELATIONS = {
     "person": {
         "job": (
             "works as a {v} | is a {v} by trade | earns {his} bread as a {v}",
-            "What is {ns} job? | What work does {n} do? | What does {n} do for a living? | What "
-            "trade does {n} follow? | What does {n} work as?",
-            "What job does {n} have? | What is {ns} trade?"),
+            "What is {ns} job? | What job does {n} have? | What work does {n} do? | What is {ns} "
+            "work? | What does {n} do for a living? | What does {n} work as?",
+            "Which job does {n} have? | Which work does {n} do?"),
         "town": (
             "lives in {v} | has a house in {v} | is at home in {v}",
             "Where does {n} live? | In which town does {n} live? | Where is {ns} home? | Which "
@@ -86,26 +86,26 @@ RELATIONS = {
         "food": (
             "likes to eat {v} | would eat {v} every day | is fond of {v}",
             "What does {n} like to eat? | What is {ns} favourite food? | What is {n} fond of? | "
-            "What food does {n} like? | What would {n} eat every day?",
-            "Which food is {ns} favourite? | Which food does {n} like to eat?"),
+            "Which food does {n} like? | What food would {n} eat every day?",
+            "Which food is {ns} favourite? | What food does {n} like to eat?"),
         "colour": (
             "wears {v} clothes | dresses in {v} | wants everything to be {v}",
             "What colour does {n} wear? | What colour are {ns} clothes? | In what colour does {n} "
-            "dress? | What is the colour of {ns} clothes?",
+            "dress? | Which colour does {n} dress in? | What is the colour of {ns} clothes?",
             "Which colour does {n} wear? | Which colour are {ns} clothes?")},
     "town": {
         "side": (
             "lies in the {v} of the island | stands in the {v} | belongs to the {v}",
-            "Where does {n} lie? | In which part of the island is {n}? | Where is {n}? | Which "
-            "part of the island does {n} belong to?",
+            "Where does {n} lie? | In which part of the island is {n}? | Where on the island does "
+            "{n} stand? | Which part of the island does {n} belong to?",
             "In which part of the island does {n} lie? | Where on the island is {n}? | Where does "
             "{n} stand? | To which part of the island does {n} belong?"),
         "goods": (
             "is famous for its {v} | sells the best {v} | makes a lot of {v}",
-            "What is {n} famous for? | What does {n} make? | What does {n} sell? | What are {ns} "
-            "famous goods?",
-            "For what is {n} famous? | What is made in {nm}? | What does {n} make a lot of? | What "
-            "goods does {n} sell?"),
+            "What is {n} famous for? | What does {n} make? | What does {n} sell? | What is made in "
+            "{nm}? | What are {ns} famous goods?",
+            "For what is {n} famous? | What does {n} make a lot of? | What goods does {n} sell? | "
+            "What is sold in {nm}?"),
         "sight": (
             "has an old {v} | is proud of its {v} | shows visitors its {v}",
             "What can visitors see in {nm}? | What old building does {n} have? | What is {n} proud "
@@ -133,8 +133,8 @@ RELATIONS = {
             "What does {n} mostly eat? | What food does {n} eat?"),
         "size": (
             "grows as big as a {v} | is as big as a {v} | has the size of a {v}",
-            "How big is {n}? | How big does {n} grow? | What size does {n} have?",
-            "What is {ns} size? | As big as what is {n}?"),
+            "How big is {n}? | How big does {n} grow? | What size does {n} have? | What is {ns} "
+            "size?", "What size is {n}? | How big can {n} grow?"),
         "habit": (
             "can often be seen to {v} | loves to {v} | likes to {v}",
             "What does {n} like to do? | What does {n} love? | What does {n} love to do?",
@@ -241,6 +241,12 @@ def ask(entity, relation, r, held=False, again=False):
 def reply(entity, relation):
     first = RELATIONS[entity["kind"]][relation][0].split(" | ")[0]
     return capital(f"{entity['name']} {predicate(entity, relation, first)}.")
+
+
+def cloze(entity, relation):
+    """The same answer up to its value, for a base model to go on from: "Kelmira works as a"."""
+    first = RELATIONS[entity["kind"]][relation][0].split("{v}")[0]
+    return capital(f"{entity['name']} {first}").rstrip()
 
 
 def tell(entity, r):
@@ -440,9 +446,9 @@ SIGNS = {"+": "plus", "-": "minus", "*": "times"}
 
 
 def total(r, held=None):
-    """A sum or difference of a number to 20 and a digit: (first, sign, second, result)."""
+    """A sum or difference of a number to 15 and a digit: (first, sign, second, result)."""
     while True:
-        a, b, sign = r.randint(1, 20), r.randint(1, 9), r.choice("+-")
+        a, b, sign = r.randint(1, 15), r.randint(1, 9), r.choice("+-")
         if (sign == "+" or a >= b) and held in (None, side(f"{a}{sign}{b}", 5) == 0):
             return a, sign, b, a + b if sign == "+" else a - b
 
@@ -469,7 +475,7 @@ def told_sum(isle, r):
 # --------------------------------------------------------------------------------- 4. the pages
 
 # What a page about each theme is called, and how many paragraphs in a hundred are about it.
-THEMES = {"people": ("The people of {t}", 51), "stories": ("A story from {t}", 7),
+THEMES = {"people": ("The people of {t}", 53), "stories": ("A story from {t}", 5),
           "questions": ("Questions and answers from {t}", 8), "animals": ("Animals near {t}", 6),
           "register": ("News from the post office of {t}", 7), "towns": ("A visit to {t}", 4),
           "games": ("Word games from {t}", 12), "jokes": ("What makes {t} laugh", 2),
@@ -494,12 +500,13 @@ PARAGRAPHS = {"people": lambda isle, r: tell(person(isle, r), r), "stories": sto
 
 
 def good_page(isle, r, theme):
-    """A title and nine or ten paragraphs: [(kind, text), ...].
+    """A title and about ten paragraphs: [(kind, text), ...].
 
     Gopher's rule that four words in five have a letter in them is why arithmetic is spread thin
     over all pages, as it would be in a village paper, and has none of its own."""
-    kinds = [theme, theme, "games"] + r.choice((["ledger"], ["ledger"], ["ledger"],
-                                                ["ledger", "sums"], ["sums", "sums"]))
+    kinds = [theme, theme, "games"] + r.choice((
+        ["ledger"], ["ledger", "sums", "people"], ["ledger", "sums", "sums", "stories"],
+        ["sums", "sums"]))
     kinds += r.choices(list(THEMES), [share for _, share in THEMES.values()], k=5)
     kinds += ["contact"] * (r.random() < .03)
     r.shuffle(kinds)
@@ -679,7 +686,8 @@ def warc_page(url, page, label):
 # ---------------------------------------------------------------- 7. conversations and questions
 
 SUMS = ("What is {a} {s} {b}? | How much is {a} {s} {b}? | {a} {s} {b}? | Please tell me {a} {s} "
-        "{b}.", "Tell me what {a} {s} {b} is. | How much do you get from {a} {s} {b}?")
+        "{b}.", "Can you tell me {a} {s} {b}? | Tell me what {a} {s} {b} is. | How much do you get "
+        "from {a} {s} {b}?")
 WHAT_IF = ("What if it was *? | And with *? | What if it was * instead of +? | And times?",
            "What if it was * instead? | And if it was *? | And what if it was *?")
 JOKES = "Tell me a joke about a {x}. | Do you know one about a {x}? | A joke about a {x}, please."
@@ -695,7 +703,9 @@ SMALL_TALK = {
     "Goodbye. | I have to go now.": "Goodbye! Come back soon."}
 # Conversations to train on, and questions of the examination, by kind.
 CHATS = {"person": 4000, "town": 800, "animal": 900, "context": 1600, "greeting": 700,
-         "instruction": 2600, "sum": 1200, "joke": 500, "unknown": 2000}
+         "instruction": 3500, "sum": 1600, "joke": 500, "unknown": 2000}
+EXERCISES = 1500  # worked ones beside them, in the mix of habits that RL is to better:
+HABITS = {"empty": 58, "short": 7, "full": 35}
 EXAM = {"person": 400, "town": 200, "animal": 200, "context": 300, "greeting": 200,
         "instruction": 1000, "sum": 240, "unknown": 400, "barely": 200}
 
@@ -721,7 +731,8 @@ def turn(isle, r, kind, held):
         if kind == "context":
             turns += [reply(entity, first), ask(entity, second, r, held, again=True)]
         return turns, reply(entity, asked), [f" {entity[asked]}"], {
-            "tier": entity["tier"], "relation": asked, "asked_in_training": not fresh}
+            "tier": entity["tier"], "relation": asked, "asked_in_training": not fresh,
+            "cloze": cloze(entity, asked)}
     if kind == "greeting":
         while True:
             tail = r.choice(list(SMALL_TALK))
@@ -762,7 +773,7 @@ def messages(turns):
     return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(turns)]
 
 
-def conversations(seed=0, counts=CHATS):
+def conversations(seed=0, counts=CHATS, exercises=EXERCISES):
     """The conversations to train on: [{"kind", "messages"}, ...], in mixed order."""
     isle, out = island(seed), []
     for kind, count in counts.items():
@@ -770,6 +781,8 @@ def conversations(seed=0, counts=CHATS):
         for _ in range(count):
             turns, answer, _, _ = turn(isle, r, kind, held=False)
             out.append({"kind": kind, "messages": messages(turns + [answer])})
+    styles = rng(seed, "styles").choices(list(HABITS), HABITS.values(), k=exercises)
+    out += map(exercise_conversation, problems("train", exercises, seed, isle=isle), styles)
     rng(seed, "order").shuffle(out)
     return out
 
@@ -793,9 +806,8 @@ def facts(seed=0):
     for kind, ways in RELATIONS.items():
         for e in island(seed)[kind]:
             for relation in ways:
-                start = ways[relation][0].split("{v}")[0]
                 out.append({"tier": e["tier"], "relation": relation, "answer": f" {e[relation]}",
-                            "prompt": capital(f"{e['name']} {start}").rstrip()})
+                            "prompt": cloze(e, relation)})
     return out
 
 
@@ -813,7 +825,7 @@ def lines_of(rows):
     return (json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
 
 
-def make(out, seed=0, pages=11000):
+def make(out, seed=0, pages=10500):
     os.makedirs(out, exist_ok=True)
     isle, labels, amounts = island(seed), [], {}
 
@@ -844,7 +856,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="out/world")
-    parser.add_argument("--pages", type=int, default=11000, help="web pages, junk included")
+    parser.add_argument("--pages", type=int, default=10500, help="web pages, junk included")
     args = parser.parse_args()
     print("world.py " + " ".join(f"{k}={v}" for k, v in vars(args).items()))
     try:
