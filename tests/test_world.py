@@ -65,7 +65,8 @@ def test_same_seed_same_world(tmp_path):
         problems = [world.problems(split, 50) for split in ("train", "heldout", "final")]
         h.update(json.dumps(problems).encode())
         return h.hexdigest()
-    assert digest(tmp_path / "a", 0) == "d47fe5193a86a00acdfe31e2cafb707074f2062af6519c7a31c7eca33105d093"
+    expected = "d47fe5193a86a00acdfe31e2cafb707074f2062af6519c7a31c7eca33105d093"
+    assert digest(tmp_path / "a", 0) == expected
     assert digest(tmp_path / "b", 1) != digest(tmp_path / "a", 0)
     assert not list((tmp_path / "a").glob("*.tmp"))
 
@@ -109,9 +110,15 @@ def test_pages_state_the_facts_and_never_contradict_them(pages):
         for match in re.finditer(re.escape(fact["prompt"]) + r"\b", text):
             assert text[match.end():].startswith(fact["answer"]), fact
             seen[fact["tier"]] += 1
-    people = [seen[tier] for tier in ("often", "known", "seldom", "rare")]
-    assert [n / sum(people) for n in people] == pytest.approx([8/15, 4/15, 2/15, 1/15], abs=.03)
-    assert 0 < seen["barely"] < seen["rare"]
+    assert seen["often"] > seen["known"] > seen["seldom"] > seen["rare"] > seen["barely"] > 0
+
+
+def test_people_are_mentioned_8_to_4_to_2_to_1_to_a_quarter(isle):
+    r, draws = world.rng("test"), 20000
+    met = collections.Counter(world.person(isle, r)["tier"] for _ in range(draws))
+    shares = [met[tier] / draws for tier in world.TIERS]
+    # 0.011 is three standard errors of a share near a half.
+    assert shares == pytest.approx([x / 15.25 for x in (8, 4, 2, 1, .25)], abs=.011)
 
 
 def test_a_fifth_of_the_text_is_there_to_be_copied(pages):
