@@ -499,8 +499,7 @@ TAG = re.compile(
     re.S,
 )
 ATTRIBUTE = re.compile(
-    r"(?i)(?<![-\w])(class|id|role|itemprop|style|aria-hidden|hidden)(?![-\w])"
-    r"(?:\s*+=\s*+(?:\"([^\"]*+)\"|'([^']*+)'|([^\s\"'>]++)))?+"
+    r"([^\s=\"'/]++)(?:\s*+=\s*+(?:\"([^\"]*+)\"?+|'([^']*+)'?+|([^\s\"'>]++)))?+"
 )
 NAME_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")  # cuts share-box, share_box and shareBox
 INVISIBLE = re.compile(r"(?i)display\s*:\s*none|visibility\s*:\s*hidden")
@@ -539,13 +538,13 @@ def judge_names(tag, attributes):
     noise, main = tag == "form", tag in ("article", "main")
     for name, *quoted in ATTRIBUTE.findall(attributes):
         name, value = name.lower(), "".join(quoted)
-        if name == "style":
+        if name in ("class", "id", "role", "itemprop"):
+            noise = noise or any(word.lower() in NOISE for word in NAME_WORD.findall(value))
+            main = main or MAIN_NAME.search(value) is not None
+        elif name == "style":
             noise = noise or INVISIBLE.search(value) is not None
         elif name in ("hidden", "aria-hidden"):
             noise = noise or name == "hidden" or value.lower() == "true"
-        else:
-            noise = noise or any(word.lower() in NOISE for word in NAME_WORD.findall(value))
-            main = main or MAIN_NAME.search(value) is not None
     return noise and not main and tag not in ("body", "html"), main
 
 

@@ -511,6 +511,8 @@ LIST = "".join(f"- the boat and net number{i}\n" for i in range(16))
         (LIST + "the end and\nthe other end\n", None),  # 16/18 = 0.89
         ("the boat and net of the\nboat that I would have with the rest ...\n" * 10, "too_many_end_ellipsis"),
         ("the boat and 1234 567 890 " * 15, "below_alpha"),  # 3/6 < 0.8
+        ("the boat and net , " * 15, None),  # 4/5 = 0.8: punctuation marks are in the denominator
+        ("the boat and net , ; " * 15, "below_alpha"),  # 4/6
         ("The Boat And net " * 20, "stop_words"),  # case counts: none of the eight
         ("the boat The net " * 20, "stop_words"),  # one is not enough
     ],
@@ -590,6 +592,11 @@ def test_fineweb(text, reason):
 
 
 def test_fineweb_thresholds_of_the_code():
+    thirty, other = "this line has thirty signs ok.", LONG + "."
+    assert len(thirty) == 30  # the paper: shorter than 30 is short; the code: up to 30
+    lines = [thirty.replace("ok", f"{i:02}") for i in range(70)] + [other.format(i) for i in range(30)]
+    assert data.fineweb("\n".join(lines)) is None
+    assert data.fineweb("\n".join(lines), short_line_chars=31) == "short_line_ratio"
     once = "\n".join([LONG.format(i) + "." for i in range(20)] + [LONG.format(0) + "."])
     assert data.fineweb(once) is None and data.fineweb(once, char_dup=0.01) == "char_dup_ratio"
 
@@ -765,6 +772,22 @@ def test_result_does_not_depend_on_workers_or_batches(tmp_path, monkeypatch):
     assert stats["n_damaged"] == 1
     for name in data.STAGES[1:]:
         assert counts[name]["in"] - counts[name]["kept"] == sum(counts[name]["reasons"].values())
+
+
+def test_texts_without_shingles_are_never_near_duplicates(tmp_path):
+    path = write(tmp_path, b"".join(b'{"text": "tiny %d"}\n' % i for i in range(4)), "x.jsonl")
+    off = [f"{rule}=off" for rule in ("language", "gopher_repetition", "gopher_quality", "c4", "fineweb")]
+    stats = data.run([path], str(tmp_path / "o"), data.read_settings(off)[0])
+    assert stats["stages"]["pii"]["kept"] == 4
+
+
+def test_few_batches_are_under_way_at_a_time(monkeypatch):
+    monkeypatch.setattr(data, "BATCH_PAGES", 1)
+    read = []
+    raws = ({**data.raw_page(0, "text", b"x"), "done": i} for i in range(100) if read.append(i) is None)
+    for n, (done, pages) in enumerate(data.map_in_order(data.extract_batch, raws, 2)):
+        assert done == n and pages == [{"url": None, "text": "x"}]
+        assert len(read) <= n + 6
 
 
 def test_a_document_never_changes_sides(tmp_path):
