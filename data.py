@@ -404,8 +404,7 @@ def load_blocklist(folder):
     for parent, _, names in os.walk(folder):
         for name in sorted(set(names) & set(found)):
             with open(os.path.join(parent, name), "rb") as file:
-                while lines := file.readlines(16 << 20):
-                    data = b"".join(lines)
+                while data := file.read(16 << 20) + file.readline():
                     data = data.lower() if name == "domains" else data
                     found[name].append(hash_lines(np.frombuffer(data, np.uint8)))
     if sum(map(len, found.values())) == 2:
@@ -1403,7 +1402,7 @@ def read_settings(changes=()):
 def spell_out(settings):
     """The settings as JSON can hold them: NaN reads "off"."""
     return {
-        rule: limits and {name: "off" if value != value else value for name, value in limits.items()}
+        rule: limits and {k: "off" if value != value else value for k, value in limits.items()}
         for rule, limits in settings.items()
     }
 
