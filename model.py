@@ -12,10 +12,11 @@ What it reads and writes
     programs. Also llama2.c's .bin files. Nothing is pickled: opening a model can't run code.
 
 How it is laid out
-    All parameters are views into one flat vector, all gradients into another, matrices first. Weights
-    are (out, in): y = x @ w.T forward, dx = dy @ w and dw = dy.T @ x backward. q, k, v lie behind each
-    other, and so do gate and up: each such group is one matrix and one product. A step's rows go
-    through in micro-batches whose activations fit the cache; their places are used again and again.
+    All parameters are views into one flat vector, all gradients into another, matrices first.
+    Weights are (out, in): y = x @ w.T forward, dx = dy @ w and dw = dy.T @ x backward. q, k, v lie
+    behind each other, and so do gate and up: each such group is one matrix and one product. A
+    step's rows go through in micro-batches whose activations fit the cache; their places are used
+    again and again.
 
 Sources: Touvron et al. 2023 (LLaMA), Su et al. 2021 (rotary embedding), Ainslie et al. 2023
 (grouped-query attention), Press & Wolf 2017 (tied embedding). Left out: dropout (nobody trains
@@ -25,7 +26,7 @@ import json
 import os
 import shutil
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -75,7 +76,7 @@ SIZES = {  # the size dial: name -> everything but the vocabulary
 # ---- Parameters: one flat vector, and named views into it ----
 
 def shapes(config):
-    """name -> shape in Hugging Face's names, in the order of the flat vector: matrices, then norms."""
+    """name -> shape, by Hugging Face's names in the flat vector's order: matrices, then norms."""
     C, F, D = config.dim, config.hidden, config.head_dim
     matrices, norms = {"model.embed_tokens.weight": (config.vocab, C)}, {}
     if not config.tied:
@@ -101,8 +102,8 @@ def count(config):
 
 
 def flops_per_token(config, T):
-    """Of a training step: 6 per parameter (2 forward, 4 backward) and attention's 12 L C T (Chowdhery
-    et al. 2022, appendix B, which counts the masked half too)."""
+    """Of a training step: 6 per parameter (2 forward, 4 backward) and attention's 12 L C T
+    (Chowdhery et al. 2022, appendix B, which counts the masked half too)."""
     return 6 * count(config)[0] + 12 * config.layers * config.dim * T
 
 
@@ -129,8 +130,9 @@ def pack(params, config):
             found = params[name].shape if name in params else "nothing"
             raise ValueError(f"parameter {name}: expected {shape}, found {found}")
     base = flat(params)
-    if base is not None and base.size == count(config)[0] and all(p.base is base for p in params.values()):
-        return params
+    if base is not None and base.size == count(config)[0]:
+        if all(p.base is base for p in params.values()):
+            return params
     packed = views(np.empty(count(config)[0], params["model.norm.weight"].dtype), config)
     for name, p in packed.items():
         p[...] = params[name]
@@ -345,50 +347,67 @@ def head_loss(params, grads, config, x, targets, weights, buffers):
 
 
 def loss_and_grads(params, config, ids, targets, mask=None, grads=None, buffers=None, weights=None):
-    """Mean loss in nats per counted token, and the gradients of it, of ids and targets (B,T).
+    """Mean loss in nats per counted token of ids and targets (B,T), and its gradients by parameter.
 
-    mask (B,T) holds weights, 1 where a target counts (all of them if None). With no counted token
-    the loss is 0. Given `grads` are overwritten; given `buffers` decide the micro-batch. weights
-    (B,T) instead of a mask count as they are, of either sign: the loss is the weighted sum."""
-    params, ids, targets, weights = _checked(params, config, ids, targets, mask, weights)
-    dtype = flat(params).dtype
-    B, T = ids.shape
-    if buffers is None:
-        buffers = Buffers(config, micro_batch(config, B, T), T, dtype)
+    mask (B,T) is 1 where a target counts (everywhere if None); with no counted token the loss is 0.
+    weights (B,T), instead of a mask, count as they are and may be negative: the loss is their sum
+    over the tokens' losses (rl.py's policy gradient). Given grads are overwritten, and with given
+    buffers nothing large is allocated."""
+    params, ids, targets = _checked(params, config, ids, targets)
+    if weights is None:
+        weights = np.ones(ids.shape) if mask is None else np.asarray(mask, np.float64)
+        weights = weights / max(weights.sum(), 1e-30)
+    weights = np.asarray(weights, flat(params).dtype)
     if grads is None:
         grads = views(np.empty_like(flat(params)), config)
     flat(grads)[:] = 0
     loss = 0.0
-    for i in range(0, B, buffers.B):
-        n = min(buffers.B, B - i)
-        part = buffers if n == buffers.B else Buffers(config, n, T, dtype)
-        x = trunk(params, config, ids[i:i + n], part)
-        w = weights[i:i + n].reshape(-1)
-        losses = head_loss(params, grads, config, x, targets[i:i + n].reshape(-1), w, part)
+    for rows, part in micro_batches(config, ids, buffers, flat(params).dtype):
+        x = trunk(params, config, ids[rows], part)
+        w = weights[rows].reshape(-1)
+        losses = head_loss(params, grads, config, x, targets[rows].reshape(-1), w, part)
         loss += float(np.dot(losses.astype(np.float64), w))
-        trunk_backward(params, grads, config, ids[i:i + n], part)
+        trunk_backward(params, grads, config, ids[rows], part)
     return loss, grads
 
 
-def _checked(params, config, ids, targets, mask, weights=None):
-    """The arguments of a loss as the kernels want them, after a look at what could be wrong."""
+def token_losses(params, config, ids, targets, buffers=None):
+    """Loss in nats of each target (B,T): minus the log of its probability. No gradients."""
+    params, ids, targets = _checked(params, config, ids, targets)
+    out = np.zeros(ids.shape, flat(params).dtype)
+    for rows, part in micro_batches(config, ids, buffers, out.dtype):
+        x = trunk(params, config, ids[rows], part)
+        unused = np.zeros(x.shape[0], x.dtype)  # weights matter for gradients only
+        out[rows] = head_loss(params, None, config, x, targets[rows].reshape(-1), unused,
+                              part).reshape(-1, ids.shape[1])
+    return out
+
+
+def micro_batches(config, ids, buffers, dtype):
+    """Cuts ids (B,T) into slices of rows, each with buffers of its size; the last may be smaller."""
+    B, T = ids.shape
+    buffers = buffers or Buffers(config, micro_batch(config, B, T), T, dtype)
+    for i in range(0, B, buffers.B):
+        n = min(buffers.B, B - i)
+        yield slice(i, i + n), buffers if n == buffers.B else Buffers(config, n, T, dtype)
+
+
+def _checked(params, config, ids, targets):
+    """What a loss is made of, as the kernels want it, after a look at what could be wrong."""
     ids, targets = np.ascontiguousarray(ids), np.ascontiguousarray(targets)
     if ids.shape != targets.shape or ids.ndim != 2:
         raise ValueError(f"ids {ids.shape} and targets {targets.shape} must both be (B,T)")
     check_ids(ids, config)
     check_ids(targets, config)
-    params = pack(params, config)
-    if weights is None:
-        weights = np.ones(ids.shape) if mask is None else np.asarray(mask, np.float64)
-        weights = weights / max(weights.sum(), 1e-30)
-    return params, ids, targets, np.asarray(weights, flat(params).dtype)
+    return pack(params, config), ids, targets
 
 
 def check_ids(ids, config):
     """Kernels don't check bounds, so this does, before them."""
     if ids.size and (ids.min() < 0 or ids.max() >= config.vocab):
-        raise ValueError(f"token id {ids.max() if ids.max() >= config.vocab else ids.min()} is outside "
-                         f"the model's vocabulary of {config.vocab}: is it the tokenizer it was trained with?")
+        wrong = ids.max() if ids.max() >= config.vocab else ids.min()
+        raise ValueError(f"token id {wrong} is outside the model's vocabulary of {config.vocab}: "
+                         "is it the tokenizer it was trained with?")
     if ids.shape[-1] > config.ctx:
         raise ValueError(f"{ids.shape[-1]} tokens are more than the model's context of {config.ctx}")
 
@@ -458,6 +477,8 @@ def decode(config, cache, ids, rows):
     qkv = np.empty((N, config.heads + 2 * config.kv_heads, D), dtype)
     q, qkv_flat = qkv[:, :config.heads], qkv.reshape(N, -1)
     o, gu = np.empty((N, config.heads, D), dtype), np.empty((N, 2 * config.hidden), dtype)
+    if places.max() >= cache.k.shape[3]:
+        raise ValueError(f"the cache holds {cache.k.shape[3]} tokens a sequence, and one is full")
     cache.lengths[rows] = places + 1
     for w, k_cache, v_cache in cache.layers:
         rmsnorm(x, w.norm1, config.eps, n)

@@ -6,5 +6,5 @@ waits. Each has a plain NumPy twin in tests/ that it must equal.
 """
 from kernels.attention import attention, attention_backward, attention_forward, attention_step
 from kernels.matmul import matmul
-from kernels.rows import (adamw, rmsnorm, rmsnorm_backward, rope, scatter_add, softmax_cross_entropy,
-                          store_kv, sum_of_squares, swiglu, swiglu_backward)
+from kernels.rows import (adamw, rmsnorm, rmsnorm_backward, rope, scatter_add,
+                          softmax_cross_entropy, store_kv, sum_of_squares, swiglu, swiglu_backward)
