@@ -412,22 +412,6 @@ def check_ids(ids, config):
         raise ValueError(f"{ids.shape[-1]} tokens are more than the model's context of {config.ctx}")
 
 
-def token_losses(params, config, ids, targets, buffers=None):
-    """Loss in nats of each target (B,T), without gradients."""
-    params, ids, targets, weights = _checked(params, config, ids, targets, None)
-    B, T = ids.shape
-    buffers = buffers or Buffers(config, micro_batch(config, B, T), T, flat(params).dtype)
-    out = np.empty((B, T), flat(params).dtype)
-    for i in range(0, B, buffers.B):
-        n = min(buffers.B, B - i)
-        part = buffers if n == buffers.B else Buffers(config, n, T, flat(params).dtype)
-        x = trunk(params, config, ids[i:i + n], part)
-        losses = head_loss(params, None, config, x, targets[i:i + n].reshape(-1),
-                           weights[i:i + n].reshape(-1), part)
-        out[i:i + n] = losses.reshape(n, T)
-    return out
-
-
 # ---- Inference: all at once, or token by token with a cache of keys and values ----
 
 def forward(params, config, ids):
