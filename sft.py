@@ -112,7 +112,9 @@ def read_conversations(path, tokenizer, ctx, leave_out=()):
                 continue
             if ids:
                 rows.append((np.array(ids, np.int32), np.array(mask, np.int8)))
-            counts["cut at a turn" if ids else "without an answer"] += not whole
+                counts["cut at a turn"] += not whole
+            else:
+                counts["without an answer"] += 1
     if not rows:
         raise ValueError(f"{path}: no conversation to learn from ({tell(counts)})")
     return rows, counts
