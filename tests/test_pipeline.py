@@ -10,7 +10,7 @@ def test_from_a_crawl_to_an_answer(tmp_path):
     def run(script, *flags, said=None):
         done = subprocess.run([sys.executable, os.path.join(ROOT, script), *flags], cwd=tmp_path,
                               input=said, capture_output=True, text=True, encoding="utf-8",
-                              env=os.environ | {"NUMBA_NUM_THREADS": "2"})
+                              env=os.environ | {"NUMBA_NUM_THREADS": "1"})
         assert done.returncode == 0, f"{script}: {done.stderr}"
         return done.stdout
 
@@ -20,6 +20,7 @@ def test_from_a_crawl_to_an_answer(tmp_path):
     named = [run("world.py", "--pages", "400")]
     shorten("conversations.jsonl", 400)
     shorten("heldout.jsonl", 20)
+    shorten("facts.jsonl", 20)
     named += [run("data.py", "out/world/crawl.warc.gz"),
               run("bpe.py", "--digits", "1", "--vocab-size", "512"),
               run("train.py", "--size", "0.3M", "--steps", "60"),

@@ -175,7 +175,8 @@ def test_growing_keeps_what_the_network_knows(small):
     for name, p in params.items():
         assert (grown[name][:len(p)] == p).all()
     new = grown["model.embed_tokens.weight"][37:]
-    assert np.abs(new - table.mean(0)).max() < 0.5 * table.std(0).max() and len(np.unique(new, axis=0)) == 3
+    z = (new - table.mean(0)) / table.std(0)  # as if they were rows of the table
+    assert np.abs(z).max() < 5 and 0.7 < z.std() < 1.3 and abs(np.corrcoef(new)[0, 1]) < 0.7
     old = model.forward(model.pack(params, config), config, ids)
     assert np.abs(model.forward(grown, bigger, ids)[..., :37] - old).max() < 1e-5
     again, _ = sft.grow(params, config, 37)

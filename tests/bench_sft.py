@@ -1,0 +1,69 @@
+"""What the default world becomes: pages kept and dropped, and what the assistant can do.
+
+Reads a finished run in out/ (or in the folder that BENCH_OUT names); where there is none, it makes
+one in a temporary folder, which takes some minutes."""
+import gzip
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+STAGES = (("world.py",), ("data.py", "out/world/crawl.warc.gz"), ("bpe.py", "--digits", "1"),
+          ("train.py",), ("sft.py",))
+
+
+def finished(stages, wanted, folder):
+    """The out/ folder with `wanted` in it: the one that is there, or out/ in folder, made now."""
+    out = os.environ.get("BENCH_OUT", os.path.join(ROOT, "out"))
+    if os.path.exists(os.path.join(out, wanted)):
+        return out
+    for script, *flags in stages:
+        subprocess.run([sys.executable, os.path.join(ROOT, script), *flags], cwd=folder, check=True,
+                       stdout=subprocess.DEVNULL)
+    return os.path.join(folder, "out")
+
+
+def bench_world():
+    """Of the pages that are good by their label, the part that became documents; of the junk, the
+    part that did not."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, kept = finished(STAGES[:2], "docs", folder), set()
+        for name in sorted(os.listdir(f"{out}/docs")):
+            if name.endswith(".gz"):
+                with gzip.open(f"{out}/docs/{name}", "rt", encoding="utf-8") as lines:
+                    kept |= {json.loads(line)["url"] for line in lines}
+        with open(f"{out}/world/labels.jsonl", encoding="utf-8") as lines:
+            labels = [json.loads(line) for line in lines]
+    good = [row["url"] in kept for row in labels if row["label"] == "good"]
+    junk = [row["url"] not in kept for row in labels if row["label"] != "good"]
+    return {"world_kept_good": sum(good) / len(good), "world_dropped_junk": sum(junk) / len(junk)}
+
+
+def bench_sft():
+    """The examination (greedy) on questions never trained: each figure the part that is right, but
+    the last, which is how often known people are said to be unknown."""
+    import sft
+    import train
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = finished(STAGES, "sft", folder)
+        questions = sft.read_questions(f"{out}/world/heldout.jsonl")
+        with open(f"{out}/world/facts.jsonl", encoding="utf-8") as lines:
+            facts = [fact for fact in map(json.loads, lines) if fact["tier"] != "barely"]
+        known = train.recall(*sft.open_model(f"{out}/base"), facts)
+        marks = sft.examine(sft.open_model(f"{out}/sft"), questions)
+    kinds = [marks[kind] for kind in ("person", "town", "animal")]
+    right = {kind: greedy for kind, (_, _, greedy, _) in marks.items()}
+    return {"facts_recalled_base": known,
+            "sft_known": sum(n * greedy for n, _, greedy, _ in kinds) / sum(n for n, *_ in kinds),
+            "sft_context": right["context"], "sft_instructions": right["instruction"],
+            "sft_sums": right["sum"], "sft_unknown_idk": right["unknown"],
+            "sft_false_idk": marks["person"][3]}
+
+
+if __name__ == "__main__":
+    for name, value in (bench_world() | bench_sft()).items():
+        print(f"{name:22} {value:.3f}")
