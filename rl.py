@@ -1,0 +1,541 @@
+"""7. Practice: a network gets better by trying; and how that goes wrong when the judge is learned.
+
+    python rl.py                    learn to think            out/sft/ -> out/rl-start/, out/rl/
+    python rl.py --habit doubt      learn to question itself  -> out/rl-doubt-start/, out/rl-doubt/
+    python rl.py --silent           thoughts forbidden        out/rl-start/ -> out/rl-silent/
+    python rl.py --reward model     please a learned judge    out/sft/ -> out/rl-judge/
+    python rl.py --problems gsm8k_test.jsonl --iterations 0   only try problems of your own
+    python rl.py --resume           go on where an interrupted run stopped
+
+Until here somebody showed the right answer. Now the network answers each question sixteen times by
+itself, something says how good each answer was, and answers better than their group are made
+likelier, worse ones less likely. That is all. It needs no new kernel: the gradient is that of the
+loss in pretraining, each token weighed by how much better its answer was.
+
+Sources: REINFORCE (Williams 1992); the clipped ratio (Schulman et al. 2017, "PPO"); the group as
+its own yardstick, without a second network that predicts rewards (Shao et al. 2024, "DeepSeekMath",
+GRPO). Left out of GRPO: dividing advantages by the group's standard deviation, which makes most of
+problems that nearly always or never work, and by each answer's length, which makes long wrong
+answers cheap (both Liu et al. 2025, "Dr. GRPO"): we take the mean over all tokens (Yu et al. 2025,
+"DAPO"). The KL penalty is there, but off where answers are checked: no judge is there to be fooled.
+Learned judges: Christiano et al. 2017, Ouyang et al. 2022; what they do under pressure: Gao et al.
+2023. Left out: tools, several turns, asynchronous rollouts.
+"""
+import argparse
+import json
+import math
+import os
+import re
+import signal
+import sys
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+import world
+from bpe import render_chat
+from kernels import rmsnorm, rmsnorm_backward
+from model import (Buffers, flat, head, loss_and_grads, read_safetensors, save, token_losses, trunk,
+                   trunk_backward, views)
+from sample import open_model, paint, stream
+from sft import grow, plan, read_conversations, to_arrays
+from train import Log, Optimizer, duration, learning_rate
+
+GROUP = 16  # answers to one question
+CLIP = 0.2  # by how much a token's probability changes before its gradient stops (PPO's)
+UPDATES = 2  # of the network per iteration, each by its own half of the answers
+MAX_NEW = 56  # tokens of an answer; the longest right one has 43
+WARMUP = 5  # iterations in which the learning rate rises; then it falls linearly
+RECIPES = {  # reward: (questions an iteration, learning rate, iterations)
+    "answer": (16, 3e-4, 40), "model": (16, 5e-4, 60)}
+SHOW_EVERY = 5  # iterations between looks at held-out problems, samples and saves
+TRIED, TRIES = 200, 8  # held-out problems, and drawn answers to each, in an examination
+SILENCE = "<think></think>"  # what a forbidden thought looks like
+
+# ---- 1. The gradient of doing better ----
+
+
+def advantages(rewards):
+    """How much better than its group each answer did: rewards (...,GROUP) less the rows' means.
+
+    If all answers are equally good nothing can be learned, and the advantages are 0."""
+    rewards = np.asarray(rewards, np.float64)
+    return rewards - rewards.mean(axis=-1, keepdims=True)
+
+
+def policy_loss(logprobs, old_logprobs, advantages, mask, clip):
+    """(loss, dlogprobs (B,T)) from the log-probabilities (B,T) of the tokens now and when they were
+    drawn; advantages (B,) or (B,T); mask (B,T), 1 on what the network wrote.
+
+    loss = -mean of min(ratio A, clip(ratio, 1 - clip, 1 + clip) A), ratio = p_now / p_drawn.
+    Its gradient is -A ratio / (number of tokens), since d ratio = ratio d log p; where the ratio
+    has left the clip range in the direction that A wants, the second term is the smaller one, is
+    constant, and the token has had its share."""
+    advantages = np.asarray(advantages)
+    if advantages.ndim < np.ndim(logprobs):
+        advantages = advantages[..., None]  # every token of an answer earns what the answer did
+    ratio = np.exp(logprobs - old_logprobs)
+    gain, clipped = ratio * advantages, np.clip(ratio, 1 - clip, 1 + clip) * advantages
+    weights = mask / max(np.sum(mask), 1)
+    loss = -np.sum(np.minimum(gain, clipped) * weights)
+    return float(loss), np.where(gain <= clipped, -gain, 0) * weights
+
+
+def kl_penalty(logprobs, start_logprobs, mask):
+    """(loss, dlogprobs) of the distance from where practice began: the mean of e^d - d - 1 with
+    d = log p_start - log p, an estimate of the KL divergence that is never negative (Schulman's k3,
+    GRPO's equation 4). Its slope 1 - e^d pulls p back to p_start from either side."""
+    gap, weights = start_logprobs - logprobs, mask / max(np.sum(mask), 1)
+    return float(np.sum((np.exp(gap) - gap - 1) * weights)), (1 - np.exp(gap)) * weights
+
+
+def learn(net, optimizer, grads, number, rate, answers, gains, start=None, kl=0.0):
+    """One update from answers with advantages gains (B,). Returns the gradient's length.
+
+    The bridge to the network: the loss of pretraining sums w (-log p), so its gradient is that of
+    our loss if w = -d loss/d log p. A good answer's tokens get weights above 0, as if it stood in a
+    textbook; a bad one's get weights below 0. Answers without a gradient are not worth a pass."""
+    params, config, _ = net
+    busy = np.ones(len(gains), bool) if kl else gains != 0
+    if not busy.any():
+        return 0.0
+    ids, mask, drawn = answers.ids[busy], answers.mask[busy], answers.logprobs[busy]
+    now = logprobs_of(params, config, ids)
+    _, dlogprobs = policy_loss(now, drawn, gains[busy], mask, CLIP)
+    if kl:
+        dlogprobs += kl * kl_penalty(now, logprobs_of(start, config, ids), mask)[1]
+    dlogprobs *= mask.sum() / answers.mask.sum()  # the mean is over all answers, idle ones too
+    loss_and_grads(params, config, ids[:, :-1], ids[:, 1:], grads=grads, weights=-dlogprobs)
+    return optimizer.step(params, grads, number, rate, decay=0.0)
+
+
+# ---- 2. Trying ----
+
+class Answers(NamedTuple):
+    """B answers, each behind its prompt: token t+1 of ids is the target at place t of the others."""
+    ids: np.ndarray  # (B,T+1)
+    mask: np.ndarray  # (B,T) 1 where the target was written by the network
+    logprobs: np.ndarray  # (B,T) of those targets when they were drawn
+    lengths: np.ndarray  # (B,) of prompt and answer
+    texts: list  # of the answers
+    ended: np.ndarray  # (B,) False where the answer was cut off
+
+    def part(self, rows):
+        return Answers(self.ids[rows], self.mask[rows], self.logprobs[rows], self.lengths[rows],
+                       [self.texts[row] for row in rows], self.ended[rows])
+
+
+def rollout(net, prompts, seed, temperature=1.0):
+    """Answers to prompts, lists of ids: all at once, and whoever has finished leaves the batch."""
+    params, config, tokenizer = net
+    stop, B = tokenizer.special_tokens["<|im_end|>"], len(prompts)
+    begins = np.array([len(prompt) for prompt in prompts])
+    ends = begins.copy()
+    ids = np.zeros((B, begins.max() + MAX_NEW), np.int64)
+    for row, prompt in zip(ids, prompts):
+        row[:len(prompt)] = prompt
+    mask, logprobs = np.zeros((2, B, ids.shape[1] - 1))
+    for rows, tokens, token_logprobs, _ in stream(params, config, prompts, MAX_NEW, temperature,
+                                                  seed=seed, stop=[stop]):
+        ids[rows, ends[rows]] = tokens
+        mask[rows, ends[rows] - 1] = 1
+        logprobs[rows, ends[rows] - 1] = token_logprobs
+        ends[rows] += 1
+    ended = ids[np.arange(B), ends - 1] == stop
+    texts = [tokenizer.decode(row[i:j].tolist()) for row, i, j in zip(ids, begins, ends - ended)]
+    T = ends.max() - 1
+    return Answers(ids[:, :T + 1], mask[:, :T], logprobs[:, :T], ends, texts, ended)
+
+
+def logprobs_of(params, config, ids):
+    """Log-probabilities (B,T) of the tokens ids[:, 1:], in nats."""
+    return -token_losses(params, config, ids[:, :-1], ids[:, 1:]).astype(np.float64)
+
+
+def ask(tokenizer, text, opening=""):
+    """The ids of a question, and of how the answer is made to begin."""
+    ids, _ = render_chat(tokenizer, [{"role": "user", "content": text}], open_answer=True)
+    return ids + list(tokenizer.encode(opening))
+
+
+class Task(NamedTuple):
+    """What practice needs to know of its subject; all three take plain lists of items."""
+    draw: object  # iteration -> items to ask about
+    prompt: object  # item -> ids
+    reward: object  # items, Answers -> rewards (B,)
+    report: object  # items, Answers, rewards -> {what: number}, for people
+
+
+# ---- 3. Exercises: answers that can be checked ----
+
+# The whole answer must be this: a thought, if any, and one number. No other text, so that a second
+# number can't be smuggled in; few digits, so that int() is quick; parsed, never evaluated.
+ANSWER = re.compile(r"(?:<think>[^<]*</think> )?(-?[0-9]{1,12})")
+
+
+def parse_answer(text):
+    """The number that an answer comes to, as text without leading zeros, or None."""
+    match = ANSWER.fullmatch(text)
+    return str(int(match[1])) if match else None
+
+
+def mark(problems, answers, opening=""):
+    """Rewards (B,): 1 for the right number in an answer that came to its end, otherwise 0. Nothing
+    is paid for good form: what is paid for is what one gets."""
+    return np.array([ended and parse_answer(opening + text) == problem["answer"]
+                     for problem, text, ended in zip(problems, answers.texts, answers.ended)], float)
+
+
+def habits(answers):
+    """Shares of answers that calculate in their thought and that say "wait"; tokens an answer."""
+    return {"thinks": float(np.mean(["=" in text for text in answers.texts])),
+            "waits": float(np.mean(["wait" in text for text in answers.texts])),
+            "tokens": float(answers.mask.sum(1).mean())}
+
+
+def exercises(tokenizer, settings):
+    """The Task of solving world.py's exercises, or those of a file."""
+    opening = SILENCE if settings["silent"] else ""
+    own = read_problems(settings["problems"])["train"] if settings["problems"] else None
+
+    def draw(iteration):
+        r, count = (settings["seed"], "practice", iteration), settings["questions"]
+        if own:
+            return world.rng(*r).choices(own, k=count)
+        return world.problems("train", count, " ".join(map(str, r)), MINUS)
+    return Task(draw, lambda problem: ask(tokenizer, problem["question"], opening),
+                lambda problems, answers: mark(problems, answers, opening),
+                lambda problems, answers, rewards: {"right": float(rewards.mean())} | habits(answers))
+
+
+def examine(net, task, problems, seed=10**6):
+    """How a network does at problems: the share of answers drawn at temperature 1 that are right
+    (pass@1), of greedy ones, of problems solved by any of TRIES drawn answers (pass@8); habits."""
+    prompts = [task.prompt(problem) for problem in problems]
+    if not problems:
+        return {}
+    greedy = rollout(net, prompts, seed, temperature=0)
+    repeated = [problem for problem in problems for _ in range(TRIES)]
+    drawn = rollout(net, [prompt for prompt in prompts for _ in range(TRIES)], seed)
+    right = task.reward(repeated, drawn).reshape(-1, TRIES)
+    return {"drawn": float(right.mean()), "greedy": float(task.reward(problems, greedy).mean()),
+            "pass@8": float(right.any(1).mean())} | habits(drawn)
+
+
+def read_problems(path, context=None):
+    """{"train", "heldout"} problems of a file in GSM8K's shape: {"question", "answer": "... #### 18"}
+    a line; one in ten is held out, as everywhere by a checksum."""
+    out = {"train": [], "heldout": []}
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                entry = json.loads(line)
+                answer = entry["answer"].split("####")[1].replace(",", "").strip()
+                problem = {"question": entry["question"], "answer": str(int(answer))}
+            except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+                raise ValueError(f'{path}, line {number}: not {{"question", "answer": "... #### '
+                                 f'NUMBER"}}, but {line.strip():.60}') from None
+            out["heldout" if world.side(entry["question"]) == 0 else "train"].append(problem)
+    return out
+
+
+# ---- 4. Where practice begins ----
+# RL can only make likelier what happens now and then. So the assistant first gets a habit, by
+# fine-tuning as in sft.py: exercises worked in these styles (world.exercise_conversation), of which
+# few do what we hope to see. Old conversations among them keep it an assistant; ledgers as the web
+# tells them keep up (and, as the crawl is small, improve) its arithmetic without giving a habit.
+
+HABITS = {  # share of each style in the examples
+    "think": {"empty": 0.58, "short": 0.07, "full": 0.35},
+    "doubt": {"guess": 0.85, "guess_wait": 0.15}}
+EXERCISES, LEDGERS, REPLAYED = 3000, 5000, 2500  # examples; those with a habit; of old conversations
+START_RATE = 1e-3  # highest learning rate, as in sft.py
+MINUS = False
+
+
+def give_habit(net, habit, conversations, seed):
+    """Fine-tunes net in place. conversations: rows (ids, mask) to replay."""
+    params, config, tokenizer = net
+    r, styles = world.rng(seed, habit), list(HABITS[habit])
+    rows = r.sample(conversations, min(REPLAYED, len(conversations)))
+    for problem in world.problems("train", EXERCISES, f"{seed} habit", MINUS):
+        style = r.choices(styles, HABITS[habit].values())[0]
+        rows.append(render_chat(tokenizer, world.exercise_conversation(problem, style)["messages"]))
+    for p in world.problems("train", LEDGERS, f"{seed} ledgers", MINUS):
+        asked = tokenizer.encode(f"{p['question']} Adding up gives")
+        told = tokenizer.encode(f" {p['thought']} and so in the end {p['name']} has {p['answer']} in all.")
+        rows.append(([*asked, *told], [0] * len(asked) + [1] * len(told)))
+    optimizer, grads = Optimizer(params, config), views(np.empty_like(flat(params)), config)
+    batches = plan(np.array([len(ids) for ids, _ in rows]), 0, seed)
+    for step, batch in enumerate(batches):
+        loss, _ = loss_and_grads(params, config, *to_arrays([rows[k] for k in batch]), grads)
+        optimizer.step(params, grads, step + 1, learning_rate(step, len(batches), START_RATE), 0.0)
+    return loss
+
+
+# ---- 5. A learned judge ----
+# For most of what we want of an assistant there is no checker. So people compare answers, a network
+# learns to predict what they prefer, and its score is the reward. People here are a rule plus noise,
+# hidden from the networks, so that we can always see what the judge's favourites are really worth.
+
+FUNNY = set(world.FOODS)
+PAIRS = 500  # comparisons that the judge learns from
+AGREED = 200  # more, to see how often it is right
+PAIRS_A_STEP, JUDGE_EPOCHS, JUDGE_RATE = 16, 1, 1e-3
+CERTAIN = 1.5  # how sure people are of a difference of one point: 82%
+
+
+def true_score(subject, joke):
+    """What people really think of a joke, in points. It should be about the subject and have the
+    form of a joke; they laugh at food (at each food once) and at "ha ha!", and are bored by
+    repetition (three words in a row said before) and by length."""
+    words = re.findall("[a-z]+", joke.lower())
+    threes = list(zip(words, words[1:], words[2:]))
+    form = re.fullmatch(rf"Why did the {subject} [^?]+\? Because [^?]+[.!]", joke)
+    return (2.0 * bool(form) + min(2, len(FUNNY & set(words))) + joke.endswith("ha ha!")
+            - (len(threes) - len(set(threes))) - 0.25 * max(0, len(words) - 20))
+
+
+def comparisons(net, count, seed):
+    """(ids, lengths) of answers in pairs: rows 2i were preferred to rows 2i + 1; and whether truly."""
+    rng = np.random.default_rng(seed)
+    subjects = [str(rng.choice(world.ANIMALS + world.JOBS)) for _ in range(count) for _ in "ab"]
+    subjects[1::2] = subjects[::2]
+    answers = rollout(net, [joke_prompt(net[2], subject) for subject in subjects], seed)
+    true = np.array([*map(true_score, subjects, answers.texts)]).reshape(-1, 2)
+    second = rng.random(count) > 1 / (1 + np.exp(-CERTAIN * (true[:, 0] - true[:, 1])))
+    order = (np.arange(count)[:, None] * 2 + np.stack([second, ~second], 1)).reshape(-1)
+    return answers.ids[order], answers.lengths[order], true.reshape(-1)[order].reshape(-1, 2)
+
+
+def joke_prompt(tokenizer, subject):
+    return ask(tokenizer, f"Tell me a joke about a {subject}.")
+
+
+def judge_scores(params, config, ids, lengths, buffers):
+    """scores (B,), and what the backward needs: the last tokens' x and n (B,C).
+
+    The judge is the same network with a scalar head on the last token, where all of the answer has
+    been read. The head is one more row of the vocabulary, a token never written, whose logit is the
+    score: so optimizer, files and gradients need nothing new."""
+    x = trunk(params, config, ids, buffers).reshape(*ids.shape, config.dim)
+    last = x[np.arange(len(ids)), lengths - 1]  # (B,C)
+    n = np.empty_like(last)
+    rmsnorm(last, params["model.norm.weight"], config.eps, n)
+    return n @ head(params, config)[-1], last, n
+
+
+def judge_loss_and_grads(params, config, ids, lengths, grads):
+    """Bradley & Terry 1952: the first of a pair wins with probability sigmoid(s1 - s2).
+
+    loss = mean of -log sigmoid(gap), so d loss/d gap = -sigmoid(-gap) / pairs; the head gets dscore
+    n, and what comes back through the last token's norm is all that the trunk gets."""
+    buffers = Buffers(config, *ids.shape, flat(params).dtype)
+    scores, last, n = judge_scores(params, config, ids, lengths, buffers)
+    gap = scores[0::2] - scores[1::2]
+    push = 1 / (1 + np.exp(gap)) / len(gap)  # (pairs,)
+    dscores = np.stack([-push, push], 1).reshape(-1).astype(n.dtype)  # (B,)
+    flat(grads)[:] = 0
+    head(grads, config)[-1] = dscores @ n
+    dlast = np.zeros_like(last)
+    rmsnorm_backward(np.outer(dscores, head(params, config)[-1]), last, params["model.norm.weight"],
+                     config.eps, dlast, grads["model.norm.weight"])
+    buffers.dx[:] = 0
+    buffers.dx.reshape(*ids.shape, config.dim)[np.arange(len(ids)), lengths - 1] = dlast
+    trunk_backward(params, grads, config, ids, buffers)
+    return float(np.logaddexp(0, -gap).mean())
+
+
+def train_judge(net, pairs, seed):
+    """(params, config) of a judge of net's jokes, that learned from so many comparisons."""
+    params, config = grow(net[0], net[1], net[1].vocab + 1)
+    head(params, config)[-1] = 0  # no opinion yet
+    ids, lengths, _ = comparisons(net, pairs, 2 * seed + 1)
+    optimizer, grads = Optimizer(params, config), views(np.empty_like(flat(params)), config)
+    steps = pairs * JUDGE_EPOCHS // PAIRS_A_STEP
+    for step in range(steps):
+        rows = np.arange(step * 2 * PAIRS_A_STEP, (step + 1) * 2 * PAIRS_A_STEP) % len(ids)
+        judge_loss_and_grads(params, config, ids[rows], lengths[rows], grads)
+        optimizer.step(params, grads, step + 1, learning_rate(step, steps, JUDGE_RATE), 0.0)
+    ids, lengths, true = comparisons(net, AGREED, 2 * seed + 2)
+    scores = scores_of((params, config), ids, lengths).reshape(-1, 2)
+    agrees, differ = scores[:, 0] > scores[:, 1], true[:, 0] != true[:, 1]
+    print(f"the judge learned from {pairs} comparisons; of {AGREED} others it predicts "
+          f"{agrees.mean():.0%}, and of the truth "
+          f"{(agrees == (true[:, 0] > true[:, 1]))[differ].mean():.0%}", flush=True)
+    return params, config
+
+
+def scores_of(judge, ids, lengths):
+    params, config = judge
+    return judge_scores(params, config, ids, lengths, Buffers(config, *ids.shape, training=False))[0]
+
+
+def jokes(net, settings):
+    """The Task of telling jokes that a judge likes, who learned from jokes of net as it is now."""
+    judge = train_judge(net, settings["pairs"], settings["seed"])
+
+    def draw(iteration):
+        r = world.rng(settings["seed"], "jokes", iteration)
+        return r.choices(world.ANIMALS + world.JOBS, k=settings["questions"])
+
+    def report(subjects, answers, rewards):
+        true = np.mean([true_score(*both) for both in zip(subjects, answers.texts)])
+        return {"judge": float(rewards.mean()), "true": float(true),
+                "tokens": float(answers.mask.sum(1).mean())}
+    return Task(draw, lambda subject: joke_prompt(net[2], subject),
+                lambda subjects, answers: scores_of(judge, answers.ids, answers.lengths), report)
+
+
+# ---- 6. The run ----
+
+def begin(a):
+    """settings, net, optimizer, start parameters and state: a new run, or the one to resume."""
+    if a.resume:
+        path = os.path.join(a.out, "state.json")
+        if not os.path.exists(path):
+            raise ValueError(f"{path}: no run to go on with there; leave out --resume")
+        with open(path, encoding="utf-8") as f:
+            state = json.load(f)
+        net = open_model(a.out)
+        optimizer = Optimizer(*net[:2])
+        moments = dict(read_safetensors(os.path.join(a.out, "optimizer.safetensors")))
+        optimizer.m1[:], optimizer.m2[:] = moments["m1"], moments["m2"]
+        return state["settings"], net, optimizer, open_model(state["settings"]["start"]), state
+    questions, rate, iterations = RECIPES[a.reward]
+    if a.iterations is not None:
+        iterations = a.iterations
+    habit = a.habit if a.reward == "answer" and not (a.silent or a.problems) else None
+    settings = {"start": a.out + "-start" if habit else a.model, "habit": habit, "reward": a.reward,
+                "silent": a.silent, "problems": a.problems, "kl": a.kl, "pairs": a.pairs,
+                "questions": questions, "rate": rate, "iterations": iterations, "seed": a.seed}
+    net = open_model(a.model)
+    if "<|im_end|>" not in net[2].special_tokens:
+        raise ValueError(f"{a.model} is a base model and can't be asked; python sft.py comes first")
+    if habit:
+        rows = read_conversations(a.data, net[2], net[1].ctx)[0] if os.path.exists(a.data) else []
+        tick = time.perf_counter()
+        loss = give_habit(net, habit, rows, a.seed)
+        save(settings["start"], *net)
+        print(f"a habit from {EXERCISES:,} examples, " + ", ".join(
+            f"{share:.0%} {style}" for style, share in HABITS[habit].items())
+            + f" | loss {loss:.3f} nats | {duration(time.perf_counter() - tick)}", flush=True)
+    return settings, net, Optimizer(*net[:2]), open_model(settings["start"]), {"iteration": 0}
+
+
+def show(numbers):
+    """right 43%, tokens 22.1, ..."""
+    shares = ("right", "drawn", "greedy", "pass@8", "thinks", "waits")
+    return " | ".join(f"{what} {x:.0%}" if what in shares else f"{what} {x:.2f}"
+                      for what, x in numbers.items())
+
+
+def practise(net, optimizer, settings, iteration, answers, rewards, start, grads):
+    """What is learned from one iteration's answers. Returns the last gradient's length."""
+    gains = advantages(rewards.reshape(-1, GROUP)).reshape(-1)
+    rate = settings["rate"] * (1 - iteration / settings["iterations"])
+    for update, rows in enumerate(np.array_split(np.arange(len(gains)), UPDATES)):
+        norm = learn(net, optimizer, grads, iteration * UPDATES + update + 1,
+                     rate * min(1, (iteration + 1) / WARMUP), answers.part(rows), gains[rows], start,
+                     settings["kl"])
+    return norm
+
+
+def run(a):
+    settings, net, optimizer, start, state = begin(a)
+    params, config, tokenizer = net
+    print(" ".join(f"{key} {value}" for key, value in settings.items()), flush=True)
+    checked, iterations = settings["reward"] == "answer", settings["iterations"]
+    task = exercises(tokenizer, settings) if checked else jokes(start, settings)
+    final = final_problems(settings, task, config) if checked else []
+    if checked and "before" not in state:
+        state["before"] = examine(net, task, final)
+        print(f"before, {len(final)} problems never seen | {show(state['before'])}", flush=True)
+    log = Log(os.path.join(a.out, "log.jsonl"), fresh=not a.resume)
+    grads, stop, tick = views(np.empty_like(flat(params)), config), [], time.perf_counter()
+    iteration = begun = state["iteration"]
+    before = signal.signal(signal.SIGINT, lambda *_: stop.append(True))
+    while iteration < iterations and not stop:
+        items = [item for item in task.draw(iteration) for _ in range(GROUP)]
+        answers = rollout(net, [task.prompt(item) for item in items],
+                          settings["seed"] * 100_000 + iteration)
+        rewards = task.reward(items, answers)
+        numbers = task.report(items, answers, rewards)
+        if not checked and numbers["true"] > state.get("best", -math.inf):
+            state |= {"best": numbers["true"], "best_iteration": iteration}
+            save(a.out + "-best", *net)  # the other remedy: to stop in time
+        norm = practise(net, optimizer, settings, iteration, answers, rewards, start[0], grads)
+        iteration += 1
+        left = (time.perf_counter() - tick) / (iteration - begun) * (iterations - iteration)
+        shown = iteration % SHOW_EVERY == 0 or iteration in (1, iterations) or stop
+        log.show(f"{iteration}/{iterations} | {show(numbers)} | grad {norm:.2f} | "
+                 f"{duration(left)} left", keep=shown, iteration=iteration, grad_norm=norm,
+                 seconds=time.perf_counter() - tick, **numbers)
+        if shown:
+            log.show(paint(f"    {answers.texts[0]}", "2"))
+            save(a.out, *net, {"m1": optimizer.m1, "m2": optimizer.m2},
+                 state | {"iteration": iteration, "settings": settings})
+    signal.signal(signal.SIGINT, before)
+    seconds = duration(time.perf_counter() - tick)
+    if iteration < iterations:
+        print(f"stopped at {iteration} and saved in {a.out}; go on with: python rl.py --resume "
+              f"--out {a.out}")
+    elif not checked:
+        print(f"the best true score was {state['best']:.2f}, at {state['best_iteration']}: whoever "
+              f"had stopped there has {a.out}-best\nwrote {a.out} in {seconds}; next: "
+              f"python rl.py --reward model --kl 0.1")
+    elif final:
+        after = examine(net, task, final)
+        for when, numbers in (("before", state["before"]), ("after", after)):
+            print(f"{when:>6} | {show(numbers)}")
+        print(f"wrote {a.out} in {seconds}; next: python sample.py --chat --model {a.out}" if begun
+              < iterations else "nothing was practised")
+
+
+def final_problems(settings, task, config):
+    """The problems that figures are reported on, which were used for no choice; of a file its
+    held-out ones, if they fit into the context with an answer."""
+    if not settings["problems"]:
+        return world.problems("final", TRIED, minus=MINUS)
+    problems = read_problems(settings["problems"])["heldout"]
+    fit = [p for p in problems if len(task.prompt(p)) + MAX_NEW <= config.ctx]
+    print(f"{settings['problems']}: {len(fit)} of {len(problems)} held-out problems fit into the "
+          f"context of {config.ctx} tokens")
+    return fit[:TRIED]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--model", help="checkpoint to start from (default out/sft; --silent: out/rl-start)")
+    add("--habit", choices=HABITS, default="think", help="what it does before practice")
+    add("--silent", action="store_true", help="forbid thoughts")
+    add("--reward", choices=RECIPES, default="answer", help="who says what is good")
+    add("--kl", type=float, default=0.0, help="how dear it is to move away from the start")
+    add("--pairs", type=int, default=PAIRS, help="comparisons that the judge learns from")
+    add("--problems", metavar="FILE", help="problems of your own, in the shape of GSM8K")
+    add("--iterations", type=int, help="default: " + ", ".join(
+        f"{n} ({reward})" for reward, (_, _, n) in RECIPES.items()))
+    add("--data", default="out/world/conversations.jsonl", help="conversations to replay")
+    add("--seed", type=int, default=0)
+    add("--out", help="checkpoint folder to write (default out/rl, -doubt, -silent, -judge)")
+    add("--resume", action="store_true", help="go on with the run in --out")
+    a = parser.parse_args()
+    ending = ("judge" if a.reward == "model" else "silent" if a.silent else
+              "problems" if a.problems else a.habit)
+    a.model = a.model or ("out/rl-start" if a.silent else "out/sft")
+    a.out = a.out or ("out/rl" if ending == "think" else f"out/rl-{ending}")
+    try:
+        run(a)
+    except (ValueError, OSError) as error:
+        print(f"rl.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("rl.py: stopped before there was anything to save", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
