@@ -50,17 +50,6 @@ def random_text(rng, n):
     return "".join(rng.choice(parts)() for _ in range(n))
 
 
-def naive_encode(text, merges, pattern=bpe.GPT4_SPLIT):
-    """Replay the merges in the order they were learned. Returns the tokens as byte strings."""
-    tokens = []
-    for piece in bpe.regex.findall(pattern, text):
-        parts = [bytes([byte]) for byte in piece.encode()]
-        for pair in merges:
-            parts = bpe.join_pair(parts, pair)
-        tokens += parts
-    return tokens
-
-
 @pytest.fixture(scope="module")
 def small():
     """A tokenizer with a few merges and END as its last id."""
@@ -98,12 +87,26 @@ def test_counting_does_not_depend_on_workers(monkeypatch):
     texts = [random_text(rng, 15) for _ in range(60)]
     one, two = (bpe.train(texts, 400, [bpe.END], workers=workers) for workers in (1, 2))
     assert one.merges == two.merges == bpe.naive_train(texts, 143)
+    texts.append(random_text(rng, 2000))  # longer than a job
     streams = [np.concatenate(list(bpe.in_order(one.encode_documents, bpe.batches(texts), workers)))
                for workers in (1, 2)]
     assert np.array_equal(*streams)
     assert streams[0].dtype == np.uint16
     expected = [k for text in texts for k in [*one.encode(text), one.special_tokens[bpe.END]]]
     assert streams[0].tolist() == expected
+
+
+@pytest.mark.parametrize("pattern", [bpe.GPT4_SPLIT, bpe.DIGIT_SPLIT, bpe.GPT2_SPLIT])
+def test_long_texts_are_cut_between_pieces(pattern, monkeypatch):
+    monkeypatch.setattr(bpe, "BATCH_CHARS", 50)
+    text = random_text(random.Random(2), 5000)
+    jobs = list(bpe.batches(["short", text, "end"]))
+    parts = [part for texts, _ in jobs for part in texts]
+    assert len(jobs) > 20 and "".join(parts) == f"short{text}end"
+    assert jobs[0][0][0] == "short" and jobs[-1][0][-1] == "end" and jobs[-1][1]
+    assert sum(len(texts) - (not ended) for texts, ended in jobs) == 3  # texts that end
+    assert [piece for part in parts for piece in cut(part, pattern)] == [
+        *cut("short", pattern), *cut(text, pattern), *cut("end", pattern)]
 
 
 def test_training_stops_when_nothing_is_left_to_join():
@@ -159,7 +162,7 @@ def test_encoding_replays_the_merges(small):
     for _ in range(300):
         text = random_text(rng, 8) + rng.choice(TEXTS)
         tokens = [small.token_bytes(k) for k in small.encode(text)]
-        assert tokens == naive_encode(text, small.merges)
+        assert tokens == bpe.naive_encode(text, small.merges)
 
 
 def test_round_trip(small):
@@ -396,6 +399,8 @@ def test_bad_files(small, tmp_path):
         with pytest.raises(ValueError, match=why) as error:
             bpe.Tokenizer.load(path)
         assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="file: no tokenizer there; python bpe.py makes one"):
+        bpe.Tokenizer.load(path)
     small.save(path)
     whole = path.read_bytes()
     refused(b"", "is empty")
@@ -455,6 +460,17 @@ def test_the_command_on_documents(tmp_path):
     assert tokenizer.pattern == bpe.DIGIT_SPLIT
     train = np.load(tmp_path / "out/tokens/train.npy").tolist()
     assert tokenizer.decode(train) == "".join(text + bpe.END for text in TEXTS)
+
+
+def test_damaged_documents_are_told(tmp_path):
+    import gzip
+    content = gzip.compress(b'{"text": "hello"}\n' * 999 + os.urandom(999))
+    path = tmp_path / "train-00000.jsonl.gz"
+    for wrong in (content, content[:-99], content[:40] + b"xyz" + content[43:], b"plain",
+                  gzip.compress(b'{"txt": 1}\n'), gzip.compress(b"7\n")):
+        path.write_bytes(wrong)
+        with pytest.raises(ValueError, match="train-00000.jsonl.gz is damaged"):
+            list(bpe.read_texts([], tmp_path, "train"))
 
 
 @pytest.mark.parametrize("args, why", [
