@@ -98,6 +98,8 @@ def test_the_island_is_as_large_as_promised(isle):
     assert len(isle["town"]) == 16 and len(isle["animal"]) == 24 and len(isle["person"]) == 300
     assert len({p["name"] for p in isle["person"]}) == 300
     assert [len(world.RELATIONS[kind]) for kind in ("person", "town", "animal")] == [5, 4, 5]
+    for relation in world.RELATIONS["person"]:
+        assert {p[relation] for p in isle["person"]} == set(world.VALUES[relation])
     facts = world.facts()
     assert len(facts) == 300 * 5 + 16 * 4 + 24 * 5
     assert len({f["prompt"] for f in facts}) == len(facts)
@@ -159,6 +161,8 @@ def test_unknown_names_and_words_of_the_examination_occur_nowhere(taught, exam):
         if question["kind"] == "instruction":
             found = re.search(r"[Ww]ord (?:is )?(\w+)", question["model_answer"])[1]
             assert found.lower() not in words, question
+            wording = question["messages"][0]["content"].replace(found, "{w}")
+            assert wording in world.TASKS[question["task"]][1].split(" | ")
 
 
 def test_held_out_exercises_begin_nothing_that_is_taught(taught):
@@ -234,10 +238,13 @@ def test_every_kind_of_junk_is_there_with_its_rule(pages):
     labels = collections.Counter(label["label"] for _, _, label, _ in pages)
     assert set(labels) == {"good", *world.JUNK}
     assert .8 < labels["good"] / PAGES < .9
-    urls = {url: i for i, (url, *_) in enumerate(pages)}
-    for i, (_, _, label, _) in enumerate(pages):
-        if "copy_of" in label:
-            assert urls[label["copy_of"]] < i
+    seen = {}
+    for url, page, label, _ in pages:
+        seen[url] = [word for line in re.findall("<p>(?!Copyright)(.*?)</p>", page)
+                     for word in line.split()]
+        if "copy_of" in label:  # of a page that came before, word for word or all but one
+            pairs = list(zip(seen[url], seen[label["copy_of"]], strict=True))
+            assert sum(a != b for a, b in pairs) == (label["label"] == "edited copy")
 
 
 def test_labels_against_the_filters(tmp_path, pages):
