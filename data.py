@@ -22,11 +22,9 @@ has run, and learned quality classifiers (FineWeb-Edu).
 """
 
 import argparse
-import difflib
 import functools
 import gzip
 import html as html_entities
-import inspect
 import ipaddress
 import itertools
 import json
@@ -62,6 +60,8 @@ MAX_WARNINGS = 20  # lines about damage that are shown; all are counted
 READABLE = r"\.(warc|wet|html?|xhtml|jsonl|txt)(\.gz)?$"  # what is taken out of a folder
 
 # --------------------------------------------------------------------------- 1. reading
+# file -> pieces of bytes -> raw pages -> documents. The parent cuts files into raw pages, which is
+# cheap; the workers open them (unpack, decode), which costs ten times more.
 
 
 def read_documents(path, report=None):
@@ -80,14 +80,12 @@ def input_files(paths):
     """Files as given, folders as the readable files in them, in a fixed order."""
     files = []
     for path in paths:
-        if os.path.isdir(path):
-            for folder, _, names in sorted(os.walk(path)):
-                files += [os.path.join(folder, n) for n in sorted(names) if re.search(READABLE, n)]
-        elif os.path.isfile(path):
-            files.append(path)
-        else:
+        if not os.path.exists(path):
             hint = "; `python world.py` makes the default input" if "world" in path else ""
             raise ValueError(f"no such file or folder: {path}{hint}")
+        inside = [os.path.join(folder, name) for folder, _, names in sorted(os.walk(path))
+                  for name in sorted(names) if re.search(READABLE, name)]  # fmt: skip
+        files += inside if os.path.isdir(path) else [path]
     if not files:
         raise ValueError(f"{', '.join(paths)}: nothing there ends in .warc .wet .html .jsonl .txt")
     return files
@@ -103,58 +101,49 @@ def read_files(files, report):
 
 
 def raw_page(offset, kind, body, url=None, name=None, payload_type=""):
-    """A page as it lies in the file, `kind` "http", "html" or "text". To open it costs far more
-    than to find it, so opening (`open_document`) is left to the workers."""
+    """A page as it lies in the file: `body` is an HTTP answer ("http"), "html" or "text"."""
     return {"offset": offset, "kind": kind, "body": body, "url": url or None, "id": name or None,
             "type": payload_type}  # fmt: skip
 
 
 def read_raw(path, report):
-    """Yields the raw pages of one file, by what its first bytes say it is."""
-    with open(path, "rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-        unpacked = gzip.GzipFile(fileobj=file) if packed else file
-        try:
-            unpacked.seek(0)
-            start = unpacked.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
-        except (OSError, EOFError, zlib.error):
-            start = b"WARC/"  # damaged at once: read_warc is the one that can go on behind damage
-        name = path.removesuffix(".gz")
-        if start.startswith(b"WARC/") or name.endswith((".warc", ".wet")):
-            yield from read_warc(path, report)
-            return
-        unpacked.seek(0)
-        if start.startswith(b"{") and not name.endswith(".txt"):
-            yield from read_json_lines(path, file, unpacked, report)
-        else:
-            is_html = start.startswith(b"<") and not name.endswith(".txt")
-            is_html = is_html or re.search(r"\.x?html?$", name)
-            yield raw_page(0, "html" if is_html else "text", unpacked.read(MAX_RECORD))
+    """Yields the raw pages of one file; its first bytes say what it is, rather than its name."""
+    name, pieces = path.removesuffix(".gz"), unpack_members(path, report)
+    first = next(pieces, (0, 0, b""))
+    pieces, is_text = itertools.chain([first], pieces), name.endswith(".txt")
+    # Where the first member is damaged we try WARC, the format that can be read on behind damage.
+    start = b"WARC/" if first[2] is None else first[2][:4096].lstrip(b"\xef\xbb\xbf \t\r\n")
+    if start.startswith(b"WARC/") or name.endswith((".warc", ".wet")):
+        yield from read_warc(path, pieces, report)
+    elif start.startswith(b"{") and not is_text:
+        yield from read_json_lines(path, pieces, report)
+    else:
+        is_html = re.search(r"\.x?html?$", name) or (start.startswith(b"<") and not is_text)
+        body = b""
+        while len(body) <= MAX_TEXT and (piece := next(pieces, None)):
+            body += piece[2] or b""
+        yield raw_page(0, "html" if is_html else "text", body)
 
 
-def read_json_lines(path, file, unpacked, report):
+def read_json_lines(path, pieces, report):
     """One raw page for each line {"text" or "html", optionally "url", "id"}."""
-    for number in itertools.count(1):
-        offset = file.tell()
-        try:
-            line = unpacked.readline()
-        except (OSError, EOFError, zlib.error) as error:
-            report(f"{path}: damaged from line {number} (byte {offset}) on: {error}")
-            return
-        if not line:
-            return
-        if not line.strip():
-            continue
-        try:
-            page = json.loads(line)
-            kind = "html" if "html" in page else "text"
-            body = page[kind].encode("utf-8", "replace")
-            url, name = (page.get(key) and str(page[key]) for key in ("url", "id"))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            report(f'{path}: line {number} (byte {offset}) is not {{"text": ...}}; skipped')
-            continue
-        yield raw_page(offset, kind, body, url, name)
+    number, rest = 0, b""
+    for offset, _, piece in itertools.chain(pieces, [(os.path.getsize(path), 0, b"\n")]):
+        *lines, rest = [b""] if piece is None else (rest + piece).split(b"\n")
+        rest = rest[:MAX_RECORD]  # a longer line is no JSON any more, and reported as that
+        for number, line in enumerate(lines, number + 1):
+            if not line.strip():
+                continue
+            try:
+                page = json.loads(line)
+                kind = "html" if "html" in page else "text"
+                body = page[kind].encode("utf-8", "replace")
+                url, name = (page.get(key) and str(page[key]) for key in ("url", "id"))
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                where = f"{path}: line {number} (near byte {offset})"
+                report(f'{where} is not {{"text": ...}}; skipped')
+            else:
+                yield raw_page(offset, kind, body, url, name)
 
 
 def unpack_members(path, report):
@@ -165,32 +154,33 @@ def unpack_members(path, report):
     member up to MAX_HELD is handed on only once its checksum was right; a longer one (a whole file
     as one member) is streamed. After damage the search goes on at the next plausible member."""
     with open(path, "rb") as file:
+        start, size = 0, os.path.getsize(path)
         if file.read(2) != b"\x1f\x8b":
             file.seek(0)
             while piece := file.read(16 * CHUNK):
                 yield file.tell() - len(piece), 1, piece
             return
-        start, size = 0, os.path.getsize(path)
         while start < size:
             file.seek(start)
-            inflate, held, n_held, at = zlib.decompressobj(31), [], 0, start
+            inflate, held, at = zlib.decompressobj(31), bytearray(), start
             try:
                 while not inflate.eof:
                     packed = inflate.unconsumed_tail or file.read(CHUNK)
                     if not packed:
                         raise EOFError("the file ends inside it")
-                    held.append(inflate.decompress(packed, 16 * CHUNK))
-                    n_held += len(held[-1])
-                    if n_held > MAX_HELD:
-                        yield at, 0, b"".join(held)
-                        held, n_held, at = [], 0, file.tell()
+                    held += inflate.decompress(packed, 16 * CHUNK)
+                    if len(held) > MAX_HELD:
+                        yield at, 0, bytes(held)
+                        held, at = bytearray(), file.tell()
             except (zlib.error, EOFError) as error:
                 report(f"{path}: damaged gzip member at byte {start}: {error}; skipped")
+                if isinstance(error, EOFError):
+                    yield at, 0, bytes(held)  # what came before the cut is sound
                 yield start, 0, None
                 start = find_member(file, start + 1, size)
                 continue
-            if n_held:
-                yield at, 0, b"".join(held)
+            if held:
+                yield at, 0, bytes(held)
             end = file.tell() - len(inflate.unused_data)
             start = find_member(file, end, size)
             if start > end:
@@ -212,14 +202,14 @@ def find_member(file, start, size):
 RECORD_START = re.compile(rb"WARC/1\.\d\r?\n(?=[\w-]+:)")
 
 
-def read_warc(path, report):
+def read_warc(path, pieces, report):
     """Yields the responses and conversions of a WARC or WET file, one record in memory at a time.
 
     A record is `WARC/1.0`, header lines, an empty line, exactly Content-Length bytes and two line
     ends. Where that does not hold the record is reported and the next start is searched for just
     behind this one, so that a wrong Content-Length cannot swallow its neighbours."""
     buffer, at, origin, lost = b"", 0, 0, False
-    for offset, step, piece in itertools.chain(unpack_members(path, report), [(0, 0, b"")]):
+    for offset, step, piece in itertools.chain(pieces, [(0, 0, b"")]):
         if piece is None:  # what was begun in this member is void
             buffer, at, lost = b"", 0, False
             continue
@@ -229,6 +219,7 @@ def read_warc(path, report):
             if lost:
                 match = RECORD_START.search(buffer, at)
                 lost = match is None
+                # the last bytes may be the beginning of a start that the next piece completes
                 at = match.start() if match else max(at, len(buffer) - 40) if piece else len(buffer)
                 if lost:
                     break
@@ -357,15 +348,41 @@ def decode_html(body, content_type=""):
     charset = COUSINS.get(charset, charset) if CHARSET.match(charset) else "utf-8"
     if meta and charset.startswith("utf-16"):
         charset = "utf-8"  # a <meta> found by its ASCII letters cannot stand in a UTF-16 page
-    try:
-        if re.match("windows|cp125|iso-8859|latin", charset):
-            return body.decode("utf-8")
-    except UnicodeDecodeError:
-        pass
-    try:
-        return body.decode(charset, "replace")
-    except LookupError:
-        return body.decode("utf-8", "replace")
+    one_byte = re.match("windows|cp125|iso-8859|latin", charset)
+    for name, errors in (("utf-8" if one_byte else charset, "strict"), (charset, "replace")):
+        try:
+            return body.decode(name, errors)
+        except (UnicodeDecodeError, LookupError):
+            continue
+    return body.decode("utf-8", "replace")
+
+
+# --------------------------------------------------------------------------- what a rule is
+# A rule is written as a generator of checks (reason, value, sign, limit), in order; a page fails at
+# the first value on the wrong side: ("short_doc", 48, "<", 50) drops a text of 48 words. So one
+# piece of code serves the verdict, the table and --explain. A limit of NaN ("off") never fails,
+# since every comparison with NaN is false.
+FAILS = {
+    ">": operator.gt, "<": operator.lt, "≥": operator.ge, "≤": operator.le,
+    "not in": lambda code, codes: codes != "any" and code not in codes.split(","),
+    "drops": lambda line, what: what == "text",  # C4 looks at lines; some condemn the whole text
+}  # fmt: skip
+
+
+def first_failure(checks):
+    """The reason of the first check that fails, or None."""
+    return next((why for why, value, sign, limit in checks if FAILS[sign](value, limit)), None)
+
+
+def measured(checks):
+    """Makes of a generator of checks a function with the same arguments -> reason or None."""
+
+    @functools.wraps(checks)
+    def rule(*arguments, **limits):
+        return first_failure(checks(*arguments, **limits))
+
+    rule.checks = checks
+    return rule
 
 
 # --------------------------------------------------------------------------- 2. URLs
@@ -417,11 +434,13 @@ def is_listed(hashes, text):
     return i < len(hashes) and hashes[i] == hash_text(text)
 
 
-def url_rule(url, *, blocklist=None, soft_words=2):
-    """Why a URL is refused, or None: six checks (RefinedWeb, section 3.1 and appendix G.1).
+@measured
+def url_rule(url, blocklist=None, *, soft_words=2):
+    """Six checks in datatrove's order (RefinedWeb, section 3.1 and appendix G.1).
 
-    A listed domain blocks all its hosts, a listed host only itself. Words are the pieces of the
-    URL between signs, case kept; subwords are searched in the URL squeezed to its letters."""
+    A listed domain blocks all its hosts, a listed host only itself: with bad.nice.com on the list
+    more.bad.nice.com stays. Words are the pieces of the URL between signs, case kept; subwords are
+    searched in the URL squeezed to its letters, so they also match across signs."""
     address = url.split("://", 1)[-1]
     host = re.split(r"[/?#]", address, maxsplit=1)[0].rpartition("@")[2].partition(":")[0]
     host = host.lower().rstrip(".")
@@ -429,19 +448,14 @@ def url_rule(url, *, blocklist=None, soft_words=2):
     is_second_level = len(labels) > 2 and len(labels[-1]) == 2 and labels[-2] in SECOND_LEVEL
     domain = ".".join(labels[-3:] if is_second_level else labels[-2:])
     domains, urls = blocklist or ((), ())
-    for reason, name in (("domain", domain), ("subdomain", host)):
-        if name in BLOCKED or is_listed(domains, name):
-            return reason
-    if any(is_listed(urls, form) for form in (url, address, address.removeprefix("www."))):
-        return "url"
+    yield "domain", domain in BLOCKED or is_listed(domains, domain), ">", 0
+    yield "subdomain", host in BLOCKED or is_listed(domains, host), ">", 0
+    forms = (url, address, address.removeprefix("www."))
+    yield "url", any(is_listed(urls, form) for form in forms), ">", 0
     words = frozenset(re.split(r"[^A-Za-z0-9]+", url))
-    if words & HARD:
-        return "hard_blacklisted"
-    if len(words & SOFT) >= soft_words:
-        return "soft_blacklisted"
-    if SUBWORD.search(re.sub(r"[^a-z0-9]", "", url.lower())):
-        return "blacklisted_subword"
-    return None
+    yield "hard_blacklisted", len(words & HARD), ">", 0
+    yield "soft_blacklisted", len(words & SOFT), "≥", soft_words
+    yield "blacklisted_subword", len(SUBWORD.findall(re.sub(r"[^a-z0-9]", "", url.lower()))), ">", 0
 
 
 # --------------------------------------------------------------------------- 3. extraction
@@ -853,11 +867,11 @@ def identify_language(text):
     return winner, share * frequent * b * b / (b * b + r * r)
 
 
+@measured
 def language_rule(code, score, *, languages="en", min_score=0.65):
     """FineWeb keeps English with a score above 0.65 (section 3.2); "any" takes every language."""
-    if languages != "any" and code not in languages.split(","):
-        return "language"
-    return "language_score" if score <= min_score else None
+    yield "language", code, "not in", languages
+    yield "language_score", score, "≤", min_score
 
 
 # --------------------------------------------------------------------------- words and sentences
@@ -892,26 +906,6 @@ def count_sentences(line):
     ends = [match.end() for match in SENTENCE_END.finditer(line)]
     rest = line[ends[-1] if ends else 0 :]
     return len(ends) + any(character.isalnum() for character in rest)
-
-
-# A stage that measures is written as a generator of (reason, value, sign, limit), in order; a text
-# fails at the first value that lies on the wrong side: `sign` says which side that is. A limit of
-# NaN ("off") never fails, since every comparison with NaN is false.
-FAILS = {">": operator.gt, "<": operator.lt, "≥": operator.ge, "≤": operator.le}
-
-
-def measured(checks):
-    """Makes of a generator of checks a function text -> first failing reason, or None."""
-
-    @functools.wraps(checks)
-    def rule(text, **limits):
-        for reason, value, sign, limit in checks(text, **limits):
-            if FAILS[sign](value, limit):
-                return reason
-        return None
-
-    rule.checks = checks
-    return rule
 
 
 # --------------------------------------------------------------------------- 5. Gopher
@@ -1206,12 +1200,19 @@ def near_duplicates(texts, *, words=SHINGLE_WORDS, bands=BANDS, rows=ROWS):
     return stays
 
 
-def is_first(keys, counted):
-    """(N,) uint64, (N,) bool -> (N,) bool: no counted document before it has the same key."""
-    first = ~counted
-    at = np.flatnonzero(counted)
-    first[at[np.unique(keys[at], return_index=True)[1]]] = True
-    return first
+def exact(pairs, *, urls=True, texts=True):
+    """(hash of the URL or 0, hash of the text) of each page -> its reason or None: the first page
+    of a URL stays, and of those the first of a text. URLs A, A, B with texts x, y, y: the second
+    goes by its URL, the third stays, since the y before it is gone already."""
+    seen_urls, seen_texts, reasons = set(), set(), []
+    for url, text in pairs:
+        if urls and url and url in seen_urls:
+            reasons.append("duplicate_url")
+            continue
+        reasons.append("duplicate_text" if texts and text in seen_texts else None)
+        seen_urls.add(url)
+        seen_texts.add(text)
+    return reasons
 
 
 # --------------------------------------------------------------------------- 7. C4
@@ -1223,44 +1224,42 @@ POLICY = re.compile(
 END_MARKS = (".", "?", "!", '"', "'")
 
 
-def c4_line(
-    line, *, max_word_length=1000, citations=True, terminal_punct=False, min_words=3,
-    lorem_ipsum=True, javascript=True, curly_bracket=True, policy=True,
+def c4_lines(
+    text, *, min_sentences=5, max_word_length=1000, citations=True, terminal_punct=False,
+    min_words=3, lorem_ipsum=True, javascript=True, curly_bracket=True, policy=True,
 ):  # fmt: skip
-    """(the line without citation marks, reason or None); two reasons condemn the whole text."""
-    words, small = line.split(), line.lower()
-    if any(len(word) > max_word_length for word in words):
-        return line, "too_long_word"
-    line = CITATION.sub("", line) if citations else line
-    # C4 demands a terminal mark; FineWeb does not, since that costs 30% of all tokens.
-    if terminal_punct and (not line.endswith(END_MARKS) or line.endswith("...")):
-        return line, "no_terminal_punct"
-    if len(words) < min_words:
-        return line, "too_few_words"
-    if lorem_ipsum and "lorem ipsum" in small:
-        return line, "lorem_ipsum"
-    if javascript and "javascript" in small:
-        return line, "javascript"
-    if curly_bracket and "{" in line:
-        return line, "curly_bracket"
-    if policy and POLICY.search(small):
-        return line, "policy"
-    return line, None
-
-
-def c4(text, *, min_sentences=5, **line_limits):
-    """(text of the good lines, None), or (text, reason). C4, section 2.2: by line, then by text."""
-    kept, n_sentences = [], 0
-    for line in text.splitlines():
-        line, reason = c4_line(line.strip(), **line_limits)
-        if reason in ("lorem_ipsum", "curly_bracket"):
-            return text, reason
-        if reason is None:
+    """(the good lines, checks). C4 (section 2.2) judges lines first and then what is left of the
+    text; the words of a line are what blanks part, counted before citation marks go."""
+    kept, checks, n_sentences = [], [], 0
+    for line in map(str.strip, text.splitlines()):
+        words, small = line.split(), line.lower()
+        line = CITATION.sub("", line) if citations else line
+        no_end = not line.endswith(END_MARKS) or line.endswith("...")
+        reason = next((reason for reason, is_bad in (
+            ("too_long_word", any(len(word) > max_word_length for word in words)),
+            # C4 demands a terminal mark; FineWeb does not, since that costs 30% of all tokens.
+            ("no_terminal_punct", terminal_punct and no_end),
+            ("too_few_words", len(words) < min_words),
+            ("lorem_ipsum", lorem_ipsum and "lorem ipsum" in small),
+            ("javascript", javascript and "javascript" in small),
+            ("curly_bracket", curly_bracket and "{" in line),
+            ("policy", policy and POLICY.search(small)),
+        ) if is_bad), None)  # fmt: skip
+        if reason:
+            what = "text" if reason in ("lorem_ipsum", "curly_bracket") else "line"
+            checks += [(reason, repr(line[:60]), "drops", what)] if line else []
+        else:
             kept.append(line)
             n_sentences += count_sentences(line)
-    if n_sentences < min_sentences:
-        return text, "too_few_sentences"
-    return "\n".join(kept), None
+    checks.append(("too_few_sentences", n_sentences, "<", min_sentences))
+    return "\n".join(kept), checks
+
+
+def c4(text, **limits):
+    """(the good lines, None), or (text, reason)."""
+    kept, checks = c4_lines(text, **limits)
+    reason = first_failure(checks)
+    return (text, reason) if reason else (kept, None)
 
 
 # --------------------------------------------------------------------------- 8. FineWeb
@@ -1343,60 +1342,45 @@ def mask_pii(text, *, emails=True, ipv4=True, ipv6=True, phones=True):
 
 
 # --------------------------------------------------------------------------- the whole pipeline
+# Workers take single pages through the stages; the parent reads, counts, finds duplicates, writes.
 
 STAGES = "read url extract language repetition quality exact minhash c4 fineweb pii".split()
-
-
-def exact(url_keys, text_keys, *, urls=True, texts=True):
-    """(N,), (N,) hashes -> (N,) reason or "": the first page of a URL stays, then of a text."""
-    reasons = np.full(len(url_keys), "", "U14")
-    if urls:
-        reasons[(url_keys != 0) & ~is_first(url_keys, url_keys != 0)] = "duplicate_url"
-    if texts:
-        reasons[(reasons == "") & ~is_first(text_keys, reasons == "")] = "duplicate_text"
-    return reasons
-
-
+EARLY = STAGES[: STAGES.index("exact")]  # what one page can be asked before all others are known
 RULES = {"url": url_rule, "language": language_rule, "gopher_repetition": gopher_repetition,
-         "gopher_quality": gopher_quality, "exact": exact, "minhash": signature, "c4": c4,
+         "gopher_quality": gopher_quality, "exact": exact, "minhash": signature, "c4": c4_lines,
          "fineweb": fineweb, "pii": mask_pii}  # fmt: skip
 
 
 def read_settings(changes=()):
     """["NAME=VALUE", ...] -> {rule: {threshold: value}, or None if the rule is off}, and all names.
 
-    A name is a rule's keyword argument behind the first word of the rule: gopher_min_words."""
-    settings, known = {}, {}
-    for rule, function in RULES.items():
-        settings[rule] = {}
-        for part in (c4, c4_line) if function is c4 else (getattr(function, "checks", function),):
-            for name, parameter in inspect.signature(part).parameters.items():
-                if parameter.kind == parameter.KEYWORD_ONLY and name != "blocklist":
-                    settings[rule][name] = parameter.default
-                    known[f"{rule.split('_')[0]}_{name}"] = rule, name
+    The thresholds are the rules' keyword arguments. A name is such an argument behind the first
+    word of its rule: min_words of gopher_quality is set by gopher_min_words=20."""
+    rules = {rule: getattr(function, "checks", function) for rule, function in RULES.items()}
+    settings = {rule: dict(function.__kwdefaults__) for rule, function in rules.items()}
+    names = {f"{r.split('_')[0]}_{key}": (r, key) for r, limits in settings.items() for key in limits}
+    off = []
     for change in changes:
         name, _, value = change.partition("=")
         if name in settings and value == "off":
-            settings[name] = None
+            off.append(name)
             continue
-        if name not in known:
-            near = difflib.get_close_matches(name, [*known, *settings], 3) or known
-            raise ValueError(f"--set {change}: no such setting; there are {', '.join(near)}")
-        rule, name = known[name]
-        old = (settings[rule] or {}).get(name)
+        if name not in names:
+            raise ValueError(f"--set {change}: no such setting; python data.py --help lists all")
+        rule, key = names[name]
+        old = settings[rule][key]
         try:
-            if old is None or isinstance(old, str):
-                new = value
-            elif isinstance(old, bool):
+            if isinstance(old, bool):
                 new = {"on": True, "off": False}[value]
+            elif value == "off" and isinstance(old, (int, float)) and rule != "minhash":
+                new = math.nan
             else:
-                new = math.nan if value == "off" and rule != "minhash" else type(old)(float(value))
-        except (KeyError, ValueError):
+                new = value if isinstance(old, str) else type(old)(float(value))
+        except (KeyError, ValueError, OverflowError):
             wanted = "on or off" if isinstance(old, bool) else "a number or off"
             raise ValueError(f"--set {change}: the value must be {wanted}") from None
-        if settings[rule] is not None:
-            settings[rule][name] = new
-    return settings, known
+        settings[rule][key] = new
+    return settings | dict.fromkeys(off), names
 
 
 def spell_out(settings):
@@ -1407,36 +1391,33 @@ def spell_out(settings):
     }
 
 
-def clean_page(raw, settings, blocklist=None):
-    """One raw page through all stages -> {"stage", "reason", "sizes", "record", "keys", "side"}:
-    the stage it fails at (None: none) and why; its characters after each stage it passed; the
-    document; the keys that duplicates are found by, and whether it is for train or val."""
+def new_page(raw):
+    """What is known of a page on its way: the stage it failed at (None: none) and why; its
+    characters after each stage it passed; the document; the keys that duplicates are found by."""
     record = {"id": raw["id"], "url": raw["url"], "text": ""}
-    page = {"stage": None, "reason": None, "sizes": [], "record": record, "keys": None}
-    for stage, reason in ask_stages(raw, page, settings, blocklist):
-        if reason:
-            page.update(stage=stage, reason=reason)
-            break
-        page["sizes"].append(len(record["text"]))
-    return page
+    return {"stage": None, "reason": None, "passed": {}, "record": record, "keys": None}
 
 
-def ask_stages(raw, page, settings, blocklist):
-    """Yields (stage, reason or None) while it fills in the page. C4 and later stages stand behind
-    the duplicates, but they look at one page alone: the worker has it in hand, so it asks them at
-    once, and the parent counts a duplicate as a duplicate whatever they said."""
+def page_checks(raw, page, settings, blocklist):
+    """Takes a page through the stages: yields (stage, its checks) while it fills in the page.
+
+    C4 and later stages come after the duplicates, but they look at one page alone: the worker has
+    it in hand, so it asks them at once, and the parent counts a duplicate as a duplicate whatever
+    they said. Whether to go on after a failed check is the caller's choice."""
     record = page["record"]
 
-    def ask(rule, *arguments, **more):
+    def ask(rule, *arguments):
         limits = settings[rule]
-        return None if limits is None else RULES[rule](*arguments, **limits, **more)
+        return () if limits is None else RULES[rule].checks(*arguments, **limits)
 
     document, reason = open_document(raw)
-    yield "read", reason
-    yield "url", record["url"] and ask("url", record["url"], blocklist=blocklist)
+    yield "read", [(reason, 1, ">", 0)] if reason else ()
+    if reason:
+        return
+    yield "url", ask("url", record["url"], blocklist) if record["url"] else ()
     text = extract_text(document["html"]) if "html" in document else document["text"]
     record["text"] = text = text.encode("utf-8", "replace").decode().strip()
-    yield "extract", None if text else "empty"
+    yield "extract", [("empty", len(text), "<", 1)]
     code, score = identify_language(text)
     record.update(language=code, language_score=round(score, 3))
     yield "language", ask("language", code, score)
@@ -1444,33 +1425,46 @@ def ask_stages(raw, page, settings, blocklist):
     yield "quality", ask("gopher_quality", text)
 
     # (3 + bands,) uint64: hash of the URL, hash of the text, 1 if there is a signature, its bands
-    keys = np.zeros(3 + (settings["minhash"] or {"bands": 0})["bands"], np.uint64)
+    minhash = settings["minhash"]
+    page["keys"] = keys = np.zeros(3 + (minhash["bands"] if minhash else 0), np.uint64)
     keys[:2] = hash_text(record["url"] or ""), hash_text(text)
-    if (bands := ask("minhash", text)) is not None:
+    if minhash and (bands := signature(text, **minhash)) is not None:
         keys[2], keys[3:] = 1, bands
     record["id"] = record["id"] or f"{keys[1]:016x}"
-    page.update(keys=keys, side="val" if keys[1] < VAL_FRACTION * 2.0**64 else "train")
-    yield "exact", None  # both are judged by the parent when all pages are known
-    yield "minhash", None
-    record["text"], reason = ask("c4", text) or (text, None)
-    yield "c4", reason
+    # The side is chosen by the text's hash alone: a document never changes sides.
+    page["side"] = "val" if keys[1] < VAL_FRACTION * 2.0**64 else "train"
+    yield "exact", ()  # both are judged by the parent when all pages are known
+    yield "minhash", ()
+    if settings["c4"] is not None:
+        kept, checks = c4_lines(text, **settings["c4"])
+        record["text"] = text if first_failure(checks) else kept
+        yield "c4", checks
+    else:
+        yield "c4", ()
     yield "fineweb", ask("fineweb", record["text"])
-    record["text"] = ask("pii", record["text"]) or record["text"]
-    yield "pii", None
+    if settings["pii"] is not None:
+        record["text"] = mask_pii(record["text"], **settings["pii"])
+    yield "pii", ()
 
 
-def clean_batch(batch, settings, blocklist):
-    return [clean_page(raw, settings, blocklist) for raw in batch]
+def clean_page(raw, settings, blocklist=None):
+    """One raw page through all stages up to the first check that fails."""
+    page = new_page(raw)
+    for stage, checks in page_checks(raw, page, settings, blocklist):
+        if reason := first_failure(checks):
+            return {**page, "stage": stage, "reason": reason}
+        page["passed"][stage] = len(page["record"]["text"])
+    return page
 
 
-def extract_batch(batch):
-    """For --only extract: {"url", "text"} of the records that are pages."""
-    found = (open_document(raw)[0] for raw in batch)
-    return [{"url": d["url"], "text": extract_text(d["html"]) if "html" in d else d["text"]}
-            for d in found if d]  # fmt: skip
+def extract_page(raw):
+    """For --only extract: {"url", "text"}, or None where the record is no page."""
+    page, _ = open_document(raw)
+    if page:
+        return {"url": page["url"], "text": page.get("text") or extract_text(page.get("html", ""))}
 
 
-WORKER = ()  # what each worker process was started with, so that no batch has to carry it
+WORKER = ()  # the function and what it needs, sent once to each process rather than with each batch
 
 
 def start_worker(*parts):
@@ -1479,37 +1473,48 @@ def start_worker(*parts):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
 
 
-def work(function, batch):
-    return function(batch, *WORKER)
+def work(batch):
+    function, *more = WORKER
+    return [function(raw, *more) for raw in batch]
 
 
-def map_in_order(function, raws, n_workers, *parts):
-    """(input bytes read, function(batch, *parts)) for batches of raw pages, in their order whatever
-    the number of workers; only a few batches for each worker are under way at a time."""
-    with ProcessPoolExecutor(n_workers, initializer=start_worker, initargs=parts) as pool:
+def map_in_order(function, raws, n_workers, *more):
+    """Yields (input bytes read, [function(raw, *more), ...]) for batches of raw pages, in their
+    order whatever the number of workers; only a few batches are under way at a time."""
+    with ProcessPoolExecutor(n_workers, None, start_worker, (function, *more)) as pool:
         waiting, batch, n_bytes = deque(), [], 0
         for raw in itertools.chain(raws, [None]):
             if raw:
                 batch.append(raw)
                 n_bytes += len(raw["body"])
             if batch and (not raw or n_bytes >= BATCH_BYTES or len(batch) >= BATCH_PAGES):
-                waiting.append((batch[-1]["done"], pool.submit(work, function, batch)))
+                waiting.append((batch[-1]["done"], pool.submit(work, batch)))
                 batch, n_bytes = [], 0
             while waiting and (not raw or len(waiting) > 2 * n_workers):
                 done, future = waiting.popleft()
                 yield done, future.result()
 
 
-def count_page(counts, sizes, stage, reason, first=0):
-    """Adds one page to {stage: {"in", "kept", "characters", "reasons"}} from stage `first` on."""
-    last = STAGES.index(stage) if stage else min(len(STAGES), len(sizes))
-    for name, size in zip(STAGES[first:last], sizes[first:last]):
+def count_page(counts, passed, stage=None, reason=None):
+    """Adds a page to the table: the stages it passed and, if any, the one where it left."""
+    for name, characters in passed.items():
+        if name == stage:
+            break  # a duplicate leaves before stages that its worker has already asked
         counts[name]["in"] += 1
         counts[name]["kept"] += 1
-        counts[name]["characters"] += size
+        counts[name]["characters"] += characters
     if stage:
         counts[stage]["in"] += 1
         counts[stage]["reasons"][reason] += 1
+
+
+def compile_kernels():
+    """Compiles once, or every worker would; Numba keeps the result for the next run."""
+    start = time.perf_counter()
+    for rule in (gopher_repetition, hash_text, lambda text: near_duplicates([text] * 2)):
+        rule("any text of five words or more")
+    if time.perf_counter() - start > 0.5:
+        print(f"compiled in {time.perf_counter() - start:.1f} s (kept for the next time)")
 
 
 def run(files, out, settings, blocklist=None, n_workers=1, rejects=None):
@@ -1521,41 +1526,36 @@ def run(files, out, settings, blocklist=None, n_workers=1, rejects=None):
     os.makedirs(out, exist_ok=True)
     start, n_bytes, damaged, keys = time.perf_counter(), sum(map(os.path.getsize, files)), [], []
     counts = {s: {"in": 0, "kept": 0, "characters": 0, "reasons": Counter()} for s in STAGES}
-    progress, n_early = show_progress(counts, n_bytes), STAGES.index("exact")
-    for rule in (gopher_repetition, hash_text, lambda text: near_duplicates([text] * 2)):
-        rule("compile now, or every worker would")
-    if time.perf_counter() - start > 0.5:
-        print(f"compiled in {time.perf_counter() - start:.1f} s (kept for the next time)")
+    progress = show_progress(counts, n_bytes)
+    compile_kernels()
 
     def report(message):
         damaged.append(message)
         if len(damaged) <= MAX_WARNINGS:
             print(f"warning: {message}", file=sys.stderr)
 
-    def drop(page, stage, reason):
-        if rejects:
+    def settle(page, stage, reason):
+        count_page(counts, page["passed"], stage, reason)
+        if stage and rejects:
             rejects.write(to_json({**page["record"], "stage": stage, "reason": reason}))
 
     def survivors():
-        for line, verdict in zip(waiting, find_duplicates(np.array(keys, np.uint64), settings)):
+        for line, verdict in zip(waiting, find_duplicates(keys, settings)):
             page = json.loads(line)
             stage, reason = verdict or (page["stage"], page["reason"])
-            count_page(counts, page["sizes"], stage, reason, n_early)
-            if stage:
-                drop(page, stage, reason)
-            else:
+            settle(page, stage, reason)
+            if not stage:
                 yield page["side"], page["record"]
 
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace", dir=out) as waiting:
         raws = read_files(files, report)
-        for done, pages in map_in_order(clean_batch, raws, n_workers, settings, blocklist):
+        for done, pages in map_in_order(clean_page, raws, n_workers, settings, blocklist):
             for page in pages:
                 page_keys = page.pop("keys")
                 if page_keys is None:
-                    count_page(counts, page["sizes"], page["stage"], page["reason"])
-                    drop(page, page["stage"], page["reason"])
+                    settle(page, page["stage"], page["reason"])
                 else:
-                    count_page(counts, page["sizes"][:n_early], None, None)
+                    count_page(counts, {stage: page["passed"].pop(stage) for stage in EARLY})
                     keys.append(page_keys)
                     waiting.write(to_json(page))
             progress(done)
@@ -1563,9 +1563,9 @@ def run(files, out, settings, blocklist=None, n_workers=1, rejects=None):
         n_kept = write_shards(survivors(), out)
     progress(n_bytes, last=True)
     seconds = time.perf_counter() - start
-    stats = {"documents": n_kept, "stages": counts, "n_damaged": len(damaged)}
-    stats |= {"damaged": damaged[:1000], "seconds": seconds, "settings": spell_out(settings)}
-    stats |= {"pages_per_s": counts["read"]["in"] / seconds}
+    stats = {"documents": n_kept, "stages": counts, "n_damaged": len(damaged),
+             "damaged": damaged[:1000], "seconds": seconds, "settings": spell_out(settings),
+             "pages_per_s": counts["read"]["in"] / seconds}  # fmt: skip
     with open(os.path.join(out, "stats.json.part"), "w", encoding="utf-8") as file:
         json.dump(stats, file, indent=1)
     os.replace(file.name, os.path.join(out, "stats.json"))
@@ -1577,15 +1577,14 @@ def to_json(value):
 
 
 def find_duplicates(keys, settings):
-    """(N, 3 + bands) keys -> N times None or (stage, reason)."""
-    verdicts, unique = [None] * len(keys), np.ones(len(keys), bool)
+    """The keys of all waiting pages -> for each None or (stage, reason)."""
+    keys, verdicts = np.array(keys, np.uint64), [None] * len(keys)
     if len(keys) and settings["exact"] is not None:
-        reasons = exact(keys[:, 0], keys[:, 1], **settings["exact"])
-        unique = reasons == ""
-        for i in np.flatnonzero(~unique):
-            verdicts[i] = "exact", str(reasons[i])
+        reasons = exact(keys[:, :2].tolist(), **settings["exact"])
+        verdicts = [reason and ("exact", reason) for reason in reasons]
     if len(keys) and settings["minhash"] is not None:
-        signed = np.flatnonzero(unique & (keys[:, 2] == 1))
+        signed = np.flatnonzero(keys[:, 2])
+        signed = signed[[verdicts[i] is None for i in signed]]
         for i in signed[~first_of_cluster(keys[signed, 3:])]:
             verdicts[i] = "minhash", "near_duplicate"
     return verdicts
@@ -1594,25 +1593,19 @@ def find_duplicates(keys, settings):
 def write_shards(documents, out):
     """(side, record) pairs -> train-00000.jsonl.gz, ..., val-00000.jsonl.gz, ...; their numbers.
     Written in a temporary folder and put in the place of older ones at the end: all or nothing."""
-    n_kept, n_chars, n_shards, files = {"train": 0, "val": 0}, Counter(), Counter(), {}
+    n_kept, n_chars, files = {"train": 0, "val": 0}, Counter(), {}
     with tempfile.TemporaryDirectory(dir=out) as folder:
-
-        def next_shard(side):
-            if side in files:
-                files[side].close()
-            name = os.path.join(folder, f"{side}-{n_shards[side]:05d}.jsonl.gz")
-            files[side] = gzip.GzipFile(name, "wb", compresslevel=6, mtime=0)
-            n_shards[side] += 1
-            n_chars[side] = 0
-
-        for side in n_kept:
-            next_shard(side)
-        for side, record in documents:
-            if n_chars[side] > SHARD_CHARS:
-                next_shard(side)
-            files[side].write(to_json(record).encode("utf-8", "replace"))
-            n_kept[side] += 1
-            n_chars[side] += len(record["text"])
+        for side, record in itertools.chain([("train", None), ("val", None)], documents):
+            name = f"{side}-{n_chars[side] // SHARD_CHARS:05d}.jsonl.gz"
+            if side not in files or os.path.basename(files[side].name) != name:
+                if side in files:
+                    files[side].close()
+                path = os.path.join(folder, name)
+                files[side] = gzip.GzipFile(path, "wb", compresslevel=6, mtime=0)
+            if record:
+                files[side].write(to_json(record).encode("utf-8", "replace"))
+                n_kept[side] += 1
+                n_chars[side] += len(record["text"])
         for file in files.values():
             file.close()
         for name in os.listdir(out):
@@ -1638,23 +1631,22 @@ def table(counts):
 def show_progress(counts, n_bytes):
     """A function of the bytes done: on a terminal it redraws the table once a second, elsewhere it
     prints a line every ten seconds; at last the table."""
-    start, terminal = time.perf_counter(), sys.stdout.isatty()
-    shown = {"at": start, "lines": 0}
+    terminal, start = sys.stdout.isatty(), time.perf_counter()
+    shown_at, n_lines = start, 0
 
     def progress(done, last=False):
+        nonlocal shown_at, n_lines
         now, n_pages = time.perf_counter(), counts["read"]["in"]
-        if not last and now - shown["at"] < (1 if terminal else 10):
+        if not last and now - shown_at < (1 if terminal else 10):
             return
-        seconds = now - start
-        left = f"{seconds * (n_bytes - done) / max(done, 1) / 60:.1f} min left"
         line = f"{n_pages:,} pages | {counts['quality']['kept']:,} good before duplicates"
-        line += f" | {n_pages / seconds:,.0f} pages/s | {left}"
+        line += f" | {n_pages / (now - start):,.0f} pages/s"
+        line += f" | {(now - start) * (n_bytes - done) / max(done, 1) / 60:.1f} min left"
         lines = table(counts) if last else table(counts) + [line] if terminal else [line]
         width = shutil.get_terminal_size().columns - 1 if terminal and not last else None
-        if shown["lines"]:
-            print(f"\x1b[{shown['lines']}A\x1b[J", end="")
+        print(f"\x1b[{n_lines}A\x1b[J" * (n_lines > 0), end="")  # up and erase
         print("\n".join(line[:width] for line in lines), flush=True)
-        shown.update(at=now, lines=len(lines) if terminal else 0)
+        shown_at, n_lines = now, len(lines) if terminal else 0
 
     return progress
 
@@ -1665,51 +1657,26 @@ def match_curve(bands, rows):
     return f"MinHash {bands} x {rows}: chance that similar texts match | " + " | ".join(chances)
 
 
-def explain(name, files, settings, blocklist):
+def explain(name, inputs, settings, blocklist):
     """Prints every rule's measured value beside its limit for one page, and the verdict."""
     if name == "-":
         body = sys.stdin.buffer.read()
         raw = raw_page(0, "html" if body.lstrip().startswith(b"<") else "text", body)
-    elif os.path.isfile(name):
-        raw = next(read_raw(name, print), None)
     else:
-        raw = next((raw for raw in read_files(files, print) if raw["url"] == name), None)
-    if raw is None:
-        raise ValueError(f"--explain {name}: no such file, and no page of that URL in the inputs")
-
-    def say(stage, rule, value="", sign="", limit="", failed=False):
-        value = f"{value:,.4g}" if isinstance(value, float) else value
-        verdict = " fails" if failed else ""
-        print(f"{stage:18} {rule:22} {value:>12} {sign:1} {limit!s:8}{verdict}".rstrip())
-
-    print(f"{'stage':18} {'rule':22} {'value':>12} fails if")
-    nothing_off = {rule: limits or {} for rule, limits in settings.items()}
-    document, reason = open_document(raw)
-    say("read", reason or "ok")
-    if reason is None:
-        if raw["url"]:
-            say("url", url_rule(raw["url"], blocklist=blocklist, **nothing_off["url"]) or "ok")
-        text = extract_text(document["html"]) if "html" in document else document["text"].strip()
-        say("extract", "characters", len(text), "=", 0, not text)
-        code, score = identify_language(text)
-        say("language", code, score, "≤", nothing_off["language"].get("min_score"),
-            language_rule(code, score, **nothing_off["language"]))  # fmt: skip
-        for rule in ("gopher_repetition", "gopher_quality", "c4", "fineweb"):
-            if rule == "c4":
-                limits = {k: v for k, v in nothing_off["c4"].items() if k != "min_sentences"}
-                for line in filter(None, map(str.strip, text.splitlines())):
-                    if reason := c4_line(line, **limits)[1]:
-                        say("c4", reason, repr(line[:60]))
-                text, reason = c4(text, **nothing_off["c4"])
-                say("c4", reason or "ok", failed=reason)
-            else:
-                for check, value, sign, limit in RULES[rule].checks(text, **nothing_off[rule]):
-                    say(rule, check, value, sign, limit, FAILS[sign](value, limit))
-    page = clean_page(raw, settings, blocklist)
-    verdict = f"dropped at {page['stage']}: {page['reason']}" if page["stage"] else "kept"
+        raws = read_files([name] if os.path.isfile(name) else input_files(inputs), print)
+        raw = next((raw for raw in raws if os.path.isfile(name) or raw["url"] == name), None)
+        if raw is None:
+            raise ValueError(f"--explain {name}: no file of that name, no such URL in the inputs")
+    verdict = None
+    print(f"{'stage':10} {'rule':22} {'value':>12} fails if")
+    for stage, checks in page_checks(raw, new_page(raw), settings, blocklist):
+        for rule, value, sign, limit in checks:
+            fails = bool(FAILS[sign](value, limit))
+            verdict = verdict or (fails and f"dropped at {stage}: {rule}")
+            value = f"{value:,.4g}" if isinstance(value, float) else value
+            print(f"{stage:10} {rule:22} {value:>12} {sign} {limit!s:8}{' fails' * fails}".rstrip())
     off = ", ".join(rule for rule, limits in settings.items() if limits is None)
-    verdict += ", unless a duplicate" * (not page["stage"]) + f"; off: {off}" * bool(off)
-    print(f"verdict: {verdict}")
+    print(f"verdict: {verdict or 'kept, unless a duplicate'}" + f"; off: {off}" * bool(off))
 
 
 def only_extract(files, out, n_workers):
@@ -1718,19 +1685,20 @@ def only_extract(files, out, n_workers):
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     n, raws = 0, read_files(files, functools.partial(print, "warning:", file=sys.stderr))
     with open(path + ".part", "w", encoding="utf-8", errors="replace") as file:
-        for _, pages in map_in_order(extract_batch, raws, n_workers):
-            n += len(pages)
-            file.writelines(map(to_json, pages))
+        for _, pages in map_in_order(extract_page, raws, n_workers):
+            lines = [to_json(page) for page in pages if page]
+            n += len(lines)
+            file.writelines(lines)
     os.replace(path + ".part", path)
     return f"wrote {n:,} extracted pages to {path}"
 
 
 def main(arguments=None):
-    settings, known = read_settings()
-    names = (f"{name}={settings[rule][key]}" for name, (rule, key) in known.items())
+    settings, names = read_settings()
+    names = " ".join(f"{name}={settings[rule][key]}" for name, (rule, key) in names.items())
     parser = argparse.ArgumentParser(
         description="The crawl becomes clean text.",
-        epilog=textwrap.fill("settings: " + " ".join(names), 98, break_on_hyphens=False),
+        epilog=textwrap.fill("settings: " + names, 98, break_on_hyphens=False),
     )
     add = parser.add_argument
     add("inputs", nargs="*", default=["out/world/crawl.warc.gz"], help="files and folders to read")
@@ -1749,19 +1717,16 @@ def main(arguments=None):
             raise ValueError(f"--workers {args.workers}: there must be at least one")
         print("config:", json.dumps(vars(args) | {"settings": spell_out(settings)}))
         blocklist = load_blocklist(args.blocklist) if args.blocklist else None
-        alone = args.explain == "-" or os.path.isfile(args.explain or "")
-        files = [] if alone else input_files(args.inputs)
         if args.explain:
-            explain(args.explain, files, settings, blocklist)
+            explain(args.explain, args.inputs, settings, blocklist)
         elif args.only:
-            print(only_extract(files, args.out, args.workers))
+            print(only_extract(input_files(args.inputs), args.out, args.workers))
         else:
-            if settings["minhash"]:
-                print(match_curve(settings["minhash"]["bands"], settings["minhash"]["rows"]))
-            path = args.rejects or os.devnull
-            with open(path, "w", encoding="utf-8", errors="replace") as rejects:
-                rejects = rejects if args.rejects else None
-                stats = run(files, args.out, settings, blocklist, args.workers, rejects)
+            if minhash := settings["minhash"]:
+                print(match_curve(minhash["bands"], minhash["rows"]))
+            files = input_files(args.inputs)
+            with open(args.rejects or os.devnull, "w", encoding="utf-8", errors="replace") as file:
+                stats = run(files, args.out, settings, blocklist, args.workers, file)
             n, speed = stats["documents"], stats["pages_per_s"]
             print(f"wrote {n['train']:,} documents to train on and {n['val']:,} to validate to "
                   f"{args.out} ({speed:,.0f} pages/s); next: python bpe.py")  # fmt: skip

@@ -93,8 +93,6 @@ def pieces_of(path, size):
 
 def test_a_long_member_is_streamed(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "MAX_HELD", 300)
-    monkeypatch.setattr(data, "CHUNK", 64)
-    monkeypatch.setattr(data, "parse_record", lambda b, at, at_end, f=data.parse_record: f(b, at, at_end))
     pages = [record(http(os.urandom(300).hex()), f"http://a.example/{i}") for i in range(20)]
     monkeypatch.setattr(data, "CHUNK", 4096)
     assert len(read(write(tmp_path, gzip.compress(b"".join(pages)), "x.warc.gz"))[0]) == 20
@@ -127,6 +125,14 @@ def test_a_truncated_file_gives_what_is_whole(tmp_path):
     assert len(found) == 4 and len(damage) == 1
     found, damage = read(write(tmp_path, b"".join(PAGES)[:-20]))
     assert len(found) == 4 and len(damage) == 1
+
+
+def test_a_truncated_packed_text_gives_what_is_whole(tmp_path):
+    lines = "".join(json.dumps({"text": os.urandom(90).hex()}) + "\n" for _ in range(50)).encode()
+    found, damage = read(write(tmp_path, gzip.compress(lines)[:-20], "x.jsonl.gz"))
+    assert len(found) >= 48 and len(damage) == 1
+    found, damage = read(write(tmp_path, gzip.compress(f"<p>{PROSE}".encode())[:-20], "x.html.gz"))
+    assert found[0]["html"].startswith("<p>The harbour") and len(damage) == 1
 
 
 @settings(max_examples=60, deadline=None)
@@ -546,7 +552,8 @@ def test_c4_lines(line, reason):
     assert dropped is None
     kept = line.replace("[12]", "").replace("[edit]", "").replace("[citation needed]", "")
     assert text == (FIVE if reason else f"{FIVE}\n{kept}")
-    assert data.c4_line(line)[1] == reason
+    dropped = [check[0] for check in data.c4_lines(line)[1] if check[2] == "drops"]
+    assert dropped == [reason] * (reason is not None)
 
 
 def test_c4_texts():
@@ -561,8 +568,8 @@ def test_c4_texts():
     # C4's own rule, off as in FineWeb
     assert data.c4(FIVE + "\nno mark at end")[0].endswith("at end")
     assert data.c4(FIVE + "\nno mark at end", terminal_punct=True)[0] == FIVE
-    assert data.c4_line("it goes on and on...", terminal_punct=True)[1] == "no_terminal_punct"
-    assert data.c4_line('she said "yes"', terminal_punct=True)[1] is None
+    assert data.c4(FIVE + '\nit goes on and on...\nshe said "yes"', terminal_punct=True)[0] == (
+        FIVE + '\nshe said "yes"')  # fmt: skip
 
 
 # ------------------------------------------------------------------ FineWeb
@@ -701,10 +708,11 @@ def test_clusters_chain_and_do_not_depend_on_order():
 
 
 def test_exact_duplicates():
-    urls, texts = np.array([7, 7, 0, 0, 8], np.uint64), np.array([1, 2, 1, 3, 2], np.uint64)
+    pairs = [(7, 1), (7, 2), (0, 1), (0, 3), (8, 2)]  # a URL's hash (0: none) and a text's
     # page 1 has the URL of page 0, page 2 its text; page 4 has the text of page 1, which is gone
-    assert data.exact(urls, texts).tolist() == ["", "duplicate_url", "duplicate_text", "", ""]
-    assert data.exact(urls, texts, urls=False).tolist() == ["", "", "duplicate_text", "", "duplicate_text"]
+    assert data.exact(pairs) == [None, "duplicate_url", "duplicate_text", None, None]
+    assert data.exact(pairs, urls=False) == [None, None, "duplicate_text", None, "duplicate_text"]
+    assert data.exact(pairs, texts=False) == [None, "duplicate_url", None, None, None]
     assert data.hash_text("a b\nc") == data.hash_text("a  b c") != data.hash_text("a b d")
 
 
@@ -785,7 +793,7 @@ def test_few_batches_are_under_way_at_a_time(monkeypatch):
     monkeypatch.setattr(data, "BATCH_PAGES", 1)
     read = []
     raws = ({**data.raw_page(0, "text", b"x"), "done": i} for i in range(100) if read.append(i) is None)
-    for n, (done, pages) in enumerate(data.map_in_order(data.extract_batch, raws, 2)):
+    for n, (done, pages) in enumerate(data.map_in_order(data.extract_page, raws, 2)):
         assert done == n and pages == [{"url": None, "text": "x"}]
         assert len(read) <= n + 6
 
