@@ -6,6 +6,10 @@
     python sample.py --chat                   a conversation with what sft.py or rl.py trained
     python sample.py --model stories260K.bin --tokenizer tok512.bin     llama2.c's files work too
 
+Reading order: what a draw is (probabilities, three lines of NumPy more than a softmax), the same as
+a kernel (draw); a text as draw after draw (stream, generate); other people's tokenizer files; the
+terminal; the demonstrations; the chat; the command.
+
 Reads a checkpoint (out/base/; --chat the last of out/sft/, out/rl/) and for two demonstrations
 out/tokens/; writes to the terminal. The prompt goes through the network in one piece and leaves its
 keys and values in a cache; then each step feeds the token drawn before and draws the next. All rows
@@ -32,28 +36,48 @@ import time
 import numpy as np
 from numba import njit
 
-from bpe import CHAT_SPECIALS, END, Tokenizer, printable, render_chat
+from bpe import CHAT_SPECIALS, END, Tokenizer, paint, printable, render_chat
 from kernels.rows import FAST, exp
 from model import Cache, count, decode, load, prefill, token_losses
 
-CANDIDATES, BAR = 6, 40  # --probs: lines a token; letters in a bar of 100%
-DREAMS = 5  # texts from the same prompt
-PREFIXES = 32  # places of a text that the network is to go on from
-SEARCHED = 5_000_000  # training tokens that are searched for copies: takes 3 s
-ZIPPED = 32_768  # held-out tokens that are compressed
-ANSWER = 1 / 4  # of the context that --chat keeps free for the answer
+# --probs: how many lines a token takes, and how many letters a bar of 100%.
+CANDIDATES, BAR = 6, 40
+# The demonstrations: texts from the same prompt; places of a text that the network is to go on
+# from; training tokens that are searched for copies (3 s); held-out tokens that are compressed.
+DREAMS, PREFIXES, SEARCHED, ZIPPED = 5, 32, 5_000_000, 32_768
+# The share of the context that --chat keeps free for the answer.
+ANSWER = 1 / 4
 
 
 # ---- One token: from logits to a choice ----
 
+def probabilities(logits, temperature=1.0, top_k=0, top_p=1.0):
+    """What a token is drawn from: logits (V,) -> probabilities (V,), float64.
+
+    The softmax makes numbers of any sign into shares of 1. A temperature below 1 sharpens them,
+    above 1 flattens them. top_k keeps only the k likeliest (0: all). top_p keeps only the smallest
+    set of likeliest that together has at least this share: few where the network is sure, many
+    where it is not. To draw: lay the shares end to end, and a random number from [0,1) points at
+    one: np.searchsorted(np.cumsum(p), number, "right"). `draw` does this, fast."""
+    p = np.exp((logits - logits.max()).astype(np.float64) / temperature)  # the best one's is 1
+    if 0 < top_k < len(p):
+        p[p < np.sort(p)[-top_k]] = 0
+    order = np.argsort(-p)
+    likelier = np.cumsum(p[order]) - p[order]  # what stands before each already sums up to
+    p[order[likelier >= top_p * p.sum()]] = 0
+    return p / p.sum()
+
+
 @njit(fastmath=FAST, cache=True)
 def keep_highest(weights, amounts, target):
-    """Zeroes weights (V,) in [0,1] but the highest, so many that their amounts add up to target.
+    """Zeroes weights (V,) in [0,1] but the highest, so many that their amounts add up to target:
+    with amounts of 1 that is top-k, with the weights themselves top-p.
 
     Nothing is sorted. The bits of positive floats, read as whole numbers, are in the same order as
     the floats, so halving their range 30 times finds the border exactly, each time in one pass that
     the compiler turns into vectors. Weights equal to the border's all stay."""
-    low, high = 0, 0x3F800001  # the bits of 0.0, and of the next number after 1.0
+    # The bits of 0.0, and of the next number after 1.0.
+    low, high = 0, 0x3F800001
     while high - low > 1:
         middle = (low + high) // 2
         border, total = np.int32(middle).view(np.float32), np.float32(0)
@@ -70,8 +94,12 @@ def keep_highest(weights, amounts, target):
 
 @njit(fastmath=FAST, cache=True)
 def draw(logits, temperature, top_k, top_p, numbers, tokens, logprobs):
-    """Draws tokens (N,) by logits (N,V) with numbers (N,) from [0,1). logprobs (N,), in nats, are
-    the network's own: at temperature 1, nothing cut off. top_k 0 and top_p 1 cut nothing off."""
+    """Draws tokens (N,) from `probabilities` of logits (N,V) with numbers (N,) from [0,1). Writes
+    tokens and logprobs (N,): in nats, the network's own, at temperature 1 with nothing cut off.
+
+    Fast since it never sorts (keep_highest) and never divides: the shares stay weights, the best
+    one's 1, and instead the random number is stretched to their sum. Equals at the border of top-p
+    all stay here, where the sort takes the first."""
     N, V = logits.shape
     weights, ones = np.empty(V, np.float32), np.ones(V, np.float32)
     for i in range(N):
@@ -88,7 +116,7 @@ def draw(logits, temperature, top_k, top_p, numbers, tokens, logprobs):
             if top_p < 1:
                 keep_highest(weights, weights, np.float32(top_p) * weights.sum())
             left = numbers[i] * weights.sum()
-            for j in range(V):  # lay the weights end to end; the number points at one
+            for j in range(V):  # walk along the weights laid end to end, up to the number
                 left -= weights[j]
                 if left < 0:
                     tokens[i] = j
@@ -97,9 +125,14 @@ def draw(logits, temperature, top_k, top_p, numbers, tokens, logprobs):
 
 
 # ---- Many tokens ----
+# The naive loop runs the whole text through the network for each new token:
+#     ids.append(draw(forward(ids)[-1])).
+# But a token's keys and values depend only on what stands before it, so they never change: kept in
+# a cache, they leave one token's work per step, where the naive loop has T.
 
 def fit(prompt, config, max_new_tokens):
-    """The prompt, or if it fills the context its end, so that there is room to write."""
+    """The prompt, or if it fills the context its end, so that there is room to write: at least
+    half of the context is kept, and more if few tokens are asked for."""
     if len(prompt) < config.ctx:
         return prompt
     kept = max(1, config.ctx // 2, config.ctx - max_new_tokens)
@@ -117,21 +150,22 @@ def stream(params, config, prompts, max_new_tokens, temperature=1.0, top_k=None,
     Temperature 0 takes the likeliest. Row b draws by random numbers of its own, from (seed, b)."""
     if not len(prompts) or not all(np.ndim(prompt) == 1 and len(prompt) for prompt in prompts):
         raise ValueError("prompts must be an array (B,T) or B lists of ids, none of them empty")
-    # The kernel's words for "cut nothing off".
-    top_k, top_p = 0 if top_k is None else top_k, 1.0 if top_p is None else top_p
+    top_k, top_p = 0 if top_k is None else top_k, 1.0 if top_p is None else top_p  # cut none off
     if not (max_new_tokens >= 0 and temperature >= 0 and top_k >= 0 and 0 < top_p <= 1):
         raise ValueError(f"{max_new_tokens} tokens, temperature {temperature}, top_k {top_k}, "
                          f"top_p {top_p}: none may be below 0, and top_p is above 0, up to 1")
     prompts = [fit(prompt, config, max_new_tokens) for prompt in prompts]
     B, lengths = len(prompts), np.array([len(prompt) for prompt in prompts])
     n_steps = min(max_new_tokens, config.ctx - min(lengths))
-    ids = np.zeros((B, max(lengths)), np.int64)  # padded on the right
+    # Prompts of different lengths are padded on the right; causal attention never looks there.
+    ids = np.zeros((B, max(lengths)), np.int64)
     for row, prompt in zip(ids, prompts):
         row[:len(prompt)] = prompt
     # Were all rows to draw from one sequence, a row's text would change with the size of the batch.
     numbers = np.array([np.random.default_rng((seed, row)).random(n_steps) for row in range(B)])
     stops = np.isin(np.arange(config.vocab), list(stop))  # (V,)
     cache = Cache(params, config, B, max(lengths) + n_steps)
+    # All prompts at once; then in each step only the rows that still go on, N of B.
     rows, logits = np.arange(B), prefill(config, cache, ids, lengths)  # (B,), (B,V)
     for step in range(n_steps):
         tokens, logprobs = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
@@ -139,7 +173,8 @@ def stream(params, config, prompts, max_new_tokens, temperature=1.0, top_k=None,
         if not np.isfinite(logprobs).all():
             raise ValueError("the network's output is no number: its weights are damaged")
         yield rows, tokens, logprobs, logits
-        going = ~stops[tokens] & (cache.lengths[rows] + 1 < config.ctx)  # tokens come next
+        # A row goes on if it met no stop, and if its new token leaves room for one more.
+        going = ~stops[tokens] & (cache.lengths[rows] + 1 < config.ctx)
         rows, tokens = rows[going], tokens[going]
         if not len(rows) or step + 1 == n_steps:
             break
@@ -161,9 +196,13 @@ def generate(params, config, ids, max_new_tokens, temperature=1.0, top_k=None, t
 # ---- Files ----
 
 class Llama2cTokenizer:
-    """llama2.c's file: int32 longest length, then per token float32 score, int32 length, bytes. As
-    in SentencePiece, text begins with a blank, and what merges first is the pair whose union scores
-    best. Ids: 1 stands before every document (so it is our END), 3 to 258 are the bytes."""
+    """The tokenizer of llama2.c's models, with the methods of ours that are used here.
+
+    Its file: int32 longest length, then per token float32 score, int32 length, bytes. As in
+    SentencePiece, text begins with a blank, and what merges first is not the pair learned first but
+    the one whose union scores best: with ab -2 and ba -1, "aba" becomes a ba. Nothing cuts text
+    into words before. Ids: 1 stands before every document (so it is our END), 3 to 258 are the
+    bytes, for characters that are no token of their own."""
 
     def __init__(self, path):
         with open(path, "rb") as file:
@@ -176,19 +215,23 @@ class Llama2cTokenizer:
                 at += 8 + n
         except struct.error:
             raise ValueError(f"{path}: no llama2.c tokenizer, or cut short at byte {at}") from None
-        self.tokens[3:259] = [bytes([byte]) for byte in range(256)]  # in the file: "<0x0A>"
+        # The file spells them "<0x0A>". Ids 0 to 2 are markers, which no text may produce.
+        self.tokens[3:259] = [bytes([byte]) for byte in range(256)]
         self.ids = {token: k for k, token in enumerate(self.tokens) if k > 2}
         self.vocab_size, self.special_tokens = len(self.tokens), {END: 1}
 
     def fingerprint(self):
-        return "llama2.c"  # that no checkpoint of ours asks for
+        """A hash that no checkpoint of ours asks for."""
+        return "llama2.c"
 
     def token_bytes(self, token_id):
+        """The bytes that an id stands for."""
         return self.tokens[token_id]
 
     def encode(self, text):
+        """Ids of text: its characters, then join by join. Slow, but prompts are short."""
         ids = []
-        for c in map(str.encode, " " + text if text else ""):  # what has no token: bytes
+        for c in map(str.encode, " " + text if text else ""):
             ids += [self.ids[c]] if c in self.ids else [byte + 3 for byte in c]
         while True:
             unions = [self.ids.get(self.tokens[a] + self.tokens[b]) for a, b in zip(ids, ids[1:])]
@@ -198,12 +241,15 @@ class Llama2cTokenizer:
             ids[unions.index(best):unions.index(best) + 2] = [best]
 
     def decode(self, ids):
+        """Text of the ids, without markers and the blank that encoding put first."""
         text = b"".join([self.tokens[k] for k in ids if k > 2]).decode("utf-8", "replace")
         return text.removeprefix(" ")
 
 
 def open_model(path, tokenizer_path=None):
-    """(params, config, tokenizer) of a checkpoint; it must be the tokenizer it learned with."""
+    """(params, config, tokenizer) of a checkpoint. It must be the tokenizer it learned with: any
+    other would read and write, but nonsense. So ours leave its fingerprint in config.json; a
+    llama2.c file has none, and of those only the number of tokens is compared."""
     params, config = load(path)
     file, wanted = tokenizer_path or os.path.join(path, "tokenizer.json"), None
     if not os.path.exists(file):
@@ -231,16 +277,11 @@ def stored_tokens(model, part, T):
 
 # ---- The terminal ----
 
-def paint(text, code):
-    """text in a colour, on a terminal and unless NO_COLOR is set."""
-    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    return f"\x1b[{code}m{text}\x1b[0m" if coloured else text
-
-
 def show_candidates(tokenizer, logits, drawn):
-    """Bars of the likeliest next tokens by logits (V,) at temperature 1; the drawn one marked."""
-    p = np.exp(logits - logits.max())
-    p /= p.sum()
+    """Bars of the likeliest next tokens by logits (V,), the drawn one marked. They show what the
+    network thinks, at temperature 1 with nothing cut off, not what was drawn from: so a token of 2%
+    is seen to be a gamble."""
+    p = probabilities(logits)
     top = np.argsort(-p)[:CANDIDATES].tolist()
     for token in top if drawn in top else [*top, drawn]:
         name, bar = printable(tokenizer.token_bytes(token)), "█" * round(BAR * p[token])
@@ -251,7 +292,10 @@ def show_candidates(tokenizer, logits, drawn):
 
 def speak(net, ids, stop, how, probs=False):
     """Prints what follows ids as it comes, and why it ends unless the network ended it. Returns the
-    new ids. Ctrl-C ends it too."""
+    new ids. Ctrl-C ends it too.
+
+    A token may end in the middle of a character (a byte of three, say): the incremental decoder
+    keeps such bytes back until the rest has come."""
     params, config, tokenizer = net
     new, text, why = [], codecs.getincrementaldecoder("utf-8")("replace"), " ..."
     try:
@@ -261,7 +305,7 @@ def speak(net, ids, stop, how, probs=False):
             if probs:
                 show_candidates(tokenizer, logits, token)
             elif why:
-                part = text.decode(tokenizer.token_bytes(new[-1]))  # keeps half characters back
+                part = text.decode(tokenizer.token_bytes(new[-1]))
                 print(part.lstrip() if len(ids) == len(new) == 1 else part, end="", flush=True)
         if why and len(ids) + len(new) == config.ctx:
             why = f" (the context of {config.ctx} tokens is full)"
@@ -274,7 +318,8 @@ def speak(net, ids, stop, how, probs=False):
 # ---- Psychology of a base model ----
 
 def dreams(net, ids, stop, how, n):
-    """n texts from the same prompt."""
+    """n texts from the same prompt. A base model has no answer in mind, only a distribution over
+    all the texts that might follow; each dream is one draw from it."""
     params, config, tokenizer = net
     for number, new in enumerate(generate(params, config, [ids] * n, stop=stop, **how), 1):
         text = tokenizer.decode([token for token in ids + new if token not in stop])
@@ -282,31 +327,33 @@ def dreams(net, ids, stop, how, n):
     print(f"Same prompt, same weights: only the random numbers of the {n} dreams differ.")
 
 
+def letters(ids):
+    """Ids as a string, one character each: nothing in Python searches faster than `in` on those."""
+    return "".join(map(chr, ids))
+
+
 def longest_copy(new, text):
-    """(length, start): the longest run of the ids new that stands somewhere in the ids text."""
-    best = (0, 0)
-    for start in range(len(new)):
-        places, n = np.flatnonzero(text == new[start]), 0
-        while len(places):
-            n += 1  # new[start:start + n] stands at these places
-            best = (n, start) if n > best[0] else best
-            if start + n == len(new):
-                break
-            places = places[places + n < len(text)]
-            places = places[text[places + n] == new[start + n]]
-    return best
+    """(length, start): the longest run of the string new that stands somewhere in the string text;
+    the first of equals. A run that is no longer than the best so far is not even looked for."""
+    start = n = 0
+    for k in range(len(new)):
+        while k + n < len(new) and new[k:k + n + 1] in text:
+            start, n = k, n + 1
+    return n, start
 
 
 def regurgitation(net, ids, model, how):
     """How much of the training text comes out word for word: dreamt, and after its true beginning.
-    The same with text that the network never read tells how much of that is chance."""
+    The same with text that the network never read tells how much of that is chance: phrases that
+    everyone uses are copied without having been learned by heart."""
     params, config, tokenizer = net
     T, half = config.ctx, config.ctx // 2
     train, val = (np.asarray(stored_tokens(model, part, T)[:SEARCHED]) for part in ("train", "val"))
     dreamt = generate(params, config, np.array([ids] * DREAMS), **how)
     print(f"The longest run that stands in the {len(train):,} tokens of training text too:")
+    read = letters(train)
     for name, rows in (("dreamt", dreamt), ("held-out", np.resize(val, dreamt.shape))):
-        n, start, row = max((*longest_copy(row, train), row.tolist()) for row in rows)
+        n, start, row = max((*longest_copy(letters(row), read), row.tolist()) for row in rows)
         copy = tokenizer.decode(row[start:start + n])
         print(f"  {DREAMS} {name} texts of {len(row)} tokens: {n}, {copy!r}")
     print(f"Given {half} tokens, how many of the next does it get right before its first mistake?")
@@ -321,13 +368,17 @@ def regurgitation(net, ids, model, how):
 
 def lossy_zip(net, model):
     """To predict is to compress: arithmetic coding writes a token of probability p in -log2 p bits,
-    so the loss is the size of the file. Compares it with gzip's and xz's of the same bytes."""
+    so the loss is the size of the file. Compares it with gzip's and xz's of the same bytes.
+
+    The text is read in windows of T tokens, and the first tokens of each are predicted from little:
+    a window that slides would do better, but take T times as long."""
     params, config, tokenizer = net
     T, train = config.ctx, stored_tokens(model, "train", config.ctx)
     val = np.asarray(stored_tokens(model, "val", T)[:ZIPPED + 1], np.int64)
     end = (len(val) - 1) // T * T
     ids, targets = val[:end].reshape(-1, T), val[1:end + 1].reshape(-1, T)
     bits = token_losses(params, config, ids, targets).sum(dtype=np.float64) / np.log(2)
+    # Tokens of different vocabularies are not comparable, bytes are.
     text = b"".join(map(tokenizer.token_bytes, targets.ravel()))
     print(f"{len(text):,} bytes that the network never read, in bits per byte:")
     for name, n in (("plain", 8 * len(text)), ("gzip", 8 * len(gzip.compress(text))),
@@ -341,7 +392,8 @@ def lossy_zip(net, model):
 
 def trim(tokenizer, messages, limit):
     """The newest messages that take at most limit tokens with the head of an answer, and their ids.
-    The system's message stays; the oldest questions fall out, each with its answer."""
+    The system's message stays; the oldest questions fall out, each with its answer, so that what
+    is left begins with a question as every conversation did in training."""
     system = messages[:messages[0]["role"] == "system"]
     for first in range(len(system), len(messages), 2):
         ids, _ = render_chat(tokenizer, system + messages[first:], open_answer=True)
@@ -351,7 +403,8 @@ def trim(tokenizer, messages, limit):
 
 
 def chat(net, a, how):
-    """A conversation on the terminal. What people type is never read as special tokens."""
+    """A conversation on the terminal. The network remembers nothing: each time it reads the whole
+    talk again, as far as it fits. What people type is never read as special tokens."""
     params, config, tokenizer = net
     if not set(CHAT_SPECIALS) <= set(tokenizer.special_tokens):
         raise ValueError(f"{a.model} is a base model: it continues text and never learned to take "
@@ -360,32 +413,36 @@ def chat(net, a, how):
         import readline  # noqa: F401, gives input() arrow keys and history; Windows lacks it
     except ImportError:
         pass
+    # A model that has learned its turns ends them with <|im_end|>; one that has not yet learned
+    # them well may begin the next turn instead, or the next document.
     stop = [k for name, k in tokenizer.special_tokens.items() if name in (END, *CHAT_SPECIALS)]
     fresh = [{"role": "system", "content": a.system}] if a.system else []
-    messages, lost, text = fresh, 0, ""
+    messages = fresh
     print("/reset starts anew, /save FILE adds the chat to a file, /quit ends, Ctrl-C interrupts")
-    while text != "/quit":
+    while True:
         try:
             text = input("you> ").strip()
+            if text == "/quit":
+                return print("bye")
             if text == "/reset":
-                messages, lost = fresh, 0
+                messages = fresh
             elif text.startswith("/save "):
-                with open(text[6:], "a", encoding="utf-8") as file:  # a line that sft.py can read
+                # One conversation a line, as sft.py reads them.
+                with open(text[6:], "a", encoding="utf-8") as file:
                     file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
             elif text.startswith("/"):
-                print("(/reset, /save FILE, /quit)" if text != "/quit" else "bye")
+                print("(/reset, /save FILE, /quit)")
             elif text:
                 asked = [*messages, {"role": "user", "content": text}]
                 kept, ids = trim(tokenizer, asked, config.ctx - int(config.ctx * ANSWER))
-                if lost < len(asked) - len(kept):
-                    lost = len(asked) - len(kept)
+                if lost := len(asked) - len(kept):
                     print(paint(f"(the context is full: the first {lost} messages fall out)", "2"))
                 print(paint("assistant> ", "32"), end="", flush=True)
                 new = speak(net, ids, stop, how | {"seed": how["seed"] + len(asked)})
                 answer = tokenizer.decode([token for token in new if token not in stop])
                 messages = [*asked, {"role": "assistant", "content": answer}]
         except (EOFError, KeyboardInterrupt):
-            text = "/quit"
+            return None
         except (ValueError, OSError) as error:
             print(f"({error})")
 
@@ -393,6 +450,7 @@ def chat(net, a, how):
 # ---- The command ----
 
 def run(a):
+    """Open the model, say what is about to happen, and do what was asked."""
     stages = ["out/rl", "out/sft", "out/base"] if a.chat else ["out/base"]
     a.model = a.model or next(filter(os.path.isdir, stages), "out/base")
     params, config, tokenizer = net = open_model(a.model, a.tokenizer)
@@ -402,9 +460,11 @@ def run(a):
     how = {"max_new_tokens": a.tokens, "temperature": a.temperature, "top_k": a.top_k,
            "top_p": a.top_p, "seed": a.seed}
     end = [tokenizer.special_tokens[END]] if END in tokenizer.special_tokens else []
-    ids = fit(end + tokenizer.encode(a.prompt), config, a.tokens)  # documents begin behind an END
+    # In training every document begins behind the END of the one before, and so does ours.
+    ids = fit(end + tokenizer.encode(a.prompt), config, a.tokens)
     if not ids:
         raise ValueError(f"this tokenizer has no {END} to begin a text with: give a --prompt")
+    # Two tokens try both the prompt's path and that of a step, so that all is compiled.
     begin = time.perf_counter()
     generate(params, config, [ids], 2)
     if (seconds := time.perf_counter() - begin) > 3:
@@ -425,6 +485,7 @@ def run(a):
 
 
 def main():
+    """Parse, run, turn what went wrong into one line and an exit status: 2, or 130 at Ctrl-C."""
     parser = argparse.ArgumentParser(description="Let a network write.")
     add = parser.add_argument
     add("--model", help="checkpoint or llama2.c file (default out/base; --chat: the last stage)")
