@@ -53,7 +53,8 @@ GPT4_SPLIT = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}"
 DIGIT_SPLIT = GPT4_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
 # GPT-2's cut, built into Hugging Face's "ByteLevel" step.
 GPT2_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-MAX_DIGITS = {GPT4_SPLIT: 3, DIGIT_SPLIT: 1}  # the patterns that `cut` knows by heart
+# The patterns that `cut` knows by heart.
+MAX_DIGITS = {GPT4_SPLIT: 3, DIGIT_SPLIT: 1}
 # Between a word and the next, where none of these patterns has a piece that reaches across.
 BETWEEN_WORDS = regex.compile(r"\p{L}(?= \p{L})")
 
@@ -127,7 +128,8 @@ def naive_encode(text, merges, pattern=GPT4_SPLIT):
 OTHER, LETTER, NUMBER, BLANK, SPACE, LINE_END, NOTHING = range(7)
 APOSTROPHE, E, L, R, V = map(ord, "'elrv")
 SDMT = tuple(map(ord, "sdmt"))
-LONG_S = 0x17F  # the s of old prints, which is an s where case is ignored
+# The s of old prints, which is an s where case is ignored.
+LONG_S = 0x17F
 
 
 @functools.cache
@@ -153,8 +155,9 @@ def cut(points, kinds, max_digits, bounds):
     bounds[k]:bounds[k + 1], and bounds[0] is 0), returns how many pieces there are."""
     n, i = 0, 0
     while kinds[i] != NOTHING:
-        kind, j = kinds[i], i + 1  # a piece begins at i; j finds where it ends
-        a, b = points[j] | 32, points[j + 1] | 32  # 32: the bit that makes A an a
+        # A piece begins at i; j finds where it ends. 32 is the bit that makes an A an a.
+        kind, j = kinds[i], i + 1
+        a, b = points[j] | 32, points[j + 1] | 32
         quote = points[i] == APOSTROPHE
         # '(?i:[sdmt]|ll|ve|re)
         if quote and (a in SDMT or points[j] == LONG_S):
@@ -201,6 +204,8 @@ def number_pieces(points, bounds, slots, firsts, numbers):
     """Number the distinct pieces in order of appearance, so that Python handles each only once:
     numbers (n,) says which piece stands at each place, firsts at which place each stands first.
     Returns how many are distinct. Its slow twin is a dict from the strings to their numbers."""
+    # Each piece's hash says in which slot to look; the slots from there on to the next free one
+    # hold the pieces that may be the same, and only equal characters prove it.
     n = 0
     for k in range(len(numbers)):
         start, length = bounds[k], bounds[k + 1] - bounds[k]
@@ -231,7 +236,8 @@ def pieces(text, pattern):
     except UnicodeEncodeError as error:
         raise ValueError(f"the text has a lone surrogate, U+{ord(text[error.start]):04X} at "
                          f"character {error.start}, which UTF-8 cannot hold; remove it") from None
-    if pattern not in MAX_DIGITS:  # some other: what it does not match stays, as pieces too
+    # Some other pattern: what it does not match stays, as pieces too.
+    if pattern not in MAX_DIGITS:
         parts = [part for part in regex.split(f"({pattern})", text) if part]
         number = {part: k for k, part in enumerate(dict.fromkeys(parts))}
         return list(number), [number[part] for part in parts]
@@ -340,7 +346,8 @@ def learn(ids, starts, ends, weights, pairs, order, n_merges):
             n_tokens -= (end - j) * weight
             ends[word] = j
         yield left, right, best[0], n_tokens
-        for k in range(new):  # the caller has entered order[new]: those from there on move up
+        # The caller has entered order[new], so the tokens from there on move up.
+        for k in range(new):
             order[k] += order[k] >= order[new]
 
 
@@ -371,7 +378,8 @@ def train(texts, vocab_size, special_tokens=(), pattern=GPT4_SPLIT, workers=None
     ids = np.frombuffer(b"".join(words), np.uint8).astype(np.int64)
     lengths, weights = np.array([len(word) for word in words]), np.array(list(counts.values()))
     ends, n_bytes = np.cumsum(lengths), int(lengths @ weights)
-    pairs = empty_pairs(3 * len(ids) + 1)  # a merge takes one id away and makes two pairs at most
+    # There is at most one pair per id at first, and a merge takes one id away and makes two pairs.
+    pairs = empty_pairs(3 * len(ids) + 1)
     merges, tokens = [], [bytes([byte]) for byte in range(256)]
     ranked, order = list(tokens), np.arange(256 + n_merges)
     for left, right, count, n_tokens in learn(ids, ends - lengths, ends, weights, pairs, order,
@@ -482,13 +490,15 @@ class Tokenizer:
         self.slots = empty_slots(len(self.merge_rows))
         index_merges(self.slots, self.merge_rows, 0, len(self.merge_rows))
         special = set(self.special_tokens.values())
+        # What is half a character or special is no piece of ordinary text.
         self.whole = {text: (k,) for k, token in enumerate(self.tokens if whole_pieces else ())
-                      if token is not None and k not in special  # and is not half a character
+                      if token is not None and k not in special
                       and (text := token.decode("utf-8", "ignore")).encode() == token}
         self.cache = dict(self.whole)  # piece -> its ids
 
     @property
     def vocab_size(self):
+        """Ids are 0 to vocab_size - 1."""
         return len(self.tokens)
 
     @property
@@ -562,7 +572,8 @@ class Tokenizer:
         return np.array(ids if ended else ids[:-1], dtype)
 
     def decode(self, ids):
-        """Text of the ids. What is no UTF-8, such as half a character, becomes U+FFFD."""
+        """Text of the ids. What is no UTF-8, such as half a character, becomes U+FFFD: a network
+        may write the bytes in any order. Only whole texts are decoded, never token by token."""
         return b"".join([self.token_bytes(token_id) for token_id in ids]).decode("utf-8", "replace")
 
     def save(self, path):
@@ -624,7 +635,8 @@ def to_tree(tokenizer):
 
 
 def split_pattern(pre_tokenizer):
-    """The pattern that a pre_tokenizer cuts by, or None if it does anything else. It may be a lone
+    """The pattern that a pre_tokenizer cuts by, or None if it does anything else: then our ids
+    would differ from those the file's own network was trained on, without a word. It may be a lone
     ByteLevel, which cuts as GPT-2 did, or one Split and a ByteLevel that does not cut again."""
     *splits, last = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
     if last["type"] != "ByteLevel" or last["add_prefix_space"] or len(splits) > 1:
@@ -637,7 +649,8 @@ def split_pattern(pre_tokenizer):
 
 
 def from_tree(content):
-    """tokenizer.json -> Tokenizer. What would change ids and is not done here is refused."""
+    """tokenizer.json -> Tokenizer. What would change ids and is not done here is refused. Merges
+    are pairs, or strings "LEFT RIGHT" in older files; spaces in tokens are spelled as letters."""
     try:
         tree = json.loads(content)
         model, special = tree["model"], {t["content"]: t["id"] for t in tree["added_tokens"]}
