@@ -405,7 +405,7 @@ def train(texts, vocab_size, special_tokens=(), pattern=GPT4_SPLIT, workers=None
 #     l o w   (l,o) is merge 1, (o,w) is none    -> lo w
 #     lo w    (lo,w) is merge 2                  -> low
 # two rounds for three bytes, however many merges there are. And each distinct piece is merged only
-# once; its ids stay in a dict. A token thus costs one look-up, whatever the vocabulary's size.
+# once; its ids stay in a dict. A piece seen before costs one look-up, however long it is.
 
 @numba.njit(cache=True)
 def index_merges(slots, rows, first, n):
@@ -443,9 +443,7 @@ def merge_all(ids, ends, slots, rows):
     """Merge every piece of ids in place; ends becomes where what is left of each now ends."""
     start = 0
     for k in range(len(ends)):
-        end = ends[k]
-        ends[k] = merge(ids, start, end, slots, rows)
-        start = end
+        start, ends[k] = ends[k], merge(ids, start, ends[k], slots, rows)
 
 
 @numba.njit(cache=True)
@@ -639,10 +637,11 @@ def split_pattern(pre_tokenizer):
     would differ from those the file's own network was trained on, without a word. It may be a lone
     ByteLevel, which cuts as GPT-2 did, or one Split and a ByteLevel that does not cut again."""
     *splits, last = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
-    if last["type"] != "ByteLevel" or last["add_prefix_space"] or len(splits) > 1:
+    cuts = bool(last.get("use_regex", True))
+    if last["type"] != "ByteLevel" or last["add_prefix_space"] or len(splits) + cuts != 1:
         return None
-    if not splits or last.get("use_regex", True):
-        return None if splits or not last.get("use_regex", True) else GPT2_SPLIT
+    if cuts:
+        return GPT2_SPLIT
     split, pattern = splits[0], splits[0].get("pattern", {}).get("Regex")
     plain = split["type"] == "Split" and split["behavior"] == "Isolated" and not split.get("invert")
     return pattern if plain and pattern and not regex.compile(pattern).groups else None
@@ -725,7 +724,7 @@ def render_chat(tokenizer, messages, open_answer=False):
 # than the document being read and a few jobs, so a corpus may be larger than memory.
 
 def batches(texts):
-    """Group texts into jobs of about BATCH_CHARS: (list of texts, whether the last one ends here).
+    """Group texts into jobs of about BATCH_CHARS: (list of texts, whether the last one ends there).
     A longer text is cut between words, where every piece ends anyway, and goes on in the next job:
     so one long file keeps all cores busy, and memory does not grow with it."""
     batch, size = [], 0
