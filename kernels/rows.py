@@ -4,7 +4,7 @@ What NumPy would do in five passes over main memory (square, mean, divide, multi
 here in one, while a row is in the L1 cache. All are row by row: R = B*T rows, one a token.
 
     exp                                  vectorised, for what follows
-    rmsnorm, rmsnorm_backward            Zhang & Sennrich 2019
+    rmsnorm, rmsnorm_backward            Zhang and Sennrich 2019
     rope                                 Su et al. 2021; its backward turns the other way
     store_kv                             k and v of new tokens into the cache, when decoding
     swiglu, swiglu_backward              Shazeer 2020
@@ -14,7 +14,18 @@ here in one, while a row is in the L1 cache. All are row by row: R = B*T rows, o
 
 Rows are spread over the threads; sums over rows are made in chunks of fixed size and added in a
 fixed order, so the bits don't depend on the number of threads.
+
+How to read it: @njit has Numba translate a Python function to machine code when it is first called
+with arguments of some type; the loops are what gets fast. `prange` is a range whose turns go to
+several threads. LLVM, the compiler underneath, works on 8 or 16 numbers at once (a vector) wherever
+a loop lets it. Three habits serve that: rows are taken out first (xi = x[i]), so that the inner
+loop has one index; constants are made in the array's own type, since to Numba a plain 1 times
+float32 is float64, and half as many of these fit a vector; no function is called that LLVM can't
+see into. What the functions do, a plain NumPy twin in tests/test_kernels.py says in a line or two.
+Given up for speed: arguments are not checked (an index out of range writes somewhere else), and
+the order of sums is the compiler's, so that the last digits differ from NumPy's.
 """
+import functools
 import math
 import types
 import numba
@@ -22,24 +33,32 @@ import numpy as np
 from numba import njit, prange
 from numba.extending import overload
 
-FAST = {"contract", "reassoc"}  # fused multiply-add, free order of sums; NaN and infinity stay true
-# A division by zero gives infinity, as in NumPy: Python's test for it would keep loops from vectors.
+FAST = {"contract", "reassoc"}  # fused multiply-add, free order of sums; NaN, infinity stay true
+# A division by zero gives infinity, as in NumPy: Python's test for it would keep vectors away.
 FORM = {"fastmath": FAST, "error_model": "numpy", "cache": True}
 CHUNK = 64  # rows whose gradients are summed before they are added to other rows'
 FLAT = 65_536  # numbers of the flat parameter vector that a thread takes at a time
 ALONE = 65_536  # numbers up to which one thread is faster: waking another takes about 5 us
 
 
-def row_kernel(f):
-    """Compiles f twice, across threads and for one, and picks by the size of the first argument."""
-    alone = types.FunctionType(f.__code__, f.__globals__, f.__name__ + "_alone")
-    alone.__qualname__ = alone.__name__  # a name of its own in the compiler's cache
-    threads = njit(parallel=True, **FORM)(f)
-    alone = njit(**FORM)(alone)
+def alone_and_threads(f):
+    """f compiled for one thread (where prange is a plain range), and f compiled across threads.
 
+    The first gets a name of its own, since Numba's cache on disk tells functions apart by name
+    and bytecode, but not by parallel=True: under one name, either would be loaded for both."""
+    alone = types.FunctionType(f.__code__, f.__globals__, f.__name__ + "_alone")
+    alone.__qualname__ = alone.__name__
+    return njit(**FORM)(alone), njit(parallel=True, **FORM)(f)
+
+
+def row_kernel(f):
+    """f across threads, or alone where the first argument is too small to share out: training sees
+    thousands of rows at a time, decoding one."""
+    alone, threads = alone_and_threads(f)
+
+    @functools.wraps(f)
     def call(first, *rest):
         return (alone if first.size <= ALONE else threads)(first, *rest)
-    call.__doc__, call.__name__ = f.__doc__, f.__name__
     return call
 
 
@@ -47,12 +66,18 @@ def exp(x):
     """e**x inside a kernel. A call of the C library's exp takes 2.3 ns, since LLVM can't make
     vectors of it; this takes 0.2 ns, with a relative error of 1e-7 (float32).
 
-    x = n ln 2 + r with |r| <= ln 2 / 2, so e**x = 2**n e**r: a polynomial for e**r (coefficients of
-    Cephes' expf), and 2**n by writing n into the exponent bits. ln 2 is subtracted in two parts
-    (Cody & Waite) to keep r exact. Outside [-87, 88] the edge's value; NaN stays NaN."""
+    x = n ln 2 + r with n whole and |r| <= ln 2 / 2, so e**x = 2**n e**r. A polynomial makes e**r
+    (coefficients of Cephes' expf); 2**n is n written into the exponent bits of a float32, which
+    stand above 23 bits of fraction and count from -127. ln 2 is subtracted in two parts (Cody &
+    Waite): the first has so few digits that n times it is exact, the second brings the rest.
+
+    Given up: outside [-87, 88] it stays at the edge's value (1.6e-38 or 1.7e38) instead of going
+    to 0 or infinity. NaN stays NaN, since both comparisons with it are false."""
     return math.exp(x)
 
 
+# What Numba puts in the place of exp(x), chosen by x's type while it compiles the caller. Outside
+# of kernels exp is what stands above.
 @overload(exp, jit_options={"fastmath": FAST})
 def _exp(x):
     if x != numba.float32:
@@ -73,10 +98,13 @@ def _exp(x):
 
 
 # ---- RMSNorm: n = x * rstd * weight,  rstd = 1 / sqrt(mean(x^2) + eps) ----
+# Every row is brought to the same length, then every column is scaled by a learned weight. So a
+# layer sees inputs of one size, however long the residual stream has grown by then. rstd, a number
+# a row, is one over the root mean square; eps keeps a row of zeros from a division by zero.
 
 @row_kernel
 def rmsnorm(x, weight, eps, n):
-    """n (R,C) from x (R,C) and weight (C)."""
+    """Writes n (R,C) from x (R,C) and weight (C). Keeps nothing: the backward has x."""
     C = x.shape[1]
     for i in prange(x.shape[0]):
         xi, ni = x[i], n[i]
@@ -91,9 +119,16 @@ def rmsnorm(x, weight, eps, n):
 def rmsnorm_backward(dn, x, weight, eps, dx, dweight):
     """dx (R,C) += d loss/d x, dweight (C) += d loss/d weight, for dn (R,C).
 
-    With h = x rstd: n = h weight, so dweight = sum over rows of dn h and dh = dn weight. rstd
-    depends on all of x, d rstd/d x = -rstd^2 h / C, which takes from dh its part along h:
-    dx = rstd (dh - h mean(dh h)). rstd is computed again: cheaper than to store and load it."""
+    Write h = x rstd, so n = h weight. Then of one row, with j and k for columns:
+        dweight_j = dn_j h_j (summed over rows), and dh_j = dn_j weight_j
+        d rstd / d x_k = -1/2 rstd^3 (2 x_k / C) = -rstd^2 h_k / C
+        dx_k = dh_k rstd + (sum over j of dh_j x_j) d rstd / d x_k
+             = rstd (dh_k - h_k mean(dh h))
+    The mean takes out what points along x: n doesn't change when x gets longer (but for eps), so
+    that direction has no gradient. rstd is computed again, which is cheaper than to load it.
+
+    dx is added to, because x also went past the norm, on the residual stream."""
+    # A sum over rows would have all threads write to dweight: each chunk has a row of its own.
     parts = np.empty(((x.shape[0] + CHUNK - 1) // CHUNK, x.shape[1]), x.dtype)
     _rmsnorm_backward(dn, x, weight, eps, dx, parts)
     dweight += parts.sum(axis=0)
@@ -107,26 +142,31 @@ def _rmsnorm_backward(dn, x, weight, eps, dx, parts):
         part[:] = 0
         for i in range(chunk * CHUNK, min(R, (chunk + 1) * CHUNK)):
             dni, xi, dxi = dn[i], x[i], dx[i]
-            squares = along = xi.dtype.type(0)
+            squares = along = xi.dtype.type(0)  # sums of x^2 and of dh x
             for j in range(C):
                 squares += xi[j] * xi[j]
                 along += xi[j] * dni[j] * weight[j]
             rstd = xi.dtype.type(1 / math.sqrt(squares / C + eps))
-            along = xi.dtype.type(along * rstd * rstd / C)
+            along = xi.dtype.type(along * rstd * rstd / C)  # times x: h mean(dh h)
             for j in range(C):
                 part[j] += dni[j] * xi[j] * rstd
                 dxi[j] += rstd * (dni[j] * weight[j] - along * xi[j])
 
 
-# ---- Rotary position embedding: numbers i and i + D/2 of a head are a point, turned by an angle ----
+# ---- Rotary position embedding: numbers j and j + D/2 of a head are a point (x, y), turned ----
+# The point of a token at position t is turned by the angle t * speed_j:
+#     x' = x cos - y sin,   y' = y cos + x sin
+# With q turned by angle a and k by angle b, their product is the same as if only k were turned, by
+# b - a: scores know how far apart two tokens are, and nothing else of their places. Fast pairs (j
+# small) tell neighbours apart, slow ones (j near D/2) the far ends of the context.
 
 @row_kernel
 def rope(qkv, turned, positions, cos, sin, sign):
-    """Turns the first `turned` heads (q and k, not v) of qkv (R, H+2G, D) in place by the angles of
-    their row's position (R).
+    """Turns the first `turned` heads (q and k, not v) of qkv (R,H+2G,D) in place.
 
-    cos and sin (positions, D/2) hold the cosines and sines of position * theta**(-2i/D). sign -1
-    turns back, which is the backward: the transpose of a rotation is its inverse."""
+    positions (R): each row's place in its text. cos, sin (ctx,D/2): of all angles there are
+    (model.rope_tables). sign 1 is the forward. sign -1 turns back, which is the backward: for a
+    linear map y = A x, dx = A^T dy, and the transpose of a rotation is its inverse."""
     half, sign = qkv.shape[2] // 2, cos.dtype.type(sign)
     for i in prange(qkv.shape[0]):
         c, s = cos[positions[i]], sin[positions[i]]
@@ -140,7 +180,7 @@ def rope(qkv, turned, positions, cos, sin, sign):
 
 @row_kernel
 def store_kv(qkv, k_cache, v_cache, rows, positions):
-    """Files k and v of qkv (N, H+2G, D) in the caches (B,G,S,D): row rows[n], place positions[n]."""
+    """Files k and v of qkv (N,H+2G,D) in the caches (B,G,S,D): row rows[n], place positions[n]."""
     G = k_cache.shape[1]
     H = qkv.shape[1] - 2 * G
     for n in prange(qkv.shape[0]):
@@ -151,11 +191,13 @@ def store_kv(qkv, k_cache, v_cache, rows, positions):
 
 
 # ---- SwiGLU: a = silu(g) u,  silu(g) = g sigmoid(g) ----
+# The feed-forward layer's one nonlinearity: the gate g decides how much of u passes, nearly nothing
+# where g < -4, nearly all of g u where g > 4.
 
 @row_kernel
 def swiglu(gu, a):
-    """a (R,F) from gu (R,2F): the gate g in the first F columns, u in the others."""
-    F, one = a.shape[1], a.dtype.type(1)  # a plain 1 + float32 would be float64 to Numba
+    """Writes a (R,F) from gu (R,2F): the gate g in the first F columns, u in the others."""
+    F, one = a.shape[1], a.dtype.type(1)  # 1 would make the sum float64
     for i in prange(gu.shape[0]):
         g, u, ai = gu[i, :F], gu[i, F:], a[i]
         for j in range(F):
@@ -167,7 +209,10 @@ def swiglu_backward(gu, da):
     """In place: gu (R,2F) becomes its gradient, da (R,F) becomes a once more (the weight behind
     it needs a for its own gradient; to make it here costs a tenth of what storing it would).
 
-    With p = sigmoid(g): da/du = g p, and da/dg = u (p + g p (1 - p))."""
+    With p = sigmoid(g), whose derivative is p (1 - p), and silu = g p:
+        a = silu u            so  du = da silu
+        d silu/d g = p + g p (1 - p)
+                              so  dg = da u (p + silu (1 - p))"""
     F, one = da.shape[1], da.dtype.type(1)
     for i in prange(gu.shape[0]):
         g, u, dai = gu[i, :F], gu[i, F:], da[i]
@@ -179,13 +224,19 @@ def swiglu_backward(gu, da):
             u[j] = d * silu
 
 
-# ---- The loss ----
+# ---- The loss: how surprised the model was by the token that came ----
 
 @njit(parallel=True, **FORM)
 def softmax_cross_entropy(logits, targets, weights, losses):
-    """losses (R) = -log softmax(logits)[target]; logits (R,V) become d(sum of weights * losses).
+    """losses (R) = -log softmax(logits)[target], in nats; logits (R,V) become the gradient of
+    sum(weights * losses). targets (R): ids; weights (R): how much each row counts.
 
-    d loss/d logits = softmax(logits) - onehot(target): what the model believed, minus the truth."""
+    With z for a row of logits, top its maximum, t its target:
+        p_j = exp(z_j) / sum over k of exp(z_k), the same with z - top, which can't overflow
+        loss = -log p_t = log(sum over k of exp(z_k - top)) + top - z_t
+        d loss/d z_j = p_j - (1 if j == t else 0)
+    What the model believed minus the truth; log and exp cancel, so nothing divides by a small p.
+    Three passes over a row that the cache holds: top; exp and sum; scale."""
     V = logits.shape[1]
     for i in prange(logits.shape[0]):
         row, target, weight = logits[i], targets[i], weights[i]
@@ -206,7 +257,11 @@ def softmax_cross_entropy(logits, targets, weights, losses):
 
 @njit(parallel=True, cache=True)
 def scatter_add(dx, ids, dembed):
-    """dembed[ids[i]] += dx[i]. A thread owns a stripe of columns, so that none writes another's."""
+    """dembed[ids[i]] += dx[i], for dx (R,C), ids (R), dembed (V,C). To look up rows is the forward,
+    and a row that was looked up often gets the sum of all that came back.
+
+    Two threads could meet in one row, so each owns a stripe of 16 columns instead: a cache line of
+    float32, which two cores must not write at once. np.add.at does the same, one number a time."""
     C = dx.shape[1]
     for stripe in prange((C + 15) // 16):
         j0, j1 = stripe * 16, min(C, stripe * 16 + 16)
@@ -229,7 +284,7 @@ def _sums_of_squares(x, parts):
 
 
 def sum_of_squares(x):
-    """Of a flat vector, in float64."""
+    """Of a flat vector x, added up in float64: float32 would lose the small ones of millions."""
     parts = np.empty((x.size + FLAT - 1) // FLAT)
     _sums_of_squares(x, parts)
     return float(parts.sum())
@@ -237,16 +292,24 @@ def sum_of_squares(x):
 
 @njit(parallel=True, **FORM)
 def adamw(params, grads, m1, m2, scale, lr, beta1, beta2, eps, decay, n_decayed, step):
-    """One AdamW step (Loshchilov & Hutter 2019, algorithm 2) on flat vectors, in place.
+    """One AdamW step (Loshchilov & Hutter 2019, algorithm 2) on flat vectors, in place. For each
+    parameter p with gradient g, after counting g `scale` times (gradient clipping):
 
-    grads count `scale` times (gradient clipping); weight decay touches the first n_decayed
-    parameters only (the matrices); step counts from 1 and undoes the moments' start at zero."""
+        p  -= lr decay p                      the first n_decayed only (the matrices)
+        m1 += (1 - beta1) (g - m1)            running average of g: where to go
+        m2 += (1 - beta2) (g^2 - m2)          and of g^2: how large g usually is
+        p  -= lr (m1 / c1) / (sqrt(m2 / c2) + eps)
+
+    The quotient is about 1 where g keeps its sign and near 0 where it flickers, so every
+    parameter moves by up to lr, however small its gradients. The averages start at 0 and after
+    `step` steps (from 1) hold only a share c = 1 - beta^step of real gradients: hence / c.
+    One pass over the four vectors does all of it."""
     c1, c2 = 1 - beta1**step, 1 - beta2**step
     f = params.dtype.type
     for chunk in prange((params.size + FLAT - 1) // FLAT):
         i0, i1 = chunk * FLAT, min(params.size, (chunk + 1) * FLAT)
         p, g, m, v = params[i0:i1], grads[i0:i1], m1[i0:i1], m2[i0:i1]
-        shrink = max(0, min(i1, n_decayed) - i0)
+        shrink = max(0, min(i1, n_decayed) - i0)  # how many of these decay
         for j in range(shrink):
             p[j] *= f(1 - lr * decay)
         for j in range(i1 - i0):
