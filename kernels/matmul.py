@@ -1,8 +1,8 @@
 """Matrix multiplication: where nine tenths of all training time go.
 
-    matmul(a, b)                          a @ b      a (M,K), b (K,N): a layer's backward, dx = dy @ w
-    matmul(a, b, trans_b=True)            a @ b.T    b (N,K): a layer's forward,  y = x @ w.T
-    matmul(a, b, trans_a=True)            a.T @ b    a (K,M): a weight's gradient, dw = dy.T @ x
+    matmul(a, b)                          a @ b    a (M,K), b (K,N): a layer's backward, dx = dy @ w
+    matmul(a, b, trans_b=True)            a @ b.T  b (N,K): a layer's forward,  y = x @ w.T
+    matmul(a, b, trans_a=True)            a.T @ b  a (K,M): a weight's gradient, dw = dy.T @ x
     matmul(..., out=c, accumulate=True)   c += ...
 
 NumPy would do (`a @ b` calls OpenBLAS); this file shows what such a library does inside. A naive
@@ -21,23 +21,31 @@ No intrinsics: LLVM makes AVX-512 or AVX2 of the innermost loop by itself, provi
 what an assembly programmer would know: the row stride is a compile-time constant, the number of
 columns is a multiple of 16, indices are not negative, and there are just two base pointers (which
 it checks once for overlap). Without any one of these the speed is halved or worse.
-Given up for that: up to 3 rows are computed twice where M is no multiple of 4, and up to 15 columns
-for nothing where N is no multiple of 16.
+Given up for that: up to 3 rows are computed twice where M is no multiple of 4, up to 15 columns
+for nothing where N is no multiple of 16, and every panel is copied before it is used, which is why
+decoding, with a row or two, takes another way (few_rows).
+
+Read from the inside out: _step multiplies 4 rows by one panel, _rectangle goes over panels and
+rows, rectangles gives each thread its part, matmul chooses.
 """
 import numba
 import numpy as np
 from numba import njit, prange
 
+from kernels.rows import FAST, alone_and_threads
+
 NC = 256  # columns of a panel
 STRIDE = NC + 16  # from row to row in panel and tile: a power of two would crowd a few cache sets
 KC = 256  # depth of a panel: NC * KC * 4 bytes = 256 KiB, inside the L2 cache of current cores
 FEW = 8  # up to so many rows packing does not pay: decoding multiplies one row
-SERIAL_FLOPS = 400_000  # below this a second thread costs more (some 10 us to wake it) than it saves
-FAST = {"contract", "reassoc"}  # fused multiply-add, free order of sums; NaN and infinity stay true
+SERIAL_FLOPS = 400_000  # below this, waking a second thread (some 10 us) costs more than it saves
 
 
 def matmul(a, b, trans_a=False, trans_b=False, out=None, accumulate=False):
     """Returns out (M,N), the product of two matrices of one dtype (float32 or float64).
+
+    trans_a, trans_b: a is stored as (K,M), b as (N,K); no transposed copy is made of either. out:
+    where to write; its rows must be contiguous. accumulate: add to what out holds.
 
     Each output number is summed in an order that depends on the shapes alone, so the bits are
     the same for any number of threads."""
@@ -53,20 +61,18 @@ def matmul(a, b, trans_a=False, trans_b=False, out=None, accumulate=False):
         b = np.ascontiguousarray(b)
     parts = 1 if 2 * M * N * K < SERIAL_FLOPS else numba.get_num_threads()
     if M <= FEW:
-        if trans_a:
-            a = np.ascontiguousarray(a.T)
-        few_rows = _few_rows if parts == 1 else _few_rows_parallel
-        few_rows(a, b, trans_b, out, accumulate, parts)
-    elif parts == 1:
-        _rectangle(a, b, trans_a, trans_b, out, accumulate, 0, M, 0, N)
+        a = np.ascontiguousarray(a.T) if trans_a else a
+        few_rows[parts > 1](a, b, trans_b, out, accumulate, parts)  # a pair: alone, threads
     else:
-        _parallel(a, b, trans_a, trans_b, out, accumulate, parts)
+        rectangles[parts > 1](a, b, trans_a, trans_b, out, accumulate, parts)
     return out
 
 
-@njit(parallel=True, cache=True)
-def _parallel(a, b, trans_a, trans_b, out, accumulate, parts):
-    """Cuts the longer side of the output into one rectangle a thread."""
+@alone_and_threads
+def rectangles(a, b, trans_a, trans_b, out, accumulate, parts):
+    """Cuts the longer side of the output into one rectangle a thread: disjoint, so no thread waits
+    for another. Each packs its own panels, so where rows are cut, b is copied once per
+    thread."""
     M, N = out.shape
     for part in prange(parts):
         if M >= N:
@@ -79,15 +85,21 @@ def _parallel(a, b, trans_a, trans_b, out, accumulate, parts):
 
 @njit
 def _cut(size, unit, part, parts):
-    """Where part begins when size is cut into equal parts of whole units; cut(parts) == size."""
+    """Where part begins when size is cut into equal parts of whole units; the last ends at size.
+    Units of 4 rows or 16 columns (a cache line of float32) keep steps whole and threads apart."""
     return min(size, (size + unit - 1) // unit * part // parts * unit)
 
 
-@njit(cache=True)
+@njit
 def _rectangle(a, b, trans_a, trans_b, out, accumulate, i0, i1, j0, j1):
-    """out[i0:i1, j0:j1] of the product; out has at least 4 rows."""
+    """out[i0:i1, j0:j1] of the product; out has at least 4 rows.
+
+    Loops, from the outside: panels of NC columns; blocks of KC depths, each adding to the output
+    what these depths give; four rows at a time. So a panel is packed once and used by all rows."""
     M = out.shape[0]
     K = a.shape[0] if trans_a else a.shape[1]
+    # a[row, depth] lies at row * row_stride + depth * depth_stride of the flat array: transposing a
+    # is nothing but exchanging these two.
     row_stride, depth_stride = (1, M) if trans_a else (K, 1)
     flat = a.reshape(-1)
     panel, tile = _aligned(min(K, KC) * STRIDE, a), _aligned(4 * STRIDE, a)
@@ -98,9 +110,11 @@ def _rectangle(a, b, trans_a, trans_b, out, accumulate, i0, i1, j0, j1):
         for k0 in range(0, K, KC):
             k1 = min(k0 + KC, K)
             _pack(b, trans_b, k0, k1, c0, c1, panel)
-            fresh = k0 == 0 and not accumulate
+            fresh = k0 == 0 and not accumulate  # the tile starts from 0, else from what out holds
             for i in range(i0, i1, 4):
-                top = min(i, M - 4)  # the last four rows may overlap the ones before: write new ones
+                # At the bottom edge the four rows start higher and overlap the ones before. Those
+                # may be finished, or another thread's: only rows from i on are written back.
+                top = min(i, M - 4)
                 for r in range(4):
                     row, t = out[top + r, c0:c1], tile[r * STRIDE:]
                     for j in range(c1 - c0):
@@ -122,7 +136,10 @@ def _aligned(size, like):
 
 @njit
 def _pack(b, trans_b, k0, k1, j0, j1, panel):
-    """panel[k, j] = (b.T if trans_b else b)[k0 + k, j0 + j], then zeros up to 16 columns."""
+    """panel[k, j] = (b.T if trans_b else b)[k0 + k, j0 + j], then zeros up to 16 columns.
+
+    Either way b is read in the order it lies in memory; what jumps is the writing, and the panel
+    is in the cache."""
     n = j1 - j0
     if trans_b:
         for j in range(n):
@@ -144,8 +161,13 @@ def _pack(b, trans_b, k0, k1, j0, j1, panel):
 def _step(a, x, row_stride, depth_stride, depth, panel, tile, n16):
     """tile (4, STRIDE) += four rows of a (which start at flat position x) @ panel (depth, STRIDE).
 
-    n16 counts the columns in sixteens. Letters x, y, z, w are the four rows of a."""
-    down, on = np.uintp(row_stride), np.uintp(depth_stride)  # unsigned: no test for a[-1]
+    n16 counts the columns in sixteens. In NumPy's words, with k for four depths:
+        tile[0] += x0 * panel[k] + x1 * panel[k+1] + x2 * panel[k+2] + x3 * panel[k+3]
+    and the same with y, z, w for rows 1 to 3: the letters are the rows of a, the digits the depths.
+    Each number loaded from the panel is used four times, each tile number that is loaded and stored
+    gets four products. Depths that are no multiple of four end one at a time."""
+    # An unsigned index can't be negative, so no test is needed for Python's a[-1] (the last one).
+    down, on = np.uintp(row_stride), np.uintp(depth_stride)
     x = np.uintp(x)
     y, z, w = x + down, x + down + down, x + down + down + down
     for k in range(0, depth - 3, 4):
@@ -175,18 +197,21 @@ def _step(a, x, row_stride, depth_stride, depth, panel, tile, n16):
             tile[3 * STRIDE + j] += w0 * b[j]
 
 
+# ---- Few rows, as in decoding: every number of b is used M times only, so its way from memory is
+#      what takes the time, and b is read once, in the order it lies, without being packed. ----
+
 @njit(fastmath=FAST)
 def _few_columns(a, b, trans_b, out, accumulate, j0, j1):
-    """Columns j0:j1 of the output when a has few rows: b is read once, in the order it lies."""
+    """Columns j0:j1 of the output, for a (M,K) with few rows."""
     M, K = a.shape
-    if trans_b:
+    if trans_b:  # b's rows are as long as a's: each output number is a dot product
         for j in range(j0, j1):
             for i in range(M):
                 total = out[i, j] if accumulate else a.dtype.type(0)
                 for k in range(K):
                     total += a[i, k] * b[j, k]
                 out[i, j] = total
-    else:
+    else:  # b's rows are as long as out's: each is added a[i, k] times
         if not accumulate:
             out[:, j0:j1] = 0
         for k in range(K):
@@ -196,13 +221,9 @@ def _few_columns(a, b, trans_b, out, accumulate, j0, j1):
                     line[j] += x * row[j]
 
 
-@njit(cache=True)
-def _few_rows(a, b, trans_b, out, accumulate, parts):
-    _few_columns(a, b, trans_b, out, accumulate, 0, out.shape[1])
-
-
-@njit(parallel=True, cache=True)
-def _few_rows_parallel(a, b, trans_b, out, accumulate, parts):
+@alone_and_threads
+def few_rows(a, b, trans_b, out, accumulate, parts):
+    """Cuts the columns of the output into one stripe a thread."""
     N = out.shape[1]
     for part in prange(parts):
         _few_columns(a, b, trans_b, out, accumulate,
