@@ -36,7 +36,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import textwrap
 import time
 import unicodedata
 import zlib
@@ -430,6 +429,7 @@ def load_blocklist(folder):
 
 
 def is_listed(hashes, text):
+    """Is the text's hash in the sorted hashes? Binary search: 22 steps for four million."""
     i = np.searchsorted(hashes, hash_text(text))
     return i < len(hashes) and hashes[i] == hash_text(text)
 
@@ -475,7 +475,9 @@ UNSEEN = frozenset(
     "address aside audio button canvas datalist dialog embed figcaption figure footer head iframe "
     "map math menu nav noscript object optgroup select svg template video".split()
 )
-RAW = frozenset("noembed script style textarea title xmp".split())  # no tags inside but their end
+# No tags inside these but their own end.
+RAW = {tag: re.compile(rf"</(?i:{tag})(?![\w-])[^>]*+>?")
+       for tag in "noembed script style textarea title xmp".split()}  # fmt: skip
 VOID = frozenset("area base col embed hr input link meta param track".split())  # no end tag
 HEADINGS = frozenset("h1 h2 h3 h4 h5 h6".split())
 LISTS = frozenset("ul ol dl table thead tbody tfoot".split())
@@ -518,17 +520,13 @@ NAME_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")  # cuts share-box, share
 INVISIBLE = re.compile(r"(?i)display\s*:\s*none|visibility\s*:\s*hidden")
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f]")
 VISIBLE = re.compile(r"\w")  # blocks of icons and rules alone are no text
-NEW_LINE, NEW_CELL = "\2", "\3"  # stand for <br> and <td> in the raw text of a block
-
-
-@functools.cache
-def raw_end(tag):
-    return re.compile(rf"</(?i:{tag})(?![\w-])[^>]*+>?")
+NEW_LINE, NEW_CELL = "\2", "\3"  # control signs, so no page has them: CONTROL took them out
+BREAKS = {"br": NEW_LINE, "td": NEW_CELL, "th": NEW_CELL}
 
 
 def page_events(html):
-    """Yields (text, "", "") and (None, tag or /tag, attributes); what says nothing of the text's
-    structure vanishes: comments, scripts, inline tags."""
+    """Yields (text, "", "") and (None, tag or /tag, attributes) in page order; comments, scripts
+    and inline tags vanish: "a<b>b</b><p>" gives "a", "b", then the p."""
     position, n = 0, len(html)
     while match := TAG.search(html, position):
         if match.start() > position:
@@ -537,7 +535,7 @@ def page_events(html):
         position = match.end()
         tag = closing + tag.lower() if tag else ""
         if tag in RAW:
-            end = raw_end(tag).search(html, position)
+            end = RAW[tag].search(html, position)
             position = end.end() if end else n  # left open, it runs to the end of the page
         elif tag and tag not in SILENT:
             yield None, tag, attributes[:MAX_ATTRIBUTES]
@@ -582,130 +580,122 @@ def tidy(text, verbatim):
 def cut_blocks(html):
     """Page -> (elements, blocks), both in page order.
 
-    elements: lists parent, tag, noise, main, indexed alike; element 0 is the page itself.
-    blocks: (text, characters inside links, element that owns it, prefix)."""
-    parents, tags, noises, mains = [0], [""], [False], [False]
-    blocks, stack, n_open = [], [0], Counter()
-    pieces, link_chars, in_link, bullet, unseen = [], 0, False, "", 0
+    elements: (parent's index, tag, noise, main); element 0 is the page itself.
+    blocks  : (text, characters inside links, index of the element that owns it, prefix).
+    `stack` holds the open elements, n_open counts them by tag: an end tag of what is not open is
+    ignored, else it ends all above the last of its name. So "<div><p>a</div>b" ends the p too."""
+    elements, blocks = [(0, "", False, False)], []
+    stack, n_open, unseen = [0], Counter(), 0
+    pieces, link_chars, in_link, bullet = [], 0, False, ""
 
     def end_block():
         nonlocal link_chars, bullet
-        if not pieces:
-            return
         text = "".join(pieces)
         pieces.clear()
-        if not text.isspace() and VISIBLE.search(text := tidy(text, n_open["pre"])):
+        if text and not text.isspace() and VISIBLE.search(text := tidy(text, n_open["pre"])):
             blocks.append((text, link_chars, stack[-1], bullet))
             bullet = ""
         link_chars = 0
 
     def end_element():
         nonlocal unseen
-        tag = tags[stack.pop()]
+        tag = elements[stack.pop()][1]
         n_open[tag] -= 1
         unseen -= tag in UNSEEN
+        return tag
 
     for text, tag, attributes in page_events(html):
         if not tag:
             if not unseen:
                 pieces.append(text)
                 link_chars += len(text.strip()) if in_link else 0
-        elif tag == "a" or tag == "/a":
+        elif tag in ("a", "/a"):
             in_link = tag == "a" and "href" in attributes.lower()
-        elif tag in ("br", "td", "th"):
+        elif tag in BREAKS:
             if not unseen:
-                pieces.append(NEW_LINE if tag == "br" else NEW_CELL)
+                pieces.append(BREAKS[tag])
+        elif tag[0] == "/":
+            end_block()
+            bullet = ""
+            while n_open[tag[1:]] and end_element() != tag[1:]:
+                pass
         else:
             end_block()
-            bullet = "" if tag[0] == "/" else bullet
-            if tag[0] == "/":
-                if n_open[tag[1:]]:
-                    while tags[stack[-1]] != tag[1:]:
-                        end_element()
+            for other in ENDS.get(tag, ("p",)) if tag not in VOID else ():
+                if elements[stack[-1]][1] == other:
                     end_element()
-            elif tag not in VOID:
-                for other in ENDS.get(tag, ("p",)):
-                    if tags[stack[-1]] == other:
-                        end_element()
-                if len(stack) < MAX_DEPTH:
-                    noise, main = judge_names(tag, attributes)
-                    parents.append(stack[-1])
-                    tags.append(tag)
-                    noises.append(noise)
-                    mains.append(main)
-                    stack.append(len(tags) - 1)
-                    n_open[tag] += 1
-                    unseen += tag in UNSEEN
-                    bullet = "- " if tag == "li" else bullet
+            if tag not in VOID and len(stack) < MAX_DEPTH:
+                elements.append((stack[-1], tag, *judge_names(tag, attributes)))
+                stack.append(len(elements) - 1)
+                n_open[tag] += 1
+                unseen += tag in UNSEEN
+                bullet = "- " if tag == "li" else bullet
     end_block()
-    return (parents, tags, noises, mains), blocks
-
-
-def add_up(parents, sums):
-    """Each element's number -> the sum over its subtree. Children stand behind their parents."""
-    for e in range(len(sums) - 1, 0, -1):
-        sums[parents[e]] += sums[e]
-    return sums
+    return elements, blocks
 
 
 def choose_blocks(elements, blocks, prune):
     """The indices of the blocks that are main text.
 
-    vote  : characters - 2 x characters in links - cost: prose is positive, a menu negative;
+    vote  : characters - 2 x characters in links - cost. A paragraph of 300 characters with a link
+            of 20 has 300 - 40 - 10 = 250; a menu entry, 8 characters and all link, 8 - 16 - 10;
     prune : an element with a noisy name dies with all below it, unless it holds half of the page's
             positive votes (then the name lies);
     choose: the element whose living descendants have the most votes, doubled where a name says
             article. Inside it, containers with a negative sum go (lists and tables: without cost,
             since their items are short by nature), and blocks that are nearly all link."""
-    parents, tags, noises, mains = elements
-    n = len(tags)
-    votes, positive, living, plain = [], [0] * n, [0] * n, [0] * n
+    n, votes = len(elements), []
+    positive, living, plain, dead = [0] * n, [0] * n, [0] * n, [False] * n
+
+    def add_up(sums):  # each element's number -> the sum over its subtree: children stand behind
+        for e in range(n - 1, 0, -1):
+            sums[elements[e][0]] += sums[e]
+
     for text, links, e, _ in blocks:
-        votes.append(len(text) - 2 * links - COST.get(tags[e], COST_ELSE))
+        votes.append(len(text) - 2 * links - COST.get(elements[e][1], COST_ELSE))
         positive[e] += max(votes[-1], 0)
-    add_up(parents, positive)
-    dead = [False] * n
-    for e in range(1, n):
-        dead[e] = dead[parents[e]] or (prune and noises[e] and 2 * positive[e] < positive[0])
+    add_up(positive)
+    for e, (parent, _, noise, _) in enumerate(elements):
+        dead[e] = dead[parent] or (prune and noise and 2 * positive[e] < positive[0])
     for (text, links, e, _), vote in zip(blocks, votes):
         if not dead[e]:
             living[e] += vote
             plain[e] += len(text) - 2 * links
-    add_up(parents, living)
-    add_up(parents, plain)
-    best = max(range(n), key=lambda e: living[e] * (1 + mains[e]))
-    inside, kept = [False] * n, [False] * n
-    inside[best] = kept[best] = True
+    add_up(living)
+    add_up(plain)
+    best = max(range(n), key=lambda e: living[e] * (1 + elements[e][3]))
+    inside, kept = [e == best for e in range(n)], [e == best for e in range(n)]
     for e in range(best + 1, n):
-        inside[e] = inside[parents[e]]
-        good = tags[e] in LEAVES or (plain if tags[e] in LISTS else living)[e] >= 0
-        kept[e] = kept[parents[e]] and not dead[e] and good
+        parent, tag, _, _ = elements[e]
+        good = tag in LEAVES or (plain if tag in LISTS else living)[e] >= 0
+        inside[e], kept[e] = inside[parent], kept[parent] and not dead[e] and good
     chosen = [
         i for i, (text, links, e, _) in enumerate(blocks) if kept[e] and links <= 0.8 * len(text)
     ]
     first = next((i for i, block in enumerate(blocks) if inside[block[2]]), 0)
-    lead = add_lead(tags, dead, votes, blocks, first)
-    return lead + drop_loose_ends(tags, votes, blocks, chosen)
+    owners = [(elements[e][1], dead[e]) for _, _, e, _ in blocks]
+    return add_lead(owners, votes, first) + drop_loose_ends(owners, votes, blocks, chosen)
 
 
-def add_lead(tags, dead, votes, blocks, first):
+def add_lead(owners, votes, first):
     """The headline before the chosen element and the prose between the two, or a heading just
-    before it. (Annotated extraction sets leave headlines out; a language model should see them.)"""
+    before it. (Annotated extraction sets leave headlines out; a language model should see them.)
+    owners: (tag, dead) of each block's element; first: the first block of the chosen element."""
     for i in range(first - 1, -1, -1):
-        if tags[blocks[i][2]] == "h1" and not dead[blocks[i][2]]:
-            return [i] + [j for j in range(i + 1, first) if votes[j] > 0 and not dead[blocks[j][2]]]
-    e = blocks[first - 1][2] if first else 0
-    return [first - 1] if tags[e] in HEADINGS and not dead[e] else []
+        if owners[i] == ("h1", False):
+            return [i] + [j for j in range(i + 1, first) if votes[j] > 0 and not owners[j][1]]
+    tag, dead = owners[first - 1] if first else ("", False)
+    return [first - 1] if tag in HEADINGS and not dead else []
 
 
-def drop_loose_ends(tags, votes, blocks, chosen):
+def drop_loose_ends(owners, votes, blocks, chosen):
     """Without headings over link lists that went, and without labels at the end."""
     kept, result = set(chosen), []
     for i in chosen:
         text, links = blocks[i + 1][:2] if i + 1 < len(blocks) else ("", 1)
-        if tags[blocks[i][2]] not in HEADINGS or i + 1 in kept or 2 * links <= len(text):
+        if owners[i][0] not in HEADINGS or i + 1 in kept or 2 * links <= len(text):
             result.append(i)
-    while result and votes[result[-1]] < 0 and tags[blocks[result[-1]][2]] not in ITEMS:
+    while result and votes[result[-1]] < 0 and owners[result[-1]][0] not in ITEMS:
         result.pop()
     return result
 
@@ -715,20 +705,21 @@ def extract_text(html):
     list items begin with "- ", the cells of a row stand apart by tabs, code keeps its lines."""
     html = decode_html(html) if isinstance(html, bytes) else html
     elements, blocks = cut_blocks(CONTROL.sub(" ", html))
-    tags, texts = elements[1], []
 
     def join(chosen):
         pieces, before = [], ""
         for text, _, e, prefix in (blocks[i] for i in chosen):
-            tight = tags[e] == before and before in ("li", "tr")
+            tag = elements[e][1]
+            tight = tag == before and tag in ("li", "tr")
             pieces += ["\n" if tight else "\n\n", prefix + text]
-            before = tags[e]
-        texts.append("".join(pieces[1:]))
-        return max(map(len, texts))
+            before = tag
+        return "".join(pieces[1:])
 
-    if join(choose_blocks(elements, blocks, prune=True)) < SHORT:
-        if join(choose_blocks(elements, blocks, prune=False)) < TINY:
-            join([i for i, (text, links, _, _) in enumerate(blocks) if 2 * links < len(text)])
+    texts = [join(choose_blocks(elements, blocks, prune=True))]
+    if len(texts[0]) < SHORT:
+        texts.append(join(choose_blocks(elements, blocks, prune=False)))
+    if max(map(len, texts)) < TINY:
+        texts.append(join([i for i, block in enumerate(blocks) if 2 * block[1] < len(block[0])]))
     return max(texts, key=len)
 
 
@@ -744,70 +735,43 @@ SCRIPTS = (  # first and last code point, and the language or, in capitals, the 
     "1200-137F am 1780-17FF km 3040-30FF ja 3400-4DBF zh 4E00-9FFF zh"
 )
 FUNCTION_WORDS = """
-LATIN
-en the of and to in is that for it was on are as with his they at be this from have or by one had
-   not but what all were we when your can said there an which she do their if will how about out
-   them then these some her would him has more who its my than been you he i so no just our could
-de der die das und ist in zu den von mit sich auf für nicht ein eine als auch es an werden aus er
-   hat dass sie nach wird bei einer um am sind noch wie einem über einen so zum war haben nur oder
-   aber vor zur bis mehr durch man dem des sein wenn ich wir ihr kann im
-nl de het een en van in is dat op te zijn met voor niet die er aan om ook als dan maar bij of uit
-   nog naar door over wordt deze heeft ik je worden kan zo wat hij tot meer geen veel wel hun werd
-fr le la les de des du et est en un une que qui dans pour pas sur au avec ce il par plus ne se son
-   sont ou mais nous vous aux cette elle comme tout être fait leur ses été sa même l d qu n c s
-es el la los las de que y en un una es se no por con para su del al lo como más o pero sus le ha me
-   sin sobre este ya entre cuando todo esta ser son dos también fue había era muy hasta desde
-pt o a os as de que e do da em um uma é para com não no na se por mais dos das como mas foi ao ele
-   ser quando muito nos já está eu também só pelo pela até isso ela entre era depois seu sua são
-it il la di che e è un una in per non sono con del della i le si da lo gli al come più ma dei nel
-   alla anche ha se questo delle o su ci essere stato fra tra era loro molto tutti ai l d
-ca el la els les de que i en un una és per amb no del al es va com més o però seva seu aquest dels
-   ha ser són també aquesta molt entre fins quan tot als pel sobre on han l d
-ro și de la în a cu nu pe o un este care să din că se mai pentru sunt ce au fi ca dar după sau fost
-   această acest lui ei prin până între fără foarte are către
-sv och att det i en som är på för med av den till inte om ett har de jag var så men kan från vi
-   eller när man ska efter också vid under där mot över än han hon blir nu sig sin
-da og at det i en er på som for med af den til ikke de har et jeg var kan så men om fra vi eller når
-   man skal efter også ved under der mod blev havde hun bliver hvor nu sig sin
-no og at det i en er på som for med av den til ikke de har et jeg var kan så men om fra vi eller når
-   man skal etter også ved under der mot ble hadde hun blir hvor nå seg sin
-is og að í er á það sem til við um ekki en með var af fyrir eru ég hann hún þetta þá frá eða því
-   hafa
-fi ja on ei se että hän oli ovat mutta kun joka niin myös kuin sen tai jos mitä vain ole nyt minä
-   hänen jo sitä siitä olla ollut voi sekä vielä mukaan jotka ennen tämä ne
-et ja on ei et see ta oli kui ka mis aga või siis seda oma kes ma nii nagu välja pole veel ning olid
-hu a az és hogy nem is egy van meg ez de volt csak azt még már el ha vagy mint ami ki majd lehet
-   kell
-pl i w na z nie się do że jest to o jak po co ale od za przez dla tym tak może jego już są był być
-   oraz przy które który tylko także czy ze jako tego lub jej
-cs a v na se je že s z do to o i ve pro ale si jako po jsem od by za které jeho nebo jsou který byl
-   bylo až při také podle této už tak není jen ze k
-sk a v na sa je že s z do to o i vo pre ale si ako po som od by za ktoré jeho alebo sú ktorý bol
-   bolo
-sl in je na v se da so za z ne pa bi ki po kot tudi o ali s od kako še bil že le do pri tako lahko
-hr i je u na se da su za od s ne koji a što o iz kao bi po ili ali samo sve to ga nije koje te već
-lt ir yra į kad su iš ne tai bet kaip buvo jo už apie tik ar nuo dar jie prie gali per po taip jos
-lv un ir ar no ka uz par kas bet tas arī vai to pie gan ja lai pēc bija tikai kā būt viņš savu līdz
-sq dhe në të e për me një që është nga si u ka i se nuk do ishte janë por edhe më kjo ky duke pas
-tr ve bir bu için de da ile olarak çok olan daha gibi en ne kadar sonra var her o ama değil ise
-   olduğu ya mi şey diye ben kendi göre
-id yang dan di dari untuk dengan ini itu pada adalah tidak dalam akan ke juga atau oleh ada mereka
-   saya telah bisa karena sudah kita seperti lebih tersebut dia
-vi và của là có trong được cho không một các với những người này để khi đã về từ như cũng ra đến
-tl ang ng sa na mga ay at ni si kay para ito hindi may kung siya ko niya nang mo lang din rin
-sw ya na wa kwa katika ni la za kuwa cha hii huo yake huyo kama hiyo pia watu baada lakini kutoka
-af die van en in is het dit nie wat vir om te op met word aan ook hy sy as by was kan daar sal hulle
-CYRILLIC
-ru и в не на что я с он как это по но из у за от же для так все бы его то было только мы к о был или
-   ещё еще если когда есть она они мне до вы
-uk і в не на що я з він як це по але із у за від же для так все би його то було тільки ми до та або
-   ще
-bg и в не на че аз с той как това по но от за са да се ще е към които при до му го или може само има
-sr и у не на да је се са за од су који а што о из као би по или али то га није које већ био јер може
-ARABIC
-ar في من على أن إلى التي عن مع هذا الذي ما لا هذه كان أو بعد كما قد لم بين كل ذلك و يوم كانت هو هي
-fa و در به از که این را با است برای آن یک خود تا کرد بر هم نیز می شد شده باید اما ما کند بود های هر
-ur کے کی میں ہے کا اور سے کو نے پر یہ کہ ہیں اس ہو تھا بھی ایک جو تو نہیں لیے گیا وہ کر اپنے تھے
+LATIN en the of and to in is that for it was on are as with his they at be this from have or by one had not but what all were we when your can said there an which she do their if will how about out them then these some her would him has more who its my than been you he i so no just our could
+LATIN de der die das und ist in zu den von mit sich auf für nicht ein eine als auch es an werden aus er hat dass sie nach wird bei einer um am sind noch wie einem über einen so zum war haben nur oder aber vor zur bis mehr durch man dem des sein wenn ich wir ihr kann im
+LATIN nl de het een en van in is dat op te zijn met voor niet die er aan om ook als dan maar bij of uit nog naar door over wordt deze heeft ik je worden kan zo wat hij tot meer geen veel wel hun werd
+LATIN fr le la les de des du et est en un une que qui dans pour pas sur au avec ce il par plus ne se son sont ou mais nous vous aux cette elle comme tout être fait leur ses été sa même l d qu n c s
+LATIN es el la los las de que y en un una es se no por con para su del al lo como más o pero sus le ha me sin sobre este ya entre cuando todo esta ser son dos también fue había era muy hasta desde
+LATIN pt o a os as de que e do da em um uma é para com não no na se por mais dos das como mas foi ao ele ser quando muito nos já está eu também só pelo pela até isso ela entre era depois seu sua são
+LATIN it il la di che e è un una in per non sono con del della i le si da lo gli al come più ma dei nel alla anche ha se questo delle o su ci essere stato fra tra era loro molto tutti ai l d
+LATIN ca el la els les de que i en un una és per amb no del al es va com més o però seva seu aquest dels ha ser són també aquesta molt entre fins quan tot als pel sobre on han l d
+LATIN ro și de la în a cu nu pe o un este care să din că se mai pentru sunt ce au fi ca dar după sau fost această acest lui ei prin până între fără foarte are către
+LATIN sv och att det i en som är på för med av den till inte om ett har de jag var så men kan från vi eller när man ska efter också vid under där mot över än han hon blir nu sig sin
+LATIN da og at det i en er på som for med af den til ikke de har et jeg var kan så men om fra vi eller når man skal efter også ved under der mod blev havde hun bliver hvor nu sig sin
+LATIN no og at det i en er på som for med av den til ikke de har et jeg var kan så men om fra vi eller når man skal etter også ved under der mot ble hadde hun blir hvor nå seg sin
+LATIN is og að í er á það sem til við um ekki en með var af fyrir eru ég hann hún þetta þá frá eða því hafa
+LATIN fi ja on ei se että hän oli ovat mutta kun joka niin myös kuin sen tai jos mitä vain ole nyt minä hänen jo sitä siitä olla ollut voi sekä vielä mukaan jotka ennen tämä ne
+LATIN et ja on ei et see ta oli kui ka mis aga või siis seda oma kes ma nii nagu välja pole veel ning olid
+LATIN hu a az és hogy nem is egy van meg ez de volt csak azt még már el ha vagy mint ami ki majd lehet kell
+LATIN pl i w na z nie się do że jest to o jak po co ale od za przez dla tym tak może jego już są był być oraz przy które który tylko także czy ze jako tego lub jej
+LATIN cs a v na se je že s z do to o i ve pro ale si jako po jsem od by za které jeho nebo jsou který byl bylo až při také podle této už tak není jen ze k
+LATIN sk a v na sa je že s z do to o i vo pre ale si ako po som od by za ktoré jeho alebo sú ktorý bol bolo
+LATIN sl in je na v se da so za z ne pa bi ki po kot tudi o ali s od kako še bil že le do pri tako lahko
+LATIN hr i je u na se da su za od s ne koji a što o iz kao bi po ili ali samo sve to ga nije koje te već
+LATIN lt ir yra į kad su iš ne tai bet kaip buvo jo už apie tik ar nuo dar jie prie gali per po taip jos
+LATIN lv un ir ar no ka uz par kas bet tas arī vai to pie gan ja lai pēc bija tikai kā būt viņš savu līdz
+LATIN sq dhe në të e për me një që është nga si u ka i se nuk do ishte janë por edhe më kjo ky duke pas
+LATIN tr ve bir bu için de da ile olarak çok olan daha gibi en ne kadar sonra var her o ama değil ise olduğu ya mi şey diye ben kendi göre
+LATIN id yang dan di dari untuk dengan ini itu pada adalah tidak dalam akan ke juga atau oleh ada mereka saya telah bisa karena sudah kita seperti lebih tersebut dia
+LATIN vi và của là có trong được cho không một các với những người này để khi đã về từ như cũng ra đến
+LATIN tl ang ng sa na mga ay at ni si kay para ito hindi may kung siya ko niya nang mo lang din rin
+LATIN sw ya na wa kwa katika ni la za kuwa cha hii huo yake huyo kama hiyo pia watu baada lakini kutoka
+LATIN af die van en in is het dit nie wat vir om te op met word aan ook hy sy as by was kan daar sal hulle
+CYRILLIC ru и в не на что я с он как это по но из у за от же для так все бы его то было только мы к о был или ещё еще если когда есть она они мне до вы
+CYRILLIC uk і в не на що я з він як це по але із у за від же для так все би його то було тільки ми до та або ще
+CYRILLIC bg и в не на че аз с той как това по но от за са да се ще е към които при до му го или може само има
+CYRILLIC sr и у не на да је се са за од су који а што о из као би по или али то га није које већ био јер може
+ARABIC ar في من على أن إلى التي عن مع هذا الذي ما لا هذه كان أو بعد كما قد لم بين كل ذلك و يوم كانت هو هي
+ARABIC fa و در به از که این را با است برای آن یک خود تا کرد بر هم نیز می شد شده باید اما ما کند بود های هر
+ARABIC ur کے کی میں ہے کا اور سے کو نے پر یہ کہ ہیں اس ہو تھا بھی ایک جو تو نہیں لیے گیا وہ کر اپنے تھے
 """
 WORD = re.compile(r"[^\W\d_]+")
 LANGUAGE_SAMPLE = 10_000  # characters looked at; 1,500 words are more than enough
@@ -816,20 +780,14 @@ LANGUAGE_SAMPLE = 10_000  # characters looked at; 1,500 words are more than enou
 @functools.cache
 def language_tables():
     """code point -> language or family; family -> {word: the languages that have it}."""
-    scripts, words, family = {}, {}, ""
-    parts = SCRIPTS.split()
-    for span, name in zip(parts[::2], parts[1::2]):
-        first, last = span.split("-")
-        scripts.update(dict.fromkeys(range(int(first, 16), int(last, 16) + 1), name))
+    scripts, words = {}, defaultdict(lambda: defaultdict(list))
+    for span, name in re.findall(r"(\S+) (\S+)", SCRIPTS):
+        first, last = (int(point, 16) for point in span.split("-"))
+        scripts.update(dict.fromkeys(range(first, last + 1), name))
     for line in FUNCTION_WORDS.strip().split("\n"):
-        if line.isupper():
-            family = line
-            continue
-        if not line.startswith(" "):
-            code, line = line.split(" ", 1)
-        for word in line.split():
-            codes = words.setdefault(family, {}).setdefault(word, [])
-            codes += [code] * (code not in codes)
+        family, code, *listed = line.split()
+        for word in listed:
+            words[family][word].append(code)
     return scripts, words
 
 
@@ -856,7 +814,7 @@ def identify_language(text):
         return script, 0.0 if script == "und" else share
     points, found, counts = Counter(), Counter(), Counter(WORD.findall(text.lower()))
     for word, n in counts.items():
-        codes = words[script].get(word, ())
+        codes = words[script].get(word, ())  # not words[script][word]: that would add the word
         for code in codes:
             points[code] += n / len(codes)
             found[code] += n
@@ -915,9 +873,8 @@ def count_sentences(line):
 def gopher_repetition(
     text, *, dup_para_frac=0.30, dup_para_char_frac=0.20, dup_line_frac=0.30,
     dup_line_char_frac=0.20, top_2_gram=0.20, top_3_gram=0.18, top_4_gram=0.16,
-    duplicated_5_n_grams=0.15,
-    duplicated_6_n_grams=0.14, duplicated_7_n_grams=0.13, duplicated_8_n_grams=0.12,
-    duplicated_9_n_grams=0.11, duplicated_10_n_grams=0.10,
+    duplicated_5_n_grams=0.15, duplicated_6_n_grams=0.14, duplicated_7_n_grams=0.13,
+    duplicated_8_n_grams=0.12, duplicated_9_n_grams=0.11, duplicated_10_n_grams=0.10,
 ):  # fmt: skip
     """Repeated lines, paragraphs and word n-grams (Gopher, table A1). Fractions of len(text) in
     characters but for the two that count lines and paragraphs; a first occurrence is no repeat."""
@@ -932,11 +889,10 @@ def gopher_repetition(
         yield f"dup_{name}_char_frac", n_repeated_chars / n_chars, ">", char_limit
 
     chars = n_gram_chars(*as_arrays(words_in(text))) / n_chars
-    for n, limit in ((2, top_2_gram), (3, top_3_gram), (4, top_4_gram)):
+    for n, limit in enumerate((top_2_gram, top_3_gram, top_4_gram), 2):
         yield f"top_{n}_gram", chars[n], ">", limit
-    limits = (duplicated_5_n_grams, duplicated_6_n_grams, duplicated_7_n_grams)
-    limits += (duplicated_8_n_grams, duplicated_9_n_grams, duplicated_10_n_grams)
-    for n, limit in enumerate(limits, start=5):
+    for n, limit in enumerate((duplicated_5_n_grams, duplicated_6_n_grams, duplicated_7_n_grams,
+                               duplicated_8_n_grams, duplicated_9_n_grams, duplicated_10_n_grams), 5):
         yield f"duplicated_{n}_n_grams", chars[n], ">", limit
 
 
@@ -1384,11 +1340,9 @@ def read_settings(changes=()):
 
 
 def spell_out(settings):
-    """The settings as JSON can hold them: NaN reads "off"."""
-    return {
-        rule: limits and {k: "off" if value != value else value for k, value in limits.items()}
-        for rule, limits in settings.items()
-    }
+    """The settings as JSON can hold them: NaN, the only value unlike itself, reads "off"."""
+    return {rule: limits and {name: value if value == value else "off"
+            for name, value in limits.items()} for rule, limits in settings.items()}  # fmt: skip
 
 
 def new_page(raw):
@@ -1698,7 +1652,7 @@ def main(arguments=None):
     names = " ".join(f"{name}={settings[rule][key]}" for name, (rule, key) in names.items())
     parser = argparse.ArgumentParser(
         description="The crawl becomes clean text.",
-        epilog=textwrap.fill("settings: " + names, 98, break_on_hyphens=False),
+        epilog="settings: " + names,
     )
     add = parser.add_argument
     add("inputs", nargs="*", default=["out/world/crawl.warc.gz"], help="files and folders to read")
