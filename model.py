@@ -18,6 +18,11 @@ How it is laid out
     step's rows go through in micro-batches whose activations fit the cache; their places are used
     again and again.
 
+Reading order: block and block_backward are the heart; everything above them makes their arrays,
+head_loss and loss_and_grads turn them into a training step, decode is the same network for one
+token at a time, and the rest is files. No automatic differentiation: each backward is written
+under its forward, and tests/test_model.py holds every gradient against central differences.
+
 Sources: Touvron et al. 2023 (LLaMA), Su et al. 2021 (rotary embedding), Ainslie et al. 2023
 (grouped-query attention), Press & Wolf 2017 (tied embedding). Left out: dropout (nobody trains
 more than an epoch with it), biases, mixtures of experts, half precision (no CPU gains from it).
@@ -43,7 +48,7 @@ INIT_STD = 0.02  # of all matrices at the start (GPT-2's)
 @dataclass(frozen=True)
 class Config:
     """The sizes of a network; the default is the 5M model of the size dial."""
-    vocab: int = 2048
+    vocab: int = 2048  # V
     ctx: int = 256  # T, the most tokens it can look at
     dim: int = 256  # C
     layers: int = 6  # L
@@ -56,9 +61,10 @@ class Config:
     rope_scaling: tuple = ()  # Llama 3's (factor, low_freq, high_freq, original ctx), or none
 
     def __post_init__(self):
+        # Each head gets dim / heads columns, and rope turns these in pairs.
         if self.dim % self.heads or self.heads % self.kv_heads or self.dim // self.heads % 2:
-            raise ValueError(f"config: {self.heads} heads must divide dim {self.dim} into even head "
-                             f"sizes, and {self.kv_heads} key/value heads must divide the heads")
+            raise ValueError(f"config: {self.heads} heads must divide dim {self.dim} into even "
+                             f"head sizes, and {self.kv_heads} key/value heads must divide them")
 
     @property
     def head_dim(self):
@@ -73,10 +79,17 @@ SIZES = {  # the size dial: name -> everything but the vocabulary
 }
 
 
-# ---- Parameters: one flat vector, and named views into it ----
+# ---- Parameters: one flat vector, and named views into it. What treats all parameters alike (the
+#      gradient's length, the optimizer, zeroing) is one call on one vector:
+#
+#      | embedding | output head if untied | layer 0: q k v o gate up down | layer 1 ... | norms |
+#      |<----------------- matrices (2 axes): weight decay ---------------------------->|
 
 def shapes(config):
-    """name -> shape, by Hugging Face's names in the flat vector's order: matrices, then norms."""
+    """name -> shape, by Hugging Face's names in the flat vector's order: matrices, then norms.
+
+    Matrices come first because only they get weight decay: it ends at one place. Within a layer
+    the order puts q, k, v and gate, up behind each other (see blocks)."""
     C, F, D = config.dim, config.hidden, config.head_dim
     matrices, norms = {"model.embed_tokens.weight": (config.vocab, C)}, {}
     if not config.tied:
@@ -102,13 +115,17 @@ def count(config):
 
 
 def flops_per_token(config, T):
-    """Of a training step: 6 per parameter (2 forward, 4 backward) and attention's 12 L C T
-    (Chowdhery et al. 2022, appendix B, which counts the masked half too)."""
+    """Floating-point operations of a training step (Chowdhery et al. 2022, appendix B).
+
+    A parameter of a matrix is one multiplication and one addition a token forward, and twice that
+    backward (for dx and for dw): 6. Attention's two products, q k^T and p v, are 2 T C each a layer
+    forward, so 12 L C T with the backward; the masked half, which we skip, counts too."""
     return 6 * count(config)[0] + 12 * config.layers * config.dim * T
 
 
 def views(flat, config):
-    """The named parameters as views into a flat vector of count(config) numbers."""
+    """The named parameters as views into a flat vector of count(config) numbers: to change one is
+    to change the other."""
     out, start = {}, 0
     for name, shape in shapes(config).items():
         size = int(np.prod(shape))
@@ -123,7 +140,8 @@ def flat(params):
 
 
 def pack(params, config):
-    """params as views of one flat vector: themselves if they are, else copies in a new one."""
+    """params as views of one flat vector: themselves if they are, else copies in a new one. So a
+    caller may bring separate arrays, and ours are never copied."""
     wanted = shapes(config)
     for name, shape in wanted.items():
         if name not in params or params[name].shape != shape:
@@ -140,8 +158,10 @@ def pack(params, config):
 
 
 def init_params(config, seed=0, dtype=np.float32):
-    """Matrices from N(0, 0.02); the two that write into the residual stream smaller by sqrt(2L), so
-    that its variance doesn't grow with depth (GPT-2). Norms start as 1."""
+    """Matrices from N(0, 0.02); the two that write into the residual stream smaller by sqrt(2L)
+    (GPT-2): 2L terms are summed there, so its variance doesn't grow with depth. With
+    numbers this small all logits are near 0, and the first loss is near log(V): any token equally
+    likely. Norms start as 1."""
     rng = np.random.default_rng(seed)
     params = views(np.empty(count(config)[0], dtype), config)
     for name, p in params.items():
@@ -155,7 +175,8 @@ def init_params(config, seed=0, dtype=np.float32):
 
 
 class Weights(NamedTuple):
-    """One block's matrices (out, in) and norms, groups joined; of the gradients likewise."""
+    """One block's matrices (out, in) and norms, groups joined; of the gradients likewise. Rows of
+    qkv stand head by head: H heads of q, G of k, G of v, D rows each."""
     norm1: np.ndarray  # (C,)
     qkv: np.ndarray  # ((H+2G)D, C)
     o: np.ndarray  # (C, HD)
@@ -165,14 +186,18 @@ class Weights(NamedTuple):
 
 
 def blocks(params, config):
-    """The Weights of each layer, all views: what lies behind each other reads as one matrix."""
+    """The Weights of each layer, all views: what lies behind each other reads as one matrix.
+
+    So q_proj, k_proj and v_proj, three matrices in a checkpoint, are one (H+2G)D x C matrix here,
+    without a copy, and one product takes the place of three."""
     base, out, start = flat(params), [], 0
-    places = {}
+    places = {}  # name -> where it begins in the flat vector
     for name, shape in shapes(config).items():
         places[name] = start
         start += int(np.prod(shape))
 
     def joined(first, rows):
+        """(rows,C): the matrix `first` and what follows it."""
         return base[places[first]:places[first] + rows * config.dim].reshape(rows, config.dim)
     heads = config.heads + 2 * config.kv_heads
     for layer in range(config.layers):
@@ -187,14 +212,17 @@ def blocks(params, config):
 
 
 def head(params, config):
-    """The output head (V,C): the embedding itself when tied."""
+    """The output head (V,C): the embedding itself when tied. Then one matrix says what a token
+    means coming in and how likely it is going out, and its gradient is the sum of both."""
     return params["model.embed_tokens.weight" if config.tied else "lm_head.weight"]
 
 
 # ---- Buffers: every activation has its place, allocated once and not once a step ----
 
 class Saved(NamedTuple):
-    """What a block keeps for its backward. The normed inputs and silu(g) u are made again there."""
+    """What a block keeps for its backward. The normed inputs n and a = silu(g) u are made again
+    there: one pass over rows costs little beside the products, and keeping them would take
+    2C + F more numbers a token and layer."""
     x: np.ndarray  # (R,C) residual stream that came in
     qkv: np.ndarray  # (R,H+2G,D) after rope
     o: np.ndarray  # (R,HD) head outputs
@@ -204,13 +232,17 @@ class Saved(NamedTuple):
 
 
 def micro_batch(config, B, T):
-    """How many of B sequences of T tokens go through at a time."""
+    """How many of B sequences of T tokens go through at a time: the gradient of a mean is the sum
+    of its parts' gradients, so nothing but the memory it takes depends on the cut."""
+    # A layer's numbers a token, about: x, mid, o, n, dx and three for qkv; gate, up and a.
     per_token = 8 * config.dim + 3 * config.hidden
     return max(1, min(B, MICRO // (per_token * T)))
 
 
 class Buffers:
-    """For micro-batches of B sequences of T tokens. Without training one layer's places serve all."""
+    """For micro-batches of B sequences of T tokens, R = B*T rows. In training each layer has a
+    Saved of its own; without, one serves all layers in turn. n, a, x and the gradients' places
+    (dx and so on) serve all layers in any case: nobody reads them after the layer is done."""
 
     def __init__(self, config, B, T, dtype=np.float32, training=True):
         C, F, D, R = config.dim, config.hidden, config.head_dim, B * T
@@ -236,10 +268,16 @@ class Buffers:
 
 
 def rope_tables(config, T, dtype=np.float32):
-    """cos, sin (T, D/2) of the angles position * theta**(-2i/D) (Su et al. 2021, equation 15)."""
+    """cos, sin (T,D/2) of the angles position * theta**(-2i/D) (Su et al. 2021, equation 15).
+
+    Pair i = 0 turns by one radian a position; the last by little more than 1 / theta, so
+    slowly that the whole context is a small part of a turn."""
     D = config.head_dim
     speed = config.theta ** (-np.arange(0, D, 2) / D)  # radians a position
-    if config.rope_scaling:  # Llama 3.1: slow waves are stretched for a longer context
+    # Llama 3.1 stretches the slow pairs for a context longer than they were trained on: a pair that
+    # made fewer than `low` turns over the original context turns `factor` times slower, one with
+    # more than `high` turns stays, and between them it is a mixture.
+    if config.rope_scaling:
         factor, low, high, original = config.rope_scaling
         turns = original * speed / (2 * np.pi)  # that a wave makes over the original context
         keep = np.clip((turns - low) / (high - low), 0, 1)
@@ -249,25 +287,44 @@ def rope_tables(config, T, dtype=np.float32):
 
 
 def split_qkv(qkv, config, B, T):
-    """q (B,T,H,D), k and v (B,T,G,D): views into qkv (R,H+2G,D)."""
+    """q (B,T,H,D), k and v (B,T,G,D): views into qkv (R,H+2G,D), H + G + G heads side by side."""
     H, G = config.heads, config.kv_heads
     qkv = qkv.reshape(B, T, H + 2 * G, config.head_dim)
     return qkv[:, :, :H], qkv[:, :, H:H + G], qkv[:, :, H + G:]
 
 
 # ---- The story: forward and, under each, its backward ----
+#
+# One layer, on the R = B*T rows of the residual stream x; one row a token, C numbers:
+#     n = rmsnorm(x)                              (R,C)
+#     q, k, v = n @ w.qkv.T, cut into heads       (R,(H+2G)D)
+#     q, k = rope(q), rope(k)                     turned by their places in the text
+#     o = attention(q, k, v)                      (R,HD), each query head's findings side by side
+#     mid = x + o @ w.o.T                         (R,C)
+#     n = rmsnorm(mid)                            (R,C)
+#     g, u = n @ w.gate_up.T                      (R,2F)
+#     a = silu(g) u                               (R,F)
+#     out = mid + a @ w.down.T                    (R,C)
+# The code below is this line by line, written into buffers. d in front of a name is the gradient of
+# the loss with respect to it, of the same shape.
 
 def block(w, config, saved, buffers, out):
-    """out (R,C) = the residual stream after one layer, of saved.x (R,C)."""
+    """out (R,C) = the residual stream after one layer, of saved.x (R,C).
+
+    Attention moves information between tokens, SwiGLU works on each token alone. Both read a
+    normed copy of the stream and add what they found; the stream itself is never normed, so a
+    gradient finds its way back through any number of layers. w: the layer's Weights."""
     b, s = buffers, saved
+    # x += attention(rmsnorm(x))
     rmsnorm(s.x, w.norm1, config.eps, b.n)
     matmul(b.n, w.qkv, trans_b=True, out=s.qkv.reshape(len(s.x), -1))  # (R,(H+2G)D)
     rope(s.qkv, config.heads + config.kv_heads, b.positions, b.cos, b.sin, 1)
     q, k, v = split_qkv(s.qkv, config, b.B, b.T)
     attention_forward(q, k, v, s.o.reshape(q.shape), s.lse)
-    np.copyto(s.mid, s.x)
+    np.copyto(s.mid, s.x)  # the product below adds to it: mid = x + o @ w.o.T
     matmul(s.o, w.o, trans_b=True, out=s.mid, accumulate=True)  # (R,C)
 
+    # x += swiglu(rmsnorm(x))
     rmsnorm(s.mid, w.norm2, config.eps, b.n)
     matmul(b.n, w.gate_up, trans_b=True, out=s.gu)  # (R,2F)
     swiglu(s.gu, b.a)  # (R,F)
@@ -278,37 +335,48 @@ def block(w, config, saved, buffers, out):
 def block_backward(w, dw, config, saved, buffers):
     """Turns buffers.dx (R,C), d loss/d out, into d loss/d saved.x; adds to the gradients dw.
 
-    x + f(x) passes dx on unchanged and adds what comes back through f, so dx stays in its place
-    and each branch adds to it. Every matrix y = n @ w.T gives dn = dy @ w and dw = dy.T @ n."""
+    Read it beside block, from its last line up. Two rules give it all:
+        out = x + f(x):  d loss/d x = dx + what comes back through f. So dx stays where it is, and
+        each of the two branches adds its part (the last act of rmsnorm_backward).
+        y = n @ w.T, y_ri = sum_j n_rj w_ij:  dn = dy @ w and dw = dy.T @ n; dw adds up over rows.
+    Kept by the forward: Saved. Made again: both n, by rmsnorm, and a, by swiglu_backward."""
     b, s, dx = buffers, saved, buffers.dx
+    # Back through the feed-forward layer: out = mid + a @ w.down.T
     matmul(dx, w.down, out=b.a)  # d loss/d a (R,F)
     swiglu_backward(s.gu, b.a)  # s.gu is its gradient now, and b.a is a again
-    matmul(dx, b.a, trans_a=True, out=dw.down, accumulate=True)
+    matmul(dx, b.a, trans_a=True, out=dw.down, accumulate=True)  # (C,F)
     rmsnorm(s.mid, w.norm2, config.eps, b.n)
-    matmul(s.gu, b.n, trans_a=True, out=dw.gate_up, accumulate=True)
+    matmul(s.gu, b.n, trans_a=True, out=dw.gate_up, accumulate=True)  # (2F,C)
     matmul(s.gu, w.gate_up, out=b.dn)  # (R,C)
-    rmsnorm_backward(b.dn, s.mid, w.norm2, config.eps, dx, dw.norm2)
+    rmsnorm_backward(b.dn, s.mid, w.norm2, config.eps, dx, dw.norm2)  # dx is d loss/d mid now
 
+    # Back through attention: mid = x + o @ w.o.T
     matmul(dx, w.o, out=b.do)  # (R,HD)
     matmul(dx, s.o, trans_a=True, out=dw.o, accumulate=True)
     q, k, v = split_qkv(s.qkv, config, b.B, b.T)
     dq, dk, dv = split_qkv(b.dqkv, config, b.B, b.T)
     attention_backward(b.do.reshape(q.shape), q, k, v, s.o.reshape(q.shape), s.lse, dq, dk, dv)
     rope(b.dqkv, config.heads + config.kv_heads, b.positions, b.cos, b.sin, -1)
-    dqkv = b.dqkv.reshape(len(dx), -1)  # (R,(H+2G)D)
+    dqkv = b.dqkv.reshape(len(dx), -1)  # (R,(H+2G)D): the views dq, dk, dv filled it
     rmsnorm(s.x, w.norm1, config.eps, b.n)
     matmul(dqkv, b.n, trans_a=True, out=dw.qkv, accumulate=True)
     matmul(dqkv, w.qkv, out=b.dn)  # (R,C)
-    rmsnorm_backward(b.dn, s.x, w.norm1, config.eps, dx, dw.norm1)
+    rmsnorm_backward(b.dn, s.x, w.norm1, config.eps, dx, dw.norm1)  # and d loss/d saved.x
 
 
 def trunk(params, config, ids, buffers, cache=None):
-    """The residual stream (R,C) behind the last block, for ids (B,T); into buffers.x."""
+    """The residual stream (R,C) behind the last block, for ids (B,T); into buffers.x.
+
+    A token's embedding is the stream's start; all that layers find is added to it. Each block
+    writes its output where the next one keeps its input, so nothing is copied. With a cache, the
+    keys and values of every layer go there too (prefill)."""
     saved = buffers.saved
     np.take(params["model.embed_tokens.weight"], ids.reshape(-1), axis=0, out=saved[0].x)
     for layer, w in enumerate(blocks(params, config)):
         last = layer == config.layers - 1
         block(w, config, saved[layer], buffers, buffers.x if last else saved[layer + 1].x)
+        # From the order of the tokens (B,T,G,D) to the cache's (B,G,T,D), where a head's keys are
+        # one contiguous piece.
         if cache is not None:
             _, k, v = split_qkv(saved[layer].qkv, config, buffers.B, buffers.T)
             cache.k[layer, :buffers.B, :, :buffers.T] = k.transpose(0, 2, 1, 3)
@@ -317,7 +385,8 @@ def trunk(params, config, ids, buffers, cache=None):
 
 
 def trunk_backward(params, grads, config, ids, buffers):
-    """From buffers.dx, d loss/d (what trunk returned), to the gradients of everything before it."""
+    """From buffers.dx, d loss/d (what trunk returned), to the gradients of everything before it:
+    adds to grads, the embedding's last."""
     weights, dweights = blocks(params, config), blocks(grads, config)
     for layer in reversed(range(config.layers)):
         block_backward(weights[layer], dweights[layer], config, buffers.saved[layer], buffers)
@@ -325,10 +394,15 @@ def trunk_backward(params, grads, config, ids, buffers):
 
 
 def head_loss(params, grads, config, x, targets, weights, buffers):
-    """Losses (R,) of the final norm and head, and the way back: buffers.dx and the head's gradients.
+    """Losses (R,) of x (R,C) through the final norm and head, and the way back: buffers.dx (R,C)
+    and what the head and norm add to grads. Without grads (None), only the losses.
 
     The logits (R,V) would be the largest array of all: HEAD_ROWS rows at a time they are made,
-    turned into their gradient in place, multiplied back, and overwritten by the next."""
+    turned into their gradient in place, multiplied back, and overwritten by the next. targets and
+    weights are (R,); a weight is what a token's loss counts in the loss, 1/n in a mean of n.
+
+    logits = n @ w.T is a product like all others: dn = dlogits @ w, dw += dlogits.T @ n. If tied,
+    w is the embedding, and trunk_backward adds to the same gradient what comes by its other use."""
     norm, w = params["model.norm.weight"], head(params, config)
     losses = np.empty(len(x), x.dtype)
     rmsnorm(x, norm, config.eps, buffers.n)
@@ -360,11 +434,12 @@ def loss_and_grads(params, config, ids, targets, mask=None, grads=None, buffers=
     weights = np.asarray(weights, flat(params).dtype)
     if grads is None:
         grads = views(np.empty_like(flat(params)), config)
-    flat(grads)[:] = 0
+    flat(grads)[:] = 0  # every product below adds
     loss = 0.0
     for rows, part in micro_batches(config, ids, buffers, flat(params).dtype):
         x = trunk(params, config, ids[rows], part)
         w = weights[rows].reshape(-1)
+        # Each part goes forward and back before the next: the buffers hold one part's activations.
         losses = head_loss(params, grads, config, x, targets[rows].reshape(-1), w, part)
         loss += float(np.dot(losses.astype(np.float64), w))
         trunk_backward(params, grads, config, ids[rows], part)
@@ -372,7 +447,9 @@ def loss_and_grads(params, config, ids, targets, mask=None, grads=None, buffers=
 
 
 def token_losses(params, config, ids, targets, buffers=None):
-    """Loss in nats of each target (B,T): minus the log of its probability. No gradients."""
+    """Loss in nats of each target (B,T): minus the log of its probability. No gradients.
+
+    For evaluation (train.py) and for the probabilities that rl.py compares."""
     params, ids, targets = _checked(params, config, ids, targets)
     out = np.zeros(ids.shape, flat(params).dtype)
     for rows, part in micro_batches(config, ids, buffers, out.dtype):
@@ -384,7 +461,7 @@ def token_losses(params, config, ids, targets, buffers=None):
 
 
 def micro_batches(config, ids, buffers, dtype):
-    """Cuts ids (B,T) into slices of rows, each with buffers of its size; the last may be smaller."""
+    """Cuts ids (B,T) into slices of rows, each with buffers of its size; the last may be less."""
     B, T = ids.shape
     buffers = buffers or Buffers(config, micro_batch(config, B, T), T, dtype)
     for i in range(0, B, buffers.B):
@@ -403,19 +480,22 @@ def _checked(params, config, ids, targets):
 
 
 def check_ids(ids, config):
-    """Kernels don't check bounds, so this does, before them."""
+    """Kernels don't check bounds (a wrong id would read or write other memory): this does."""
     if ids.size and (ids.min() < 0 or ids.max() >= config.vocab):
         wrong = ids.max() if ids.max() >= config.vocab else ids.min()
         raise ValueError(f"token id {wrong} is outside the model's vocabulary of {config.vocab}: "
                          "is it the tokenizer it was trained with?")
     if ids.shape[-1] > config.ctx:
-        raise ValueError(f"{ids.shape[-1]} tokens are more than the model's context of {config.ctx}")
+        raise ValueError(f"{ids.shape[-1]} tokens are more than the model's context of "
+                         f"{config.ctx}")
 
 
-# ---- Inference: all at once, or token by token with a cache of keys and values ----
+# ---- Inference: all at once, or token by token with a cache of keys and values. A new token needs
+#      of the ones before it nothing but their k and v in each layer, and these never change, since
+#      no token sees a later one. So decoding costs one row a step instead of the whole text. ----
 
 def forward(params, config, ids):
-    """logits (B,T,V) for ids (B,T)."""
+    """logits (B,T,V) for ids (B,T): at each place, for the token after it; all in memory."""
     ids = np.ascontiguousarray(ids)
     check_ids(ids, config)
     params = pack(params, config)
@@ -426,7 +506,10 @@ def forward(params, config, ids):
 
 
 class Cache:
-    """Keys and values (L,B,G,S,D) of what B sequences hold so far, and how much that is (B,)."""
+    """Keys and values (L,B,G,S,D) of what B sequences hold so far, and how much that is (B,).
+
+    S: room for so many tokens a sequence, at most ctx. Keys are stored turned by rope, since their
+    place is known. It also keeps params, and each layer's weights beside its part of k and v."""
 
     def __init__(self, params, config, B, S):
         self.params = pack(params, config)
@@ -439,13 +522,14 @@ class Cache:
 
 
 def prefill(config, cache, ids, lengths):
-    """Fills the cache with prompts ids (B,T), of which row b counts lengths[b]; what stands behind is
-    padding, unseen by what stands before. Returns the logits (B,V) of each row's last token."""
+    """Fills the cache with prompts ids (B,T), of which row b counts lengths[b]; what stands behind
+    is padding, unseen by what stands before, and overwritten by decode. Returns the logits (B,V)
+    of each row's last token."""
     ids, params = np.ascontiguousarray(ids), cache.params
     check_ids(ids, config)
     buffers = Buffers(config, *ids.shape, flat(params).dtype, training=False)
     x = trunk(params, config, ids, buffers, cache)
-    last = np.ascontiguousarray(x.reshape(*ids.shape, -1)[np.arange(len(ids)), lengths - 1])  # (B,C)
+    last = x.reshape(*ids.shape, -1)[np.arange(len(ids)), lengths - 1]  # (B,C), a copy
     cache.lengths[:len(ids)] = lengths
     n = np.empty_like(last)
     rmsnorm(last, params["model.norm.weight"], config.eps, n)
@@ -453,7 +537,10 @@ def prefill(config, cache, ids, lengths):
 
 
 def decode(config, cache, ids, rows):
-    """Appends one token ids (N,) to each of the sequences rows (N,); returns their logits (N,V)."""
+    """Appends one token ids (N,) to each of the sequences rows (N,); returns their logits (N,V).
+
+    block once more, for one new row a sequence: its k and v join the cache, its q meets all of
+    it. The N sequences may have different lengths, and finished ones are just not in rows."""
     params, places = cache.params, cache.lengths[rows]
     dtype, N, D = cache.k.dtype, len(ids), config.head_dim
     x = params["model.embed_tokens.weight"][ids]  # (N,C)
@@ -461,6 +548,7 @@ def decode(config, cache, ids, rows):
     qkv = np.empty((N, config.heads + 2 * config.kv_heads, D), dtype)
     q, qkv_flat = qkv[:, :config.heads], qkv.reshape(N, -1)
     o, gu = np.empty((N, config.heads, D), dtype), np.empty((N, 2 * config.hidden), dtype)
+    # q is a view: rope turns it in qkv, attention_step reads it there.
     if places.max() >= cache.k.shape[3]:
         raise ValueError(f"the cache holds {cache.k.shape[3]} tokens a sequence, and one is full")
     cache.lengths[rows] = places + 1
@@ -479,14 +567,21 @@ def decode(config, cache, ids, rows):
     return matmul(n, head(params, config), trans_b=True)  # (N,V)
 
 
-# ---- Files ----
+# ---- Files. A checkpoint folder holds
+#          config.json        the sizes                model.safetensors       the parameters
+#          tokenizer.json     bpe.py's vocabulary      tokenizer_config.json   the chat's form
+#      and, where training may go on, optimizer.safetensors and state.json. Weights of half
+#      precision are read too, as float32; what we write is float32. ----
 
-KINDS = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.float64, "I64": np.int64}
+KINDS = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16,  # BF16: raw bits, see below
+         "F64": np.float64, "I64": np.int64}
 
 
 def read_safetensors(path):
-    """Yields (name, array), one at a time: 8 bytes of header length, a JSON header, raw numbers.
-    BF16 is the upper half of a float32."""
+    """Yields (name, array), one at a time, so that a large file never is in memory whole.
+
+    The format: 8 bytes of header length, a JSON header name -> dtype, shape and place, then raw
+    numbers. NumPy has no BF16; it is the upper half of a float32, so its bits move up by 16."""
     size = os.path.getsize(path)
     with open(path, "rb") as f:
         length = struct.unpack("<Q", f.read(8))[0] if size >= 8 else size
@@ -501,10 +596,12 @@ def read_safetensors(path):
                 continue
             kind, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
             if kind not in KINDS:
-                raise ValueError(f"{path}: {name} has numbers of type {kind}; known are {', '.join(KINDS)}")
+                raise ValueError(f"{path}: {name} has numbers of type {kind}; known are "
+                                 + ", ".join(KINDS))
             n_bytes = int(np.prod(shape)) * np.dtype(KINDS[kind]).itemsize
             if end - begin != n_bytes or 8 + length + end > size:
-                raise ValueError(f"{path}: {name} should have {n_bytes} bytes; the file is cut short or damaged")
+                raise ValueError(f"{path}: {name} should have {n_bytes} bytes; "
+                                 "the file is cut short or damaged")
             f.seek(8 + length + begin)
             numbers = np.frombuffer(f.read(n_bytes), KINDS[kind]).reshape(shape)
             if kind == "BF16":
@@ -513,10 +610,12 @@ def read_safetensors(path):
 
 
 def write_safetensors(path, arrays):
-    """name -> float32 array, by the same format."""
+    """Writes name -> float32 array in the same format. Blanks behind the header bring the numbers
+    to a multiple of 8 bytes, so that programs may map them into memory as they are."""
     header, start = {"__metadata__": {"format": "pt"}}, 0
     for name, x in arrays.items():
-        header[name] = {"dtype": "F32", "shape": list(x.shape), "data_offsets": [start, start + x.nbytes]}
+        header[name] = {"dtype": "F32", "shape": list(x.shape),
+                        "data_offsets": [start, start + x.nbytes]}
         start += x.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
@@ -527,8 +626,11 @@ def write_safetensors(path, arrays):
 
 
 def save(folder, params, config, tokenizer=None, optimizer=None, state=None):
-    """Writes a checkpoint folder under a temporary name and renames it, so that `folder` always is a
-    whole one. tokenizer: a bpe.Tokenizer; optimizer: name -> flat vector; state: JSON."""
+    """Writes a checkpoint folder under a temporary name and renames it, so that `folder` always is
+    a whole one. tokenizer: a bpe.Tokenizer; optimizer: name -> flat vector; state: JSON.
+
+    The keys of config.json are those that transformers reads a Llama by; tokenizer_fingerprint is
+    ours. A folder's log.jsonl stays with it."""
     folder = os.path.normpath(folder)
     new, old = folder + ".new", folder + ".old"
     shutil.rmtree(new, ignore_errors=True)
@@ -543,8 +645,8 @@ def save(folder, params, config, tokenizer=None, optimizer=None, state=None):
     if config.rope_scaling:
         factor, low, high, original = config.rope_scaling
         description["rope_scaling"] = {
-            "rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
-            "original_max_position_embeddings": original}
+            "rope_type": "llama3", "factor": factor, "low_freq_factor": low,
+            "high_freq_factor": high, "original_max_position_embeddings": original}
     if tokenizer is not None:
         specials = tokenizer.special_tokens
         end = specials.get("<|im_end|>", specials.get("<|endoftext|>"))
@@ -564,6 +666,7 @@ def save(folder, params, config, tokenizer=None, optimizer=None, state=None):
         write_json(os.path.join(new, "state.json"), state)
     if os.path.exists(os.path.join(folder, "log.jsonl")):
         shutil.copy(os.path.join(folder, "log.jsonl"), new)
+    # A folder can't be renamed over one that is not empty: the old one steps aside first.
     shutil.rmtree(old, ignore_errors=True)
     if os.path.exists(folder):
         os.rename(folder, old)
@@ -583,7 +686,8 @@ def write_json(path, value):
 
 
 def load(path):
-    """(params, config) of a Llama-family checkpoint folder or a llama2.c .bin file."""
+    """(params, config) of a Llama-family checkpoint folder or a llama2.c .bin file. Half precision
+    becomes float32. What is missing, too much or of another shape is an error that names it."""
     if os.path.isfile(path):
         return load_llama2c(path)
     config = read_config(path)
@@ -596,7 +700,8 @@ def load(path):
                     continue  # a copy of the tied embedding; angles we compute
                 raise ValueError(f"{file}: unexpected {name}; only plain Llama networks are read")
             if numbers.shape != wanted[name]:
-                raise ValueError(f"{file}: {name} is {numbers.shape}, config.json says {wanted[name]}")
+                raise ValueError(f"{file}: {name} is {numbers.shape}, "
+                                 f"config.json says {wanted[name]}")
             params[name][...] = numbers
             found.add(name)
     if missing := [name for name in wanted if name not in found]:
@@ -605,7 +710,8 @@ def load(path):
 
 
 def weight_files(folder):
-    """model.safetensors, or the parts that the index of a large model names."""
+    """model.safetensors, or the parts that the index of a large model names (by their last names
+    only, so that an index can't point out of the folder)."""
     index = os.path.join(folder, "model.safetensors.index.json")
     if os.path.exists(index):
         with open(index, encoding="utf-8") as f:
@@ -615,10 +721,12 @@ def weight_files(folder):
 
 
 def read_config(folder):
-    """The Config that a folder's config.json describes."""
+    """The Config that a folder's config.json describes. What it can say and we can't do is refused
+    by name, since a network that is almost a Llama would load and talk nonsense."""
     path = os.path.join(folder, "config.json")
     if not os.path.exists(path):
-        raise ValueError(f"{folder}: no checkpoint there (no config.json); python train.py makes one")
+        raise ValueError(f"{folder}: no checkpoint there (no config.json); "
+                         "python train.py makes one")
     with open(path, encoding="utf-8") as f:
         try:
             c = json.load(f)
@@ -629,17 +737,20 @@ def read_config(folder):
     kind = rope.get("rope_type", rope.get("type", "default"))
     for fits, problem in [
             (c.get("model_type") == "llama", f"model_type {c.get('model_type')!r}, not 'llama'"),
-            (c.get("hidden_act", "silu") == "silu", f"hidden_act {c.get('hidden_act')!r}, not 'silu'"),
+            (c.get("hidden_act", "silu") == "silu",
+             f"hidden_act {c.get('hidden_act')!r}, not 'silu'"),
             (not c.get("attention_bias") and not c.get("mlp_bias"), "biases"),
             (kind in ("default", "llama3"), f"rotary embedding of type {kind!r}"),
-            (heads and c.get("head_dim") in (None, c["hidden_size"] // heads), "head_dim of its own")]:
+            (heads and c.get("head_dim") in (None, c["hidden_size"] // heads),
+             "head_dim of its own")]:
         if not fits:
             raise ValueError(f"{path}: {problem}; only plain Llama networks are read")
     scaling = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
     return Config(
         vocab=c["vocab_size"], ctx=c.get("max_position_embeddings", 2048), dim=c["hidden_size"],
         layers=c["num_hidden_layers"], heads=heads, kv_heads=c.get("num_key_value_heads") or heads,
-        hidden=c["intermediate_size"], theta=float(c.get("rope_theta") or rope.get("rope_theta", 1e4)),
+        hidden=c["intermediate_size"],
+        theta=float(c.get("rope_theta") or rope.get("rope_theta", 1e4)),
         eps=c.get("rms_norm_eps", 1e-6), tied=bool(c.get("tie_word_embeddings", False)),
         rope_scaling=tuple(rope[key] for key in scaling) if kind == "llama3" else ())
 
@@ -648,7 +759,9 @@ def load_llama2c(path):
     """llama2.c's first format: seven int32, then float32 matrices, each kind for all layers.
 
     It turns neighbours (0,1), (2,3) ... where we turn halves, so the rows of q and k are put in
-    another order: in each head the even ones first, then the odd ones."""
+    another order: in each head the even ones first, then the odd ones. Scores don't mind, as long
+    as q and k are ordered alike. A negative vocabulary in the header means an output head of its
+    own."""
     numbers = np.fromfile(path, np.float32)
     if numbers.size < 7:
         raise ValueError(f"{path}: not a llama2.c model (only {numbers.size * 4} bytes)")
@@ -659,6 +772,7 @@ def load_llama2c(path):
     config = Config(abs(vocab), ctx, dim, layers, heads, kv_heads, hidden, tied=vocab > 0)
     D, kv = config.head_dim, kv_heads * config.head_dim
     params, at = views(np.empty(count(config)[0], np.float32), config), 7
+    # The order in the file: the embedding, then each kind of weight for all layers.
     order = ["model.embed_tokens.weight"]
     for part in ("input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
                  "self_attn.o_proj", "post_attention_layernorm", "mlp.gate_proj", "mlp.down_proj",
@@ -668,10 +782,12 @@ def load_llama2c(path):
     for name in order:
         n = params[name].size if name else ctx * D  # None: tables of angles, which we compute
         if at + n > numbers.size:
-            raise ValueError(f"{path}: cut short: {numbers.size * 4} bytes, more are needed for {name}")
+            raise ValueError(f"{path}: cut short: {numbers.size * 4} bytes, "
+                             f"more are needed for {name}")
         if name:
             x = numbers[at:at + n].reshape(params[name].shape)
             if "q_proj" in name or "k_proj" in name:
+                # (heads, pairs, 2, dim) -> (heads, 2, pairs, dim)
                 x = x.reshape(-1, D // 2, 2, dim).transpose(0, 2, 1, 3).reshape(-1, dim)
             params[name][...] = x
         at += n
