@@ -4,9 +4,9 @@
     python tests/bench.py --only attention_vs_torch
     python tests/bench.py --json figures.json     name -> number
 
-Ratios of speed are ours / theirs (more is better), of time and memory likewise (less is better). The
-functions that measure stand in bench_*.py, one file a room. A peer that is not installed leaves its
-figures out; figures on real inputs need TEST_DATA (see the README). Nothing else should run.
+Ratios of speed are ours / theirs (more is better), of time and memory likewise (less is better).
+The functions that measure stand in bench_*.py, one file a room. A peer that is not installed leaves
+its figures out; figures on real inputs need TEST_DATA (see the README). Nothing else should run.
 """
 import argparse
 import importlib
@@ -16,31 +16,40 @@ import sys
 import time
 
 ASKED = {  # function: {figure: what was asked}, in the order of the pipeline
-    "bench_data.bench_extraction": {"extraction_f1": ">= 0.92", "extraction_f1_trafilatura": "",
-                                    "extraction_speed_vs_trafilatura": ""},
-    "bench_data.bench_language": {"english_precision": ">= 0.98", "english_recall": ">= 0.98",
-                                  "language_accuracy": ">= 0.97"},
+    "bench_data.bench_extraction": {
+        "extraction_f1": ">= 0.92", "extraction_f1_trafilatura": "",
+        "extraction_speed_vs_trafilatura": ""},
+    "bench_data.bench_language": {
+        "english_precision": ">= 0.98", "english_recall": ">= 0.98",
+        "language_accuracy": ">= 0.97"},
     "bench_data.bench_minhash": {"minhash_vs_datasketch": ">= 20"},
     "bench_data.bench_pipeline": {"pipeline_vs_trafilatura": ">= 2"},
     "bench_data.bench_memory": {"worker_peak_mb": "<= 400"},
     "bench_data.bench_million": {"million_cluster_s": "", "million_peak_mb": "<= 2000"},
     "bench_bpe.bench_train": {"bpe_train_vs_tokenizers": ">= 1.5"},
-    "bench_bpe.bench_encode": {"bpe_encode_vs_tokenizers": ">= 5", "bpe_encode_vs_tiktoken": ">= 0.6"},
-    "bench_spine.bench_matmul": {"matmul_vs_openblas": ">= 0.92", "matmul_avx2_vs_openblas": ">= 0.7"},
+    "bench_bpe.bench_encode": {
+        "bpe_encode_vs_tokenizers": ">= 5", "bpe_encode_vs_tiktoken": ">= 0.6"},
+    "bench_spine.bench_matmul": {
+        "matmul_vs_openblas": ">= 0.92", "matmul_avx2_vs_openblas": ">= 0.7"},
     "bench_attention.bench_attention": {"attention_vs_torch": ">= 1.3"},
-    "bench_spine.bench_train": {"train_5m_vs_eager": ">= 1.25", "train_5m_vs_compile": ">= 1.15",
-                                "train_1m_vs_eager": ">= 1.3", "train_1m_vs_compile": ">= 1.15",
-                                "train_5m_share_of_sgemm": "", "memory_5m_vs_eager": "<= 0.6"},
-    "bench_spine.bench_shakespeare": {"shakespeare_time_vs_nanogpt": "<= 0.25", "shakespeare_nats": "<= 1.9"},
-    "bench_spine.bench_decode": {"decode_15m_vs_memory_speed": ">= 0.7", "decode_260k_us_per_token": "<= 150",
-                                 "batch64_vs_batch1": ">= 8"},
+    "bench_spine.bench_train": {
+        "train_5m_vs_eager": ">= 1.25", "train_5m_vs_compile": ">= 1.15",
+        "train_1m_vs_eager": ">= 1.3", "train_1m_vs_compile": ">= 1.15",
+        "train_5m_share_of_sgemm": "", "memory_5m_vs_eager": "<= 0.6"},
+    "bench_spine.bench_shakespeare": {
+        "shakespeare_time_vs_nanogpt": "<= 0.25", "shakespeare_nats": "<= 1.9"},
+    "bench_spine.bench_decode": {
+        "decode_15m_vs_memory_speed": ">= 0.7", "decode_260k_us_per_token": "<= 150",
+        "batch64_vs_batch1": ">= 8"},
     "bench_spine.bench_start": {"compile_first_s": "<= 30", "start_later_s": "<= 2"},
     "bench_sft.bench_world": {"world_kept_good": ">= 0.98", "world_dropped_junk": ">= 0.97"},
-    "bench_sft.bench_sft": {"facts_recalled_base": "", "sft_known": ">= 0.9", "sft_context": ">= 0.85",
-                            "sft_instructions": ">= 0.7", "sft_sums": ">= 0.9", "sft_unknown_idk": ">= 0.7",
-                            "sft_false_idk": "<= 0.1"},
-    "bench_rl.bench_thinking": {"rl_start_accuracy": "<= 0.35", "rl_end_accuracy": ">= 0.9",
-                                "rl_direct_accuracy": "<= 0.15", "rl_seconds": "<= 90"},
+    "bench_sft.bench_sft": {
+        "facts_recalled_base": "", "sft_known": ">= 0.9", "sft_context": ">= 0.85",
+        "sft_instructions": ">= 0.7", "sft_sums": ">= 0.9", "sft_unknown_idk": ">= 0.7",
+        "sft_false_idk": "<= 0.1"},
+    "bench_rl.bench_thinking": {
+        "rl_start_accuracy": "<= 0.35", "rl_end_accuracy": ">= 0.9",
+        "rl_direct_accuracy": "<= 0.15", "rl_seconds": "<= 90"},
     "bench_rl.bench_judge": {"hack_true_score_fall": "", "hack_kl_true_score_kept": ">= 0.9"},
     "bench_rl.bench_rollouts": {"rollout_tokens_per_s_vs_torch": ">= 2"},
 }
@@ -76,7 +85,8 @@ def main():
         for figure, value in found.items():
             figures[figure] = value
             verdict = met(value, asked.get(figure, ""))
-            said = {None: "", True: f"asked {asked.get(figure)}", False: f"asked {asked.get(figure)}: MISSED"}
+            said = {None: "", True: f"asked {asked.get(figure)}",
+                    False: f"asked {asked.get(figure)}: MISSED"}
             print(f"   {figure:32s} {value:9.3f}   {said[verdict]}")
         print(f"   ({time.perf_counter() - start:.0f} s)", flush=True)
         if a.json:

@@ -39,7 +39,8 @@ def training_shapes():
         C, F = s["dim"], s["hidden"]
         rows = 1024 if s is SIZES["5m"] else 2048  # of a micro-batch
         for M, N in ((3 * C, C), (C, C), (2 * F, C), (C, F)):
-            yield from ((rows, N, M, False, True), (rows, M, N, False, False), (M, rows, N, True, False))
+            yield from ((rows, N, M, False, True), (rows, M, N, False, False),
+                        (M, rows, N, True, False))
 
 
 def matmul_ratios():
@@ -47,8 +48,9 @@ def matmul_ratios():
     from kernels import matmul
     out = []
     for M, K, N, trans_a, trans_b in training_shapes():
-        a = np.random.default_rng(0).standard_normal((K, M) if trans_a else (M, K)).astype(np.float32)
-        b = np.random.default_rng(1).standard_normal((N, K) if trans_b else (K, N)).astype(np.float32)
+        rng = np.random.default_rng(0)
+        a = rng.standard_normal((K, M) if trans_a else (M, K), np.float32)
+        b = rng.standard_normal((N, K) if trans_b else (K, N), np.float32)
         A, B, c = a.T if trans_a else a, b.T if trans_b else b, np.empty((M, N), np.float32)
         ours, theirs = [], []
         matmul(a, b, trans_a, trans_b, out=c)
@@ -65,9 +67,11 @@ def matmul_ratios():
 
 def bench_matmul():
     """One thread each: two programs' threads waiting for each other in one process measure that."""
-    print_ratios = "import json, sys; sys.path[:0] = ['tests']; import bench_spine as b; print(json.dumps(b.matmul_ratios()))"
+    print_ratios = ("import json, sys; sys.path[:0] = ['tests']; import bench_spine as b; "
+                    "print(json.dumps(b.matmul_ratios()))")
     one = dict(NUMBA_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
-    avx2 = dict(NUMBA_CPU_NAME="haswell", NUMBA_CPU_FEATURES="+avx,+avx2,+fma,+sse4.2,+popcnt,+bmi,+bmi2")
+    avx2 = dict(NUMBA_CPU_NAME="haswell",
+                NUMBA_CPU_FEATURES="+avx,+avx2,+fma,+sse4.2,+popcnt,+bmi,+bmi2")
     return {"matmul_vs_openblas": statistics.median(child("-c", print_ratios, **one)),
             "matmul_avx2_vs_openblas": statistics.median(child("-c", print_ratios, **one, **avx2))}
 
@@ -80,13 +84,15 @@ def our_step(sizes, seconds):
     import train
     config = model.Config(**sizes)
     params = model.init_params(config)
-    optimizer, rng, times, stop = train.Optimizer(params, config), np.random.default_rng(0), [], None
+    optimizer, rng = train.Optimizer(params, config), np.random.default_rng(0)
+    times, stop = [], None
     buffers = model.Buffers(config, model.micro_batch(config, BATCH, config.ctx), config.ctx)
     grads = model.views(np.empty_like(model.flat(params)), config)
     while stop is None or time.perf_counter() < stop or len(times) < 5:
         windows = rng.integers(0, config.vocab, (BATCH, config.ctx + 1))
         start = time.perf_counter()
-        model.loss_and_grads(params, config, windows[:, :-1], windows[:, 1:], grads=grads, buffers=buffers)
+        model.loss_and_grads(params, config, windows[:, :-1], windows[:, 1:], grads=grads,
+                             buffers=buffers)
         optimizer.step(params, grads, 1, 1e-3)
         times.append(time.perf_counter() - start)
         if stop is None and len(times) == 3:
@@ -97,8 +103,10 @@ def our_step(sizes, seconds):
 
 def sgemm_flops():
     """What OpenBLAS reaches on both threads with large matrices, FLOP/s."""
-    return child("-c", "import numpy as np, time, json; a = np.ones((2048, 2048), np.float32); t = []\n"
-                       "for _ in range(9):\n s = time.perf_counter(); a @ a; t.append(time.perf_counter() - s)\n"
+    return child("-c", "import numpy as np, time, json\n"
+                       "a, t = np.ones((2048, 2048), np.float32), []\n"
+                       "for _ in range(9):\n"
+                       " s = time.perf_counter(); a @ a; t.append(time.perf_counter() - s)\n"
                        "print(json.dumps(2 * 2048**3 / sorted(t)[4]))")
 
 
@@ -112,21 +120,23 @@ def bench_train():
             runs["ours"].append(child("tests/bench_spine.py", "step", json.dumps(sizes), 4))
             for how in ("eager", "compile"):
                 runs[how].append(child("tests/peer_torch.py", "step", json.dumps(sizes), 4, how))
-        seconds = {who: statistics.median(r["seconds"] for r in turns) for who, turns in runs.items()}
+        seconds = {who: statistics.median(r["seconds"] for r in turns)
+                   for who, turns in runs.items()}
         for how in ("eager", "compile"):
             figures[f"train_{name}_vs_{how}"] = seconds[how] / seconds["ours"]
         flops = flops_per_token(Config(**sizes), sizes["ctx"]) * BATCH * sizes["ctx"]
-        print("   " + ", ".join(f"{who} {BATCH * sizes['ctx'] / s:,.0f} tok/s {flops / s / 1e9:.0f} GFLOP/s"
-                                for who, s in seconds.items()))
+        print("   " + ", ".join(f"{who} {BATCH * sizes['ctx'] / s:,.0f} tok/s "
+                                f"{flops / s / 1e9:.0f} GFLOP/s" for who, s in seconds.items()))
         if name == "5m":
             figures["train_5m_share_of_sgemm"] = flops / seconds["ours"] / sgemm_flops()
-            memory = {who: statistics.median(r["peak_mb"] for r in turns) for who, turns in runs.items()}
+            memory = {who: statistics.median(r["peak_mb"] for r in turns)
+                      for who, turns in runs.items()}
             figures["memory_5m_vs_eager"] = memory["ours"] / memory["eager"]
     return figures
 
 
 def bench_shakespeare():
-    """Our time to 1.90 nats per character over nanoGPT's recipe's whole time, same text and split."""
+    """Our time to 1.90 nats per character over nanoGPT's recipe's whole time; same text, split."""
     path = os.path.join(os.environ.get("TEST_DATA", ""), "tinyshakespeare.txt")
     if not os.path.exists(path):
         return {}
@@ -147,10 +157,12 @@ def our_shakespeare(path, steps=850, batch=12, T=64, rate=0.01):
     index = {c: i for i, c in enumerate(sorted(set(text)))}
     ids = np.array([index[c] for c in text])
     tokens, val = ids[:len(ids) * 9 // 10], ids[len(ids) * 9 // 10:]
-    config = model.Config(vocab=len(index), ctx=T, dim=64, layers=4, heads=4, kv_heads=4, hidden=192)
+    config = model.Config(vocab=len(index), ctx=T, dim=64, layers=4, heads=4, kv_heads=4,
+                          hidden=192)
     params, rng = model.init_params(config), np.random.default_rng(0)
     optimizer, buffers = train.Optimizer(params, config), model.Buffers(config, batch, T)
-    grads, n, seconds, curve = model.views(np.empty_like(model.flat(params)), config), (len(val) - 1) // T, 0.0, []
+    grads = model.views(np.empty_like(model.flat(params)), config)
+    n, seconds, curve = (len(val) - 1) // T, 0.0, []
     train.first_call(params, config, buffers, grads)
     for step in range(steps):
         start = time.perf_counter()
@@ -159,7 +171,8 @@ def our_shakespeare(path, steps=850, batch=12, T=64, rate=0.01):
         optimizer.step(params, grads, step + 1, train.learning_rate(step, steps, rate))
         seconds += time.perf_counter() - start
         if (step + 1) % (steps // 10) == 0:
-            nats = model.token_losses(params, config, val[:n * T].reshape(n, T), val[1:n * T + 1].reshape(n, T))
+            nats = model.token_losses(params, config, val[:n * T].reshape(n, T),
+                                      val[1:n * T + 1].reshape(n, T))
             curve.append((seconds, float(nats.mean(dtype=np.float64))))
     return {"seconds": seconds, "nats": curve[-1][1], "curve": curve}
 
@@ -192,7 +205,8 @@ def bench_decode():
     path = os.path.join(os.environ.get("TEST_DATA", ""), "stories260K.bin")
     if os.path.exists(path):
         params, config = model.load(path)
-        figures["decode_260k_us_per_token"] = seconds_per_token(params, config, np.ones((1, 1), int), 200) * 1e6
+        seconds = seconds_per_token(params, config, np.ones((1, 1), int), 200)
+        figures["decode_260k_us_per_token"] = seconds * 1e6
     config = model.Config(**SIZES["1m"])
     params = model.init_params(config)
     one = seconds_per_token(params, config, rng.integers(0, 1024, (1, 8)), 64)
@@ -202,9 +216,11 @@ def bench_decode():
 
 def bench_start():
     """Seconds to the first training step: the first time ever, and with the kernels on disk."""
-    first_step = ("import time, json; t = time.perf_counter()\nimport sys; sys.path[:0] = ['tests']\n"
-                  "import bench_spine as b; b.our_step(b.SIZES['1m'], 0); import sample, numpy as np, model\n"
-                  "c = model.Config(**b.SIZES['1m']); sample.generate(model.init_params(c), c, np.ones((1, 2), int), 2)\n"
+    first_step = ("import time, json; t = time.perf_counter()\n"
+                  "import sys; sys.path[:0] = ['tests']\n"
+                  "import bench_spine as b; b.our_step(b.SIZES['1m'], 0)\n"
+                  "import sample, numpy as np, model; c = model.Config(**b.SIZES['1m'])\n"
+                  "sample.generate(model.init_params(c), c, np.ones((1, 2), int), 2)\n"
                   "print(json.dumps(time.perf_counter() - t))")
     with tempfile.TemporaryDirectory() as cache:
         first = child("-c", first_step, NUMBA_CACHE_DIR=cache)

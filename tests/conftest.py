@@ -22,7 +22,7 @@ def real():
 
 @pytest.fixture(params=[True, False], ids=["tied", "untied"])
 def small(request):
-    """(params, config, ids, targets, mask) in float64, odd sizes, two query heads a key/value head."""
+    """(params, config, ids, targets, mask) in float64: odd sizes, two query heads a kv head."""
     config = model.Config(vocab=37, ctx=16, dim=24, layers=2, heads=4, kv_heads=2, hidden=21,
                           tied=request.param)
     rng = np.random.default_rng(1)

@@ -53,18 +53,21 @@ class Llama(nn.Module):
             n = b["norm1"](x)
             q, k, v = (b[name](n).view(B, T, -1, self.D).transpose(1, 2) for name in "qkv")
             shared = self.heads != self.kv_heads
-            o = F.scaled_dot_product_attention(self.turn(q), self.turn(k), v, is_causal=True, enable_gqa=shared)
+            o = F.scaled_dot_product_attention(self.turn(q), self.turn(k), v, is_causal=True,
+                                               enable_gqa=shared)
             x = x + b["o"](o.transpose(1, 2).reshape(B, T, C))
             n = b["norm2"](x)
             x = x + b["down"](F.silu(b["gate"](n)) * b["up"](n))
-        return F.cross_entropy((self.norm(x) @ self.embed.weight.T).flatten(0, 1), targets.flatten())
+        logits = self.norm(x) @ self.embed.weight.T
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
 def step_speed(sizes, seconds, how, batch=16):
     """Median seconds of a whole step (forward, loss, backward, clip, AdamW), and peak memory."""
     torch.set_num_threads(2)
     model = Llama(**sizes)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1,
+                                  fused=True)
     loss_of, times, stop = torch.compile(model) if how == "compile" else model, [], None
     while stop is None or time.perf_counter() < stop or len(times) < 5:
         windows = torch.randint(0, sizes["vocab"], (batch, sizes["ctx"] + 1))
@@ -106,11 +109,12 @@ class GPT(nn.Module):
             o = F.scaled_dot_product_attention(q, k, v, is_causal=True)
             x = x + b["out"](o.transpose(1, 2).flatten(2))
             x = x + b["down"](F.gelu(b["up"](b["norm2"](x))))
-        return F.cross_entropy((self.norm(x) @ self.token.weight.T).flatten(0, 1), targets.flatten())
+        logits = self.norm(x) @ self.token.weight.T
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
 def shakespeare(path, steps=2000, batch=12, T=64):
-    """nanoGPT's published CPU recipe: seconds without evaluation, and nats per validation character."""
+    """nanoGPT's published CPU recipe: seconds without evaluation, nats per validation character."""
     torch.set_num_threads(2)
     torch.manual_seed(0)
     text = open(path, encoding="utf-8").read()
@@ -121,7 +125,8 @@ def shakespeare(path, steps=2000, batch=12, T=64):
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim == 1]
     optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1},
-                                   {"params": vectors, "weight_decay": 0.0}], betas=(0.9, 0.99), fused=True)
+                                   {"params": vectors, "weight_decay": 0.0}],
+                                  betas=(0.9, 0.99), fused=True)
     start = time.perf_counter()
     for step in range(steps):
         cosine = 1e-4 + 0.9e-3 * (1 + math.cos(math.pi * (step - 100) / (steps - 100))) / 2

@@ -85,7 +85,8 @@ def test_cache_gives_the_logits_of_the_whole(small):
 
 def test_separate_arrays_do_as_parameters(small):
     params, config, ids, targets, mask = small
-    loss, _ = model.loss_and_grads({k: p.copy() for k, p in params.items()}, config, ids, targets, mask)
+    separate = {k: p.copy() for k, p in params.items()}
+    loss, _ = model.loss_and_grads(separate, config, ids, targets, mask)
     assert loss == model.loss_and_grads(params, config, ids, targets, mask)[0]
     with pytest.raises(ValueError, match="norm.weight"):
         model.pack({k: p for k, p in params.items() if k != "model.norm.weight"}, config)
@@ -105,7 +106,8 @@ def torch_twin(config, params, folder):
 @pytest.mark.parametrize("tied", [True, False])
 def test_loss_and_gradients_are_pytorchs(tied, tmp_path):
     torch = pytest.importorskip("torch")
-    config = model.Config(vocab=301, ctx=64, dim=48, layers=3, heads=6, kv_heads=2, hidden=100, tied=tied)
+    config = model.Config(vocab=301, ctx=64, dim=48, layers=3, heads=6, kv_heads=2, hidden=100,
+                          tied=tied)
     params = model.init_params(config, 4)
     model.flat(params)[:] *= 3
     twin = torch_twin(config, params, str(tmp_path / "twin"))
@@ -113,7 +115,8 @@ def test_loss_and_gradients_are_pytorchs(tied, tmp_path):
     ids, targets = rng.integers(0, 301, (2, 4, 50))
     logits = twin(torch.tensor(ids)).logits
     assert relative_error(model.forward(params, config, ids), logits.detach().numpy()) < 1e-4
-    theirs = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.tensor(targets).flatten())
+    theirs = torch.nn.functional.cross_entropy(logits.flatten(0, 1),
+                                               torch.tensor(targets).flatten())
     theirs.backward()
     loss, grads = model.loss_and_grads(params, config, ids, targets)
     assert abs(loss - theirs.item()) < 1e-5 * loss
@@ -125,9 +128,10 @@ def test_loss_and_gradients_are_pytorchs(tied, tmp_path):
 
 @pytest.mark.peer
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("tied,scaling,parts", [(False, None, "5GB"), (True, None, "20KB"), (False, {
-    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16}, "5GB")])
+@pytest.mark.parametrize("tied,scaling,parts", [
+    (False, None, "5GB"), (True, None, "20KB"),
+    (False, {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+             "original_max_position_embeddings": 16}, "5GB")])
 def test_what_transformers_saved_opens_with_equal_logits(kind, tied, scaling, parts, tmp_path):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
@@ -153,12 +157,14 @@ def test_a_saved_folder_loads_to_the_same_bits(small, tmp_path):
     params = model.init_params(replace(config, rope_scaling=(8.0, 1.0, 4.0, 8)), 2)
     folder = str(tmp_path / "checkpoint")
     for _ in range(2):  # the second save replaces the first
-        model.save(folder, params, config, optimizer={"m1": np.ones(3, np.float32)}, state={"step": 7})
+        model.save(folder, params, config, optimizer={"m1": np.ones(3, np.float32)},
+                   state={"step": 7})
     again, read = model.load(folder)
     assert read == config and (model.flat(again) == model.flat(params)).all()
     assert sorted(os.listdir(tmp_path)) == ["checkpoint"]
     assert json.load(open(os.path.join(folder, "state.json"))) == {"step": 7}
-    assert (dict(model.read_safetensors(os.path.join(folder, "optimizer.safetensors")))["m1"] == 1).all()
+    moments = dict(model.read_safetensors(os.path.join(folder, "optimizer.safetensors")))
+    assert (moments["m1"] == 1).all()
 
 
 def test_the_real_stories_model_tells_its_story(real):
@@ -176,8 +182,8 @@ def test_the_real_stories_model_tells_its_story(real):
         said += words[token[0]]
         logits = model.decode(config, cache, token, row)
     assert said.strip().startswith(
-        "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. "
-        "One day, she saw a big, red ball. She wanted to play with it, but it was too high.")
+        "Once upon a time, there was a little girl named Lily. She loved to play outside in the "
+        "park. One day, she saw a big, red ball. She wanted to play with it, but it was too high.")
 
 
 def test_broken_files_are_named_with_what_is_wrong(small, tmp_path):
@@ -193,7 +199,8 @@ def test_broken_files_are_named_with_what_is_wrong(small, tmp_path):
         with pytest.raises(ValueError, match=message):
             model.load(folder)
     description = json.load(open(os.path.join(folder, "config.json")))
-    for change, message in [({"model_type": "gpt2"}, "'gpt2'"), ({"attention_bias": True}, "biases"),
+    for change, message in [({"model_type": "gpt2"}, "'gpt2'"),
+                            ({"attention_bias": True}, "biases"),
                             ({"head_dim": 99}, "head_dim"), ({"hidden_act": "gelu"}, "'gelu'"),
                             ({"rope_scaling": {"type": "yarn"}}, "'yarn'"),
                             ({"num_key_value_heads": 3}, "must divide")]:

@@ -23,7 +23,8 @@ def room(tmp_path, monkeypatch):
     for name in ("train", "val"):
         np.save(tmp_path / f"out/tokens/{name}.npy", np.array(tokenizer.encode(TEXT), np.uint16))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(model.SIZES, "0.3M", dict(ctx=16, dim=16, layers=2, heads=2, kv_heads=1, hidden=24))
+    monkeypatch.setitem(model.SIZES, "0.3M",
+                        dict(ctx=16, dim=16, layers=2, heads=2, kv_heads=1, hidden=24))
 
     def run(*flags):
         monkeypatch.setattr(sys, "argv", ["train.py", "--size", "0.3M", "--batch", "3", *flags])
@@ -38,12 +39,14 @@ def room(tmp_path, monkeypatch):
 def test_learning_rate_rises_and_falls_to_zero():
     rates = [train.learning_rate(step, 100, 2.0) for step in range(101)]
     assert rates[0] == 2 / 5 and rates[4] == 2 and rates[-1] == 0
-    assert all(a < b for a, b in zip(rates[:5], rates[1:5])) and all(a > b for a, b in zip(rates[5:], rates[6:]))
+    assert all(a < b for a, b in zip(rates[:5], rates[1:5]))
+    assert all(a > b for a, b in zip(rates[5:], rates[6:]))
     assert train.learning_rate(0, 1, 2.0) == 2  # a run of one step learns something
 
 
 def test_targets_are_the_next_tokens():
-    ids, targets = train.draw_windows(np.random.default_rng(0), np.arange(50, dtype=np.uint16), 400, 7)
+    tokens = np.arange(50, dtype=np.uint16)
+    ids, targets = train.draw_windows(np.random.default_rng(0), tokens, 400, 7)
     assert (targets == ids + 1).all() and (np.diff(ids) == 1).all()
     assert ids.min() == 0 and targets.max() == 49  # every place of the text can be drawn
 
@@ -66,7 +69,8 @@ def test_it_learns_the_text_by_heart_and_says_what_it_did(room, capsys):
     nats = [line["val_loss"] for line in lines if "val_loss" in line]
     assert nats[0] > 1.5 and nats[-1] < 0.5
     out = capsys.readouterr().out
-    assert out.startswith("size 0.3M steps 150") and "bits/byte" in out and "python sample.py" in out
+    assert out.startswith("size 0.3M steps 150")
+    assert "bits/byte" in out and "python sample.py" in out
 
 
 def test_evaluation_is_the_mean_over_side_by_side_windows():
