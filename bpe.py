@@ -352,7 +352,8 @@ def learn(ids, starts, ends, weights, pairs, order, n_merges):
 
 
 def count_pieces(texts, ended=True, *, pattern):
-    """Distinct pieces and how often each occurs: all that training needs to know of a text."""
+    """Distinct pieces and how often each occurs: all that training needs to know of a text. Where
+    a document ends (ended, see batches) does not matter to it."""
     counts = collections.Counter()
     for text in texts:
         distinct, numbers = pieces(text, pattern)
@@ -452,6 +453,8 @@ def recover_merges(ids, ends, slots, rows):
     The merges before a token bring its bytes down to two parts: those two were joined. No others
     can have been: what happens inside a token's bytes does not depend on what stands around."""
     n, start = 0, 0
+    # A token that comes down to one part is a byte or known already; one of three or more can only
+    # be matched as a whole piece.
     for k in range(len(ends)):
         if merge(ids, start, ends[k], slots, rows) == start + 2:
             rows[n, 0], rows[n, 1], rows[n, 2] = ids[start], ids[start + 1], k
@@ -545,7 +548,8 @@ class Tokenizer:
         return list(itertools.chain.from_iterable(map(ids_of.__getitem__, numbers)))
 
     def encode(self, text, allowed_special=()):
-        """Ids of text, a list. Names of special tokens are plain text unless allowed ("all")."""
+        """Ids of text, a list. Names of special tokens are plain text unless allowed ("all"): else
+        anyone could end a document, or the other's turn in a chat, by typing <|im_end|>."""
         allowed = self.special_tokens if allowed_special == "all" else allowed_special
         for name in allowed:
             if name not in self.special_tokens:
@@ -553,7 +557,7 @@ class Tokenizer:
                                  f"({', '.join(self.special_tokens) or 'it has none'})")
         if not allowed:
             return self.encode_ordinary(text)
-        # The longest first, or <|a|> would hide <|a|>b.
+        # The longest first, or <|a|> would hide <|a|>b. The parentheses keep the names in the list.
         names = "|".join(map(regex.escape, sorted(allowed, key=len, reverse=True)))
         ids = []
         for k, part in enumerate(regex.split(f"({names})", text)):  # every second one is a name
@@ -561,8 +565,9 @@ class Tokenizer:
         return ids
 
     def encode_documents(self, texts, ended=True):
-        """List of texts -> (n,) uint16 or uint32, END behind each text, and behind the last one
-        too unless it goes on elsewhere (see batches)."""
+        """List of texts -> (n,) uint16, or uint32 where ids do not fit into 16 bits: two bytes a
+        token halve the file and the memory that training reads. END stands behind each text, and
+        behind the last one too unless it goes on elsewhere (see batches)."""
         ids = []
         for text in texts:
             ids += [*self.encode_ordinary(text), self.special_tokens[END]]
@@ -784,7 +789,9 @@ def write_tokens(file, arrays, dtype):
 
 def read_texts(inputs, folder, part):
     """Stream the texts of a part, "train" or "val": of the shards in folder, or of the plain text
-    files named, the first 90% or the last 10% of each one's characters."""
+    files named, the first 90% or the last 10% of each one's characters. data.py has parted its
+    documents already; a text that is one document can only be parted by place, and cutting it
+    where it stands keeps what is held out away from what is learned."""
     for path in inputs:
         try:
             with open(path, encoding="utf-8", newline="") as file:  # line ends stay as they are
@@ -808,7 +815,8 @@ def read_texts(inputs, folder, part):
 # ---- the command ---------------------------------------------------------------------------------
 
 def printable(token):
-    """A token's bytes, readable: spaces as dots, half characters and line ends as escapes."""
+    """A token's bytes, readable: spaces as dots, half characters and line ends as escapes, so that
+    b" caf\\xc3\\n" becomes ·caf\\xc3\\n."""
     text = token.decode("utf-8", "backslashreplace").replace(" ", "·")
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
@@ -824,7 +832,8 @@ def paint(text, code):
 
 
 def show_tokens(tokenizer, text):
-    """Print the tokens of text, each on its own colour, and below them their ids."""
+    """Print the tokens of text, each on its own colour, and below them their ids, on the same
+    colours. Where there are none, bars part the tokens."""
     ids = tokenizer.encode(text, allowed_special="all")
     tokens = [tokenizer.token_bytes(k) for k in ids]
     codes = [f"30;48;5;{COLOURS[k % len(COLOURS)]}" for k in range(len(ids))]

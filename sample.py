@@ -146,7 +146,8 @@ def stream(params, config, prompts, max_new_tokens, temperature=1.0, top_k=None,
     """Goes on from prompts, an array (B,T) or B lists of ids of any lengths. Yields at each step
     the rows (N,) that still go on, their new tokens (N,), logprobs (N,) and logits (N,V).
 
-    A row ends with an id in stop, after max_new_tokens, or with config.ctx tokens in all.
+    A row ends with an id in stop, after max_new_tokens, or with config.ctx tokens in all: the
+    network has seen no later places in training, and knows nothing of them.
     Temperature 0 takes the likeliest. Row b draws by random numbers of its own, from (seed, b)."""
     if not len(prompts) or not all(np.ndim(prompt) == 1 and len(prompt) for prompt in prompts):
         raise ValueError("prompts must be an array (B,T) or B lists of ids, none of them empty")
@@ -183,8 +184,9 @@ def stream(params, config, prompts, max_new_tokens, temperature=1.0, top_k=None,
 
 def generate(params, config, ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None, seed=0,
              stop=()):
-    """The new ids behind the prompts ids (see stream): of an array (B,T) without stop an array
-    (B,n), otherwise B lists, each ending with the stop id it met, if any."""
+    """The new ids behind the prompts ids, all at once: `stream` collected, with its arguments. Of
+    an array (B,T) without stop an array (B,n), since then all rows are equally long; otherwise B
+    lists, each ending with the stop id it met, if any."""
     new = [[] for _ in ids]
     for rows, tokens, _, _ in stream(params, config, ids, max_new_tokens, temperature, top_k, top_p,
                                      seed, stop):
@@ -265,7 +267,8 @@ def open_model(path, tokenizer_path=None):
 
 
 def stored_tokens(model, part, T):
-    """tokens/PART.npy beside the checkpoint folder, memory-mapped; more than T tokens."""
+    """tokens/PART.npy beside the checkpoint folder, memory-mapped; more than T tokens. These are
+    the tokens that the network was trained on (train) and examined on (val)."""
     path = os.path.join(os.path.dirname(os.path.normpath(model)), "tokens", part + ".npy")
     if not os.path.exists(path):
         raise ValueError(f"{path}: no tokens there; python bpe.py makes them")
@@ -360,7 +363,9 @@ def regurgitation(net, ids, model, how):
     for name, tokens in (("training", train), ("held-out", val)):
         places = np.random.default_rng(how["seed"]).integers(0, len(tokens) - T, PREFIXES)
         texts = np.array([tokens[place:place + T] for place in places], np.int64)  # (PREFIXES,T)
+        # Greedy: what was learned by heart is the likeliest, so no luck should come in between.
         new = generate(params, config, texts[:, :half], T - half, temperature=0)
+        # The running product of hits (1) and misses (0) is 1 up to the first miss.
         right = np.cumprod(new == texts[:, half:], axis=1).sum(axis=1)
         longest = tokenizer.decode(new[right.argmax(), :right.max()])
         print(f"  {PREFIXES} {name} texts: {right.mean():.1f}, at best {right.max()}, {longest!r}")
@@ -450,7 +455,8 @@ def chat(net, a, how):
 # ---- The command ----
 
 def run(a):
-    """Open the model, say what is about to happen, and do what was asked."""
+    """Open the model, say what is about to happen, and do what was asked: a chat, one of the
+    demonstrations, several texts side by side, or one text as it comes."""
     stages = ["out/rl", "out/sft", "out/base"] if a.chat else ["out/base"]
     a.model = a.model or next(filter(os.path.isdir, stages), "out/base")
     params, config, tokenizer = net = open_model(a.model, a.tokenizer)

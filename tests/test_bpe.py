@@ -417,8 +417,11 @@ def test_bad_files(small, tmp_path):
         refused(json.dumps(foreign(small, **model)).encode(), next(iter(model)))
     refused(json.dumps(foreign(small, type="WordPiece")).encode(), "WordPiece")
     refused(json.dumps(foreign(small) | {"normalizer": {"type": "NFC"}}).encode(), "a normalizer")
-    refused(json.dumps(foreign(small) | {"pre_tokenizer": {"type": "Whitespace"}}).encode(),
-            "a pre_tokenizer other")
+    twice, never = bpe.to_tree(small)["pre_tokenizer"], foreign(small)["pre_tokenizer"]
+    twice["pretokenizers"][1]["use_regex"], never["use_regex"] = True, False
+    for other in ({"type": "Whitespace"}, twice, never):  # twice and never: how often it cuts
+        refused(json.dumps(foreign(small) | {"pre_tokenizer": other}).encode(),
+                "a pre_tokenizer other")
 
 
 # ---- the command
