@@ -17,6 +17,8 @@ Sources: FineWeb (arXiv 2406.17557) for the recipe; Gopher (2112.11446, section 
 repetition and quality; C4 (1910.10683, section 2.2); RefinedWeb (2306.01116) for URLs and
 duplicates; datatrove, the code FineWeb ran, where the papers are silent. Where code and paper
 differ the paper's value stands here and a comment names both.
+How to read: `page_checks` near the end is the whole story of one page in forty lines; each of its
+stages is a section above it, in the same order. `run` is the story of a crawl.
 Left out: C4's list of bad words, duplicates across runs, pages that exist only after JavaScript
 has run, and learned quality classifiers (FineWeb-Edu).
 """
@@ -243,7 +245,15 @@ def read_warc(path, pieces, report):
 
 
 def parse_record(buffer, at, at_end):
-    """(headers, block, end) of the record at `at`; None if more bytes are needed, or ValueError."""
+    """(headers, block, end) of the record at `at`; None if more bytes are needed, or ValueError.
+
+        WARC/1.0\\r\\n
+        WARC-Type: response\\r\\n
+        Content-Length: 5\\r\\n
+        \\r\\n
+        block\\r\\n\\r\\n
+
+    Nothing in it is trusted: a header of 64 KB or a length of 10^12 is damage."""
     if not (buffer.startswith(b"WARC/", at) or b"WARC/".startswith(buffer[at : at + 5])):
         raise ValueError("it does not start with WARC/")
     headers_end = buffer.find(b"\r\n\r\n", at, at + CHUNK)
@@ -277,7 +287,10 @@ def parse_headers(block):
 
 
 def open_document(raw):
-    """A raw page -> ({"url", "id", and "html" or "text"}, None), or (None, reason)."""
+    """A raw page -> ({"url", "id", and "html" or "text"}, None), or (None, reason).
+
+    What is HTML is told, in this order, by the crawler (WARC-Identified-Payload-Type), by the
+    server (Content-Type) or, where both are silent, by the first tags. WET records are text."""
     document, body = {"url": raw["url"], "id": raw["id"]}, raw["body"]
     if raw["kind"] == "text" and len(body) > MAX_TEXT:
         return None, "too_long"
@@ -299,12 +312,14 @@ def open_document(raw):
     return {**document, "html": decode_html(body[:MAX_PAGE], headers["content-type"])}, None
 
 
+# A chunk is its size in hexadecimal, perhaps an extension behind ";", a line end, and its bytes.
 CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,8})[^\r\n]{0,256}\r\n")
 
 
 def unwrap_body(body, headers):
     """Undoes Transfer-Encoding: chunked, then Content-Encoding gzip or deflate; None if it cannot.
 
+    A chunked body is "5\\r\\nhello\\r\\n0\\r\\n\\r\\n": sizes in hexadecimal, a size of 0 ends it.
     Crawlers often store the body unwrapped already but the headers as they came: what does not
     look wrapped is taken as it is."""
     if "chunked" in headers["transfer-encoding"].lower():
@@ -386,6 +401,8 @@ def measured(checks):
 
 # --------------------------------------------------------------------------- 2. URLs
 
+# The cheapest filter comes first: an address is judged without opening the page. Short lists catch
+# little, on purpose; what they catch wrongly nobody sees again.
 # Our own small lists by category. `--blocklist DIR` adds lists in the form of the UT1 collection,
 # from which FineWeb's were made: DIR/CATEGORY/domains and DIR/CATEGORY/urls, one entry a line.
 BLOCKED_DOMAINS = {
@@ -462,6 +479,11 @@ def url_rule(url, blocklist=None, *, soft_words=2):
 # One tolerant pass cuts the page into blocks of text; the blocks vote by their characters, and the
 # subtree with the most votes is the main text. No DOM is built, and no page can make this slow:
 # each tag is matched once, each character looked at a bounded number of times.
+#
+#   html -> page_events: text and tags -> cut_blocks: blocks and the elements that own them
+#        -> choose_blocks: votes, pruning, the best subtree -> extract_text: lines
+#
+# FineWeb uses trafilatura here; how far this gets beside it, `tests/bench_data.py` measures.
 
 # These tags do not break a line of text and are dropped where they stand; every other tag ends a
 # block, but for <a>, whose characters count as link, and <br>, <td> and <th> (see below).
@@ -488,7 +510,8 @@ ENDS = {"li": ("p", "li"), "dt": ("p", "dt", "dd"), "dd": ("p", "dt", "dd"), "tr
 ENDS |= {"body": ("head",)}
 COST = dict.fromkeys("p li tr dd pre blockquote".split(), 10)  # votes a block must earn first: here
 COST_ELSE = 40  # and in all others: a short heading or div is more often a label than a sentence
-# Words in class, id, role or itemprop that name what stands around an article.
+# Words in class, id, role or itemprop that name what stands around an article. They are compared
+# whole: as substrings they would find "ad" in "header" and "tag" in "stage". No name of a site here.
 NOISE = frozenset(
     "ad ads adv advert advertisement affiliate alert author banner bio breadcrumb breadcrumbs "
     "byline caption comment comments consent cookie cookies copyright credit credits dialog disqus "
@@ -545,7 +568,11 @@ def page_events(html):
 
 @functools.lru_cache(4096)
 def judge_names(tag, attributes):
-    """(noise, main): do an element's tag and names speak against it, or for it?"""
+    """(noise, main): do an element's tag and names speak against it, or for it?
+
+    class="shareBox" is noise (a word of it is "share"), class="shareholder" is not, and
+    class="post-content sidebar" is main: a name that says article outweighs one that says noise.
+    Pages repeat their tags, so the last 4,096 verdicts are kept."""
     noise, main = tag == "form", tag in ("article", "main")
     for name, *quoted in ATTRIBUTE.findall(attributes):
         name, value = name.lower(), "".join(quoted)
@@ -725,7 +752,9 @@ def extract_text(html):
 
 # --------------------------------------------------------------------------- 4. language
 # Script first; a script of one language decides alone. Within the Latin, Cyrillic and Arabic
-# scripts the frequent function words of each language vote.
+# scripts the frequent function words of each language vote: "the", "der", "de la" say more than
+# any number of nouns, and every running text is full of them. Rivals that share short words have to
+# stand in the table together (with Finnish left out, its "on" would count as English).
 
 SCRIPTS = (  # first and last code point, and the language or, in capitals, the family
     "0041-024F LATIN 1E00-1EFF LATIN 0370-03FF el 1F00-1FFF el 0400-052F CYRILLIC 0531-058F hy "
@@ -797,6 +826,8 @@ def identify_language(text):
     A word found in k of the lists gives each of them 1/k point. With b and r the points of the
     winner and of the runner-up, f the share of the winner's words among all words:
     score = share of the script's letters x min(1, f / 0.20) x b^2 / (b^2 + r^2).
+    "their" among nine unknown words: 1 x 0.1 / 0.20 x 1 = 0.5, under the threshold of 0.65. With
+    b = 30 and r = 10 the last factor is 900 / 1000; with b = r it is 1/2, and nothing passes.
     FineWeb asks fastText; against that, this one gives lists and gibberish low scores."""
     scripts, words = language_tables()
     text = unicodedata.normalize("NFC", text[:LANGUAGE_SAMPLE])
@@ -827,7 +858,7 @@ def identify_language(text):
 
 @measured
 def language_rule(code, score, *, languages="en", min_score=0.65):
-    """FineWeb keeps English with a score above 0.65 (section 3.2); "any" takes every language."""
+    """FineWeb keeps English with a score above 0.65 (section 3.3); "any" takes every language."""
     yield "language", code, "not in", languages
     yield "language_score", score, "≤", min_score
 
@@ -877,7 +908,12 @@ def gopher_repetition(
     duplicated_8_n_grams=0.12, duplicated_9_n_grams=0.11, duplicated_10_n_grams=0.10,
 ):  # fmt: skip
     """Repeated lines, paragraphs and word n-grams (Gopher, table A1). Fractions of len(text) in
-    characters but for the two that count lines and paragraphs; a first occurrence is no repeat."""
+    characters but for the two that count lines and paragraphs; a first occurrence is no repeat.
+
+    "I am your father.\\n" four times: 5 lines, the last one empty, 3 of them repeats, and
+    3 / 5 > 0.30. "I am Frank, I am Frank, I am Frank": the 2-gram "I am" has 4 characters and
+    comes 3 times, 12 of 34 characters, 0.35 > 0.20.
+    A low limit for long n-grams: the longer a repeat, the less likely it is by chance."""
     n_chars = max(len(text), 1)
     paragraphs, lines = re.split(r"\n{2,}", text.strip()), re.split(r"\n+", text)
     for name, pieces, limit, char_limit in (
@@ -891,8 +927,9 @@ def gopher_repetition(
     chars = n_gram_chars(*as_arrays(words_in(text))) / n_chars
     for n, limit in enumerate((top_2_gram, top_3_gram, top_4_gram), 2):
         yield f"top_{n}_gram", chars[n], ">", limit
-    for n, limit in enumerate((duplicated_5_n_grams, duplicated_6_n_grams, duplicated_7_n_grams,
-                               duplicated_8_n_grams, duplicated_9_n_grams, duplicated_10_n_grams), 5):
+    limits = (duplicated_5_n_grams, duplicated_6_n_grams, duplicated_7_n_grams)
+    limits += (duplicated_8_n_grams, duplicated_9_n_grams, duplicated_10_n_grams)
+    for n, limit in enumerate(limits, 5):
         yield f"duplicated_{n}_n_grams", chars[n], ">", limit
 
 
@@ -962,7 +999,10 @@ def gopher_quality(
     max_ellipses=0.1, max_bullets=0.9, max_end_ellipses=0.3, min_alpha=0.8, min_stop_words=2,
 ):  # fmt: skip
     """Does it look like prose at all? (Gopher, section A1.1.) Lengths count the words that are
-    more than punctuation; the other ratios divide by all tokens, punctuation marks included."""
+    more than punctuation; the other ratios divide by all tokens, punctuation marks included.
+
+    "the sun and " 16 times has 48 words, 48 < 50: dropped; 17 times 51: kept. Stop words count as
+    the paper writes them, in lower case, so "The" is none; a text needs two different ones."""
     counts = Counter(words_in(text))
     real = {word: n for word, n in counts.items() if any(map(str.isalnum, word))}
     n_words, n_real = max(counts.total(), 1), sum(real.values())
@@ -989,7 +1029,11 @@ def gopher_quality(
 # --------------------------------------------------------------------------- 6. duplicates
 # MinHash (Broder 1997): of each of 112 hash functions keep the smallest value over a text's 5-word
 # shingles. Two texts share one such minimum with probability s, their shingles' Jaccard similarity.
-# Cut in 14 bands of 8, they match if all 8 of any band agree: P = 1 - (1 - s^8)^14.
+# Cut in 14 bands of 8, they match if all 8 of any band agree: P = 1 - (1 - s^8)^14. At s = 0.8 one
+# band agrees with probability 0.8^8 = 0.168, none of 14 with 0.832^14 = 0.076: 92% are found. At
+# s = 0.5 it is 5%. This steep curve is all there is to it: no pair of texts is ever compared.
+# FineWeb's numbers (section 3.4). Signatures are made one text at a time; then each band is sorted,
+# equal neighbours are linked, and of each chain of links the first text stays.
 
 SHINGLE_WORDS, BANDS, ROWS = 5, 14, 8
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd
@@ -1025,6 +1069,10 @@ def hash_text(text):
     """The 64-bit hash of a str with all blanks and line ends left out."""
     data = "".join(text.split()).encode("utf-8", "surrogatepass")
     return hash_lines(np.frombuffer(data, np.uint8))[0] if data else np.uint64(0)
+
+
+# "In 1999 the Café — closed, at 3.14 pm" becomes: in 0 the cafe closed at 0 pm. Copies that differ
+# in dates, accents, case or punctuation alone are the same to MinHash.
 
 
 @functools.cache
@@ -1093,7 +1141,8 @@ def hash_functions(n):
 
 @njit(cache=True)
 def band_keys(shingles, functions, n_bands, n_rows):
-    """A 64-bit key for each band: equal keys mean that all n_rows minima agree.
+    """(S,) uint64 shingles, (2, n) functions -> (n_bands,) uint64: a key for each band, and equal
+    keys mean that all n_rows minima agree.
 
     Keeping the keys in place of the minima makes a document 112 bytes instead of 896; that two
     bands differ under one key happens once in 2^64."""
@@ -1121,7 +1170,9 @@ def signature(text, *, words=SHINGLE_WORDS, bands=BANDS, rows=ROWS):
 
 @njit(cache=True)
 def unite(root, keys, order):
-    """Union-find: neighbours in the sorted order with equal keys come under the smaller root."""
+    """Union-find: neighbours in the sorted order with equal keys come under the smaller root.
+
+    root[i] leads towards the first text of i's cluster; each walk halves the way for the next."""
     for i in range(1, len(order)):
         if keys[order[i]] == keys[order[i - 1]]:
             a, b = order[i], order[i - 1]
@@ -1225,7 +1276,10 @@ def c4(text, **limits):
 def fineweb(
     text, *, line_punct=0.12, short_line=0.67, short_line_chars=30, char_dup=0.1, list_ratio=0.3
 ):
-    """FineWeb's own three rules (section 3.6) and one more that its code has."""
+    """FineWeb's own three rules (section 3.6) and one more that its code has. They run on what C4
+    has left, and were found by comparing statistics of a better and a worse version of one crawl.
+
+    13 of 100 lines that end in a stop: kept; 12 of 100: 0.12 <= 0.12, dropped."""
     lines = [line for line in text.split("\n") if line.strip()]
     n_lines = max(len(lines), 1)
     yield "empty", len(lines), "<", 1
@@ -1243,6 +1297,8 @@ def fineweb(
 
 # --------------------------------------------------------------------------- 9. personal data
 
+# The last stage changes texts and drops none. Patterns are bounded ("{1,64}") or possessive ("++"),
+# so that a megabyte of "a.a.a.a" takes linear time.
 LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
 BYTE = r"(?:25[0-5]|2[0-4][0-9]|[01]?[0-9]?[0-9])"
@@ -1314,7 +1370,7 @@ def read_settings(changes=()):
     word of its rule: min_words of gopher_quality is set by gopher_min_words=20."""
     rules = {rule: getattr(function, "checks", function) for rule, function in RULES.items()}
     settings = {rule: dict(function.__kwdefaults__) for rule, function in rules.items()}
-    names = {f"{r.split('_')[0]}_{key}": (r, key) for r, limits in settings.items() for key in limits}
+    names = {f"{rule.split('_')[0]}_{key}": (rule, key) for rule in rules for key in settings[rule]}
     off = []
     for change in changes:
         name, _, value = change.partition("=")
@@ -1389,14 +1445,11 @@ def page_checks(raw, page, settings, blocklist):
     page["side"] = "val" if keys[1] < VAL_FRACTION * 2.0**64 else "train"
     yield "exact", ()  # both are judged by the parent when all pages are known
     yield "minhash", ()
-    if settings["c4"] is not None:
-        kept, checks = c4_lines(text, **settings["c4"])
-        record["text"] = text if first_failure(checks) else kept
-        yield "c4", checks
-    else:
-        yield "c4", ()
+    kept, checks = c4_lines(text, **settings["c4"]) if settings["c4"] else (text, ())
+    record["text"] = text if first_failure(checks) else kept
+    yield "c4", checks
     yield "fineweb", ask("fineweb", record["text"])
-    if settings["pii"] is not None:
+    if settings["pii"]:
         record["text"] = mask_pii(record["text"], **settings["pii"])
     yield "pii", ()
 
@@ -1428,6 +1481,7 @@ def start_worker(*parts):
 
 
 def work(batch):
+    """What each worker process does with what it is sent: the same function to every raw page."""
     function, *more = WORKER
     return [function(raw, *more) for raw in batch]
 
@@ -1450,7 +1504,10 @@ def map_in_order(function, raws, n_workers, *more):
 
 
 def count_page(counts, passed, stage=None, reason=None):
-    """Adds a page to the table: the stages it passed and, if any, the one where it left."""
+    """Adds a page to the table: the stages it passed and, if any, the one where it left.
+
+    counts: {stage: {"in", "kept", "characters", "reasons": Counter}}, passed: {stage: characters}
+    of the page's text behind that stage."""
     for name, characters in passed.items():
         if name == stage:
             break  # a duplicate leaves before stages that its worker has already asked
@@ -1531,7 +1588,10 @@ def to_json(value):
 
 
 def find_duplicates(keys, settings):
-    """The keys of all waiting pages -> for each None or (stage, reason)."""
+    """The keys of all waiting pages -> for each None or (stage, reason).
+
+    keys: N rows (URL's hash, text's hash, 1 if signed, bands...), in the order of the input, which
+    is what makes the choice of the first one the same for any number of workers."""
     keys, verdicts = np.array(keys, np.uint64), [None] * len(keys)
     if len(keys) and settings["exact"] is not None:
         reasons = exact(keys[:, :2].tolist(), **settings["exact"])
@@ -1546,6 +1606,7 @@ def find_duplicates(keys, settings):
 
 def write_shards(documents, out):
     """(side, record) pairs -> train-00000.jsonl.gz, ..., val-00000.jsonl.gz, ...; their numbers.
+    A shard ends with the document that fills its SHARD_CHARS; both sides always have a first one.
     Written in a temporary folder and put in the place of older ones at the end: all or nothing."""
     n_kept, n_chars, files = {"train": 0, "val": 0}, Counter(), {}
     with tempfile.TemporaryDirectory(dir=out) as folder:
@@ -1574,6 +1635,7 @@ def write_shards(documents, out):
 
 
 def table(counts):
+    """The counts as lines of text: in = kept + dropped, and a stage's kept are the next one's in."""
     lines = [f"{'stage':11}{'in':>11}{'kept':>11}{'dropped':>11}{'characters':>16}  reasons"]
     for stage, row in counts.items():
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in row["reasons"].most_common())
@@ -1583,8 +1645,9 @@ def table(counts):
 
 
 def show_progress(counts, n_bytes):
-    """A function of the bytes done: on a terminal it redraws the table once a second, elsewhere it
-    prints a line every ten seconds; at last the table."""
+    """Returns progress(bytes done): on a terminal it redraws the table once a second, elsewhere it
+    prints a line every ten seconds; at last the table. Time left is the time so far, times the
+    bytes to go by the bytes done: pages differ too much in size to be counted for that."""
     terminal, start = sys.stdout.isatty(), time.perf_counter()
     shown_at, n_lines = start, 0
 
@@ -1612,7 +1675,13 @@ def match_curve(bands, rows):
 
 
 def explain(name, inputs, settings, blocklist):
-    """Prints every rule's measured value beside its limit for one page, and the verdict."""
+    """Prints every rule's measured value beside its limit for one page, and the verdict:
+
+        quality    short_doc                        17 < 50       fails
+
+    Unlike the pipeline it goes on after a failure, so all that is wrong is seen at once. Rules that
+    are off print nothing; C4 shows the lines it drops. `name` is a file, a URL of the inputs or "-"
+    for standard input."""
     if name == "-":
         body = sys.stdin.buffer.read()
         raw = raw_page(0, "html" if body.lstrip().startswith(b"<") else "text", body)

@@ -15,7 +15,9 @@ from concurrent.futures import ProcessPoolExecutor
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import data
 
-REPEATS = 3  # of each measurement, alternating between ours and the peer's; the medians are compared
+REPEATS = (
+    3  # of each measurement, alternating between ours and the peer's; the medians are compared
+)
 
 
 def real_pages():
@@ -132,7 +134,7 @@ def bench_minhash():
 
 
 def bench_pipeline():
-    """Our whole pipeline from the crawl's file to shards, every language kept, against trafilatura's
+    """Our whole pipeline from the crawl's file to shards, every language kept, against the peer's
     extraction alone of the same pages (already unpacked) by as many processes."""
     path, _, _, bodies = real_pages()
     settings, _ = data.read_settings(["language_languages=any"])
@@ -195,7 +197,14 @@ def bench_million():
 
 
 if __name__ == "__main__":
-    for bench in (bench_extraction, bench_language, bench_minhash, bench_pipeline, bench_memory, bench_million):
+    for bench in (
+        bench_extraction,
+        bench_language,
+        bench_minhash,
+        bench_pipeline,
+        bench_memory,
+        bench_million,
+    ):
         start = time.perf_counter()
         for name, value in bench().items():
             print(f"{name:34} {value:12.4g}", flush=True)

@@ -40,7 +40,9 @@ def http(body, headers="Content-Type: text/html; charset=utf-8"):
     return b"HTTP/1.1 200 OK\r\n" + headers.encode() + b"\r\n\r\n" + body
 
 
-def record(block, url="http://a.example/1", kind="response", content_type="application/http", length=None):
+def record(
+    block, url="http://a.example/1", kind="response", content_type="application/http", length=None
+):
     length = len(block) if length is None else length
     lines = ["WARC/1.0", f"WARC-Type: {kind}", f"WARC-Target-URI: {url}", "WARC-Record-ID: <urn:x>",
              f"Content-Type: {content_type}", f"Content-Length: {length}"]  # fmt: skip
@@ -70,7 +72,10 @@ PAGES = [record(http(f"<p>page {i}</p>"), f"http://a.example/{i}") for i in rang
     ],
 )
 def test_reads_warc_plain_and_as_one_or_many_gzip_members(tmp_path, name, pack):
-    others = [record(b"GET /", kind="request"), record(b"a: b", kind="warcinfo", content_type="x/y")]
+    others = [
+        record(b"GET /", kind="request"),
+        record(b"a: b", kind="warcinfo", content_type="x/y"),
+    ]
     found, damage = read(write(tmp_path, pack(others + PAGES), name))
     assert [d["url"] for d in found] == [f"http://a.example/{i}" for i in range(5)]
     assert [d["html"] for d in found] == [f"<p>page {i}</p>" for i in range(5)]
@@ -114,7 +119,9 @@ def test_a_damaged_gzip_member_costs_itself(tmp_path):
     for at in (15, 40, len(members[1]) - 6):  # in the data, and in the checksum
         broken = bytearray(members[1])
         broken[at] ^= 0xFF
-        found, damage = read(write(tmp_path, b"".join([members[0], broken, *members[2:]]), "x.warc.gz"))
+        found, damage = read(
+            write(tmp_path, b"".join([members[0], broken, *members[2:]]), "x.warc.gz")
+        )
         assert [d["url"][-1] for d in found] == ["0", "2", "3", "4"]
         assert len(damage) == 1 and f"byte {before}:" in damage[0]
 
@@ -140,7 +147,9 @@ def test_a_truncated_packed_text_gives_what_is_whole(tmp_path):
 def test_no_damage_crashes_the_reader(tmp_path_factory, junk, at, packed):
     content = b"".join(map(gzip.compress, PAGES)) if packed else b"".join(PAGES)
     at = min(at, len(content))
-    path = write(tmp_path_factory.mktemp("w"), content[:at] + junk + content[at + len(junk) :], "x.warc.gz")
+    path = write(
+        tmp_path_factory.mktemp("w"), content[:at] + junk + content[at + len(junk) :], "x.warc.gz"
+    )
     found, _ = read(path)
     assert len(found) <= 5
 
@@ -148,7 +157,8 @@ def test_no_damage_crashes_the_reader(tmp_path_factory, junk, at, packed):
 @pytest.mark.parametrize(
     "headers, pack",
     [
-        ("Transfer-Encoding: chunked", lambda b: b"5\r\n" + b[:5] + b"\r\n%x;x=y\r\n" % len(b[5:]) + b[5:] + b"\r\n0\r\n\r\n"),
+        ("Transfer-Encoding: chunked",
+         lambda b: b"5\r\n%b\r\n%x;x=y\r\n%b\r\n0\r\n\r\n" % (b[:5], len(b[5:]), b[5:])),
         ("Transfer-Encoding: chunked", lambda b: b),  # the crawler undid it and kept the header
         ("Content-Encoding: gzip", gzip.compress),
         ("Content-Encoding: gzip", lambda b: b),
@@ -166,7 +176,10 @@ def test_unreadable_and_foreign_types_are_told(tmp_path):
     def verdict(block):
         return data.open_document(data.raw_page(0, "http", block))[1]
 
-    assert verdict(http(b"\x0b\x02\x80", "Content-Type: text/html\r\nContent-Encoding: br")) == "unreadable_encoding"
+    assert (
+        verdict(http(b"\x0b\x02\x80", "Content-Type: text/html\r\nContent-Encoding: br"))
+        == "unreadable_encoding"
+    )
     assert verdict(http("%PDF", "Content-Type: application/pdf")) == "not_html"
     assert verdict(http("<!doctype html><p>x", "Server: x")) is None  # no type: the body tells
     assert verdict(http("plain", "Server: x")) == "not_html"
@@ -180,7 +193,11 @@ def test_unreadable_and_foreign_types_are_told(tmp_path):
         ("Čapek €".encode("utf-16"), ""),
         ("Čapek €".encode("cp1250"), "text/html; charset=windows-1250"),
         (b"<meta charset='windows-1250'>" + "Čapek €".encode("cp1250"), "text/html"),
-        (b'<meta http-equiv=x content="text/html; charset=windows-1250">' + "Čapek €".encode("cp1250"), ""),
+        (
+            b'<meta http-equiv=x content="text/html; charset=windows-1250">'
+            + "Čapek €".encode("cp1250"),
+            "",
+        ),
         ("Čapek €".encode(), "text/html; charset=iso-8859-1"),  # mislabelled
         ("Čapek €".encode(), "text/html; charset=punycode"),  # a codec, no charset
         ("Čapek €".encode(), "text/html; charset=utf-99"),
@@ -203,7 +220,13 @@ def test_reads_wet_html_json_lines_text_and_folders(tmp_path):
     write(tmp_path, "<no html, só text>".encode(), "d.txt")
     write(tmp_path, b"\x00", "picture.png")
     found, damage = read(str(tmp_path))
-    assert [d.get("text", d.get("html")) for d in found] == ["Grüße", "<p>x</p>", "one", "<p>two", "<no html, só text>"]
+    assert [d.get("text", d.get("html")) for d in found] == [
+        "Grüße",
+        "<p>x</p>",
+        "one",
+        "<p>two",
+        "<no html, só text>",
+    ]
     assert found[2]["url"] == "http://u"
     assert [re.search("line [0-9]", message)[0] for message in damage] == ["line 3", "line 4"]
 
@@ -268,13 +291,15 @@ def test_blocklist_of_a_million_entries_is_small(tmp_path):
 
 PAGE = f"""<!doctype html><html><head><title>Not this</title><style>p {{}}</style></head><body>
 <nav><a href=/>Home</a> <a href=/b>Boats</a></nav><div class="cookie-banner">We use cookies.</div>
-<article><h1>Boats &amp; nets</h1><p>{PROSE}</p><script>if (a < b) document.write("<p>no</p>")</script>
+<article><h1>Boats &amp; nets</h1><p>{PROSE}</p>
+<script>if (a < b) document.write("<p>no</p>")</script>
 <h2>What you need</h2><ul><li>rope<li>two <b>nets</b></ul><p>Second<br>line. {PROSE}
 <table><tr><th>Boat<th>Length<tr><td>Anna<td>12 m</table>
 <pre>for net in nets:
     mend(net)</pre><blockquote>"The sea gives", she said.</blockquote><!-- <p>hidden</p> -->
 <p style="display:none">secret</p></article>
-<div class="related"><a href=/1>More about boats</a></div><footer>Copyright</footer></body></html>"""
+<div class="related"><a href=/1>More about boats</a></div>
+<footer>Copyright</footer></body></html>"""
 
 
 def test_structure_is_kept_in_order():
@@ -291,21 +316,30 @@ def test_a_noisy_name_around_the_whole_text_is_not_believed():
         assert PROSE.strip() in data.extract_text(f'<body><div class="{name}"><p>{PROSE}</div>')
         both = f'<div><p>{PROSE}{PROSE}</div><div class="{name}"><p>{PROSE[:160]}</div>'
         assert data.extract_text(both).count("The harbour") == 2
-    assert data.extract_text(f"<div><p>{PROSE * 2}</div><div class=sharebox><p>{PROSE}</div>").count("The harb") == 3
+    assert (
+        data.extract_text(f"<div><p>{PROSE * 2}</div><div class=sharebox><p>{PROSE}</div>").count(
+            "The harb"
+        )
+        == 3
+    )
 
 
 def test_small_pages_are_kept_whole():
-    assert data.extract_text("<h1>Hi</h1><p>One.</p><ul><li>a</li><li>b</li></ul>") == "Hi\n\nOne.\n\n- a\n- b"
+    assert (
+        data.extract_text("<h1>Hi</h1><p>One.</p><ul><li>a</li><li>b</li></ul>")
+        == "Hi\n\nOne.\n\n- a\n- b"
+    )
     assert data.extract_text("just text") == "just text"
     assert data.extract_text("") == data.extract_text(b"") == data.extract_text("<p></p>") == ""
 
 
 HOSTILE = {
-    "signs": "<", "divs": "<div>", "paragraphs": "<p>x", "links": "<a href=x>", "names": "<a", "items": "<li>x",
-    "quotes": '<a b="', "single quotes": "<a b='x", "equals": "<p =", "entities": "&#99999999999", "amps": "&",
-    "comments": "<!--", "cdata": "<![CDATA[", "scripts": "<script>", "script ends": "<script></scrip",
-    "end tags": "</div>", "breaks": "<br>", "cells": "<td>x", "forms": "<form class=ad>", "spaces": " \n",
-    "headings": "<h1>a</h1>", "interleaved": "<b><p></b></p>", "pre": "<pre>\t", "attributes": '<p class="ad ',
+    "signs": "<", "divs": "<div>", "paragraphs": "<p>x", "links": "<a href=x>", "names": "<a",
+    "items": "<li>x", "quotes": '<a b="', "single quotes": "<a b='x", "equals": "<p =",
+    "entities": "&#99999999999", "amps": "&", "comments": "<!--", "cdata": "<![CDATA[",
+    "scripts": "<script>", "script ends": "<script></scrip", "end tags": "</div>", "breaks": "<br>",
+    "cells": "<td>x", "forms": "<form class=ad>", "spaces": " \n", "headings": "<h1>a</h1>",
+    "interleaved": "<b><p></b></p>", "pre": "<pre>\t", "attributes": '<p class="ad ',
 }  # fmt: skip
 
 
@@ -324,7 +358,9 @@ def test_work_grows_linearly_on_hostile_pages(name, monkeypatch):
             return match
 
     monkeypatch.setattr(data, "TAG", Counted(data.TAG))
-    monkeypatch.setattr(data, "tidy", lambda text, pre, f=data.tidy: (work.append(len(text)), f(text, pre))[1])
+    monkeypatch.setattr(
+        data, "tidy", lambda text, pre, f=data.tidy: (work.append(len(text)), f(text, pre))[1]
+    )
     totals = []
     for n in (2_000, 4_000):
         work.clear()
@@ -335,7 +371,12 @@ def test_work_grows_linearly_on_hostile_pages(name, monkeypatch):
 
 def test_huge_hostile_pages_come_back():
     """Half a minute would be needed by anything quadratic at these sizes, and hours at 50 MB."""
-    for text in ("<" * 20_000_000, '<a b="' * 500_000, "<!-" * 1_000_000, "&#" + "9" * 1_000_000 + ";"):
+    for text in (
+        "<" * 20_000_000,
+        '<a b="' * 500_000,
+        "<!-" * 1_000_000,
+        "&#" + "9" * 1_000_000 + ";",
+    ):
         data.extract_text(text)
     deep = "<div>" * 50_000 + f"<p>{PROSE}</p>" + "</div>" * 50_000
     assert data.extract_text(deep) == PROSE.strip()
@@ -354,7 +395,7 @@ def test_extraction_never_crashes(text):
 
 SENTENCES = {
     "en": "The children were playing in the garden when their mother called them to come and eat.",
-    "de": "Die Kinder spielten im Garten, als ihre Mutter sie rief und das Essen auf dem Tisch war.",
+    "de": "Die Kinder spielten im Garten, als ihre Mutter sie rief und das Essen fertig war.",
     "nl": "De kinderen speelden in de tuin toen hun moeder hen riep om te komen eten.",
     "fr": "Les enfants jouaient dans le jardin quand leur mère les a appelés pour venir manger.",
     "es": "Los niños jugaban en el jardín cuando su madre los llamó para que fueran a comer.",
@@ -365,17 +406,17 @@ SENTENCES = {
     "sv": "Barnen lekte i trädgården när deras mor ropade att de skulle komma och äta.",
     "fi": "Lapset leikkivät puutarhassa kun heidän äitinsä kutsui heitä, mutta he eivät tulleet.",
     "et": "Lapsed mängisid aias, kui ema neid sööma kutsus, aga nad ei tulnud ja see oli halb.",
-    "hu": "A gyerekek a kertben játszottak, amikor az anyjuk hívta őket, hogy már kész van az ebéd.",
+    "hu": "A gyerekek a kertben játszottak, amikor az anyjuk hívta őket, hogy kész van az ebéd.",
     "pl": "Dzieci bawiły się w ogrodzie, kiedy ich matka zawołała je, że jest już obiad.",
     "cs": "Děti si hrály na zahradě, když je jejich matka zavolala, že už je oběd na stole.",
     "hr": "Djeca su se igrala u vrtu kada ih je majka pozvala da dođu jesti, ali nisu došla.",
-    "lt": "Vaikai žaidė sode, kai jų motina pakvietė juos, bet jie dar nebuvo alkani ir tai yra gerai.",
+    "lt": "Vaikai žaidė sode, kai jų motina pakvietė juos, bet jie dar nebuvo alkani ir tai gerai.",
     "tr": "Annesi onları yemeğe çağırdığında çocuklar bahçede oynuyordu ve bu çok güzel bir gündü.",
-    "id": "Anak-anak itu bermain di kebun ketika ibu mereka memanggil untuk makan dan tidak ada yang datang.",
+    "id": "Anak-anak itu bermain di kebun ketika ibu mereka memanggil untuk makan dan tidak ada.",
     "vi": "Những đứa trẻ đang chơi trong vườn khi mẹ của chúng gọi vào ăn và không có ai đến.",
     "ru": "Дети играли в саду, когда их мать позвала их есть, но они не пришли, как она хотела.",
-    "uk": "Діти гралися в саду, коли їх мати покликала їх їсти, але вони не прийшли, як вона хотіла.",
-    "bg": "Децата си играеха в градината, когато майка им ги повика да се хранят, но те не дойдоха.",
+    "uk": "Діти гралися в саду, коли їх мати покликала їх їсти, але вони не прийшли, як вона.",
+    "bg": "Децата си играеха в градината, когато майка им ги повика да се хранят, но те не са.",
     "ar": "كان الأطفال يلعبون في الحديقة عندما نادتهم أمهم إلى الطعام ولم يأت أحد من هذا البيت",
     "fa": "بچه‌ها در باغ بازی می کردند که مادر آنها را برای غذا صدا کرد و این خوب بود",
     "el": "Τα παιδιά έπαιζαν στον κήπο όταν τα φώναξε η μητέρα τους.",
@@ -413,17 +454,20 @@ def test_language_score_follows_its_formula():
 
 
 def test_words():
-    text = 'He paid $3.50 -- "state-of-the-art", don\'t ask... see www.a.example/b or a.b@c.example!!'
+    text = (
+        'He paid $3.50 -- "state-of-the-art", don\'t ask... see www.a.example/b or a.b@c.example!!'
+    )
     assert data.words_in(text) == [
-        "He", "paid", "$", "3.50", "--", '"', "state", "-", "of", "-", "the", "-", "art", '"', ",", "don't",
-        "ask", "...", "see", "www.a.example/b", "or", "a.b@c.example", "!!",
+        "He", "paid", "$", "3.50", "--", '"', "state", "-", "of", "-", "the", "-", "art", '"', ",",
+        "don't", "ask", "...", "see", "www.a.example/b", "or", "a.b@c.example", "!!",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "line, n",
     [
-        ("Hello world. How are you? Fine!", 3), ("Mr. Smith went to the U.S. in 3.5 days", 1), ("", 0), ("...", 0),
+        ("Hello world. How are you? Fine!", 3), ("Mr. Smith went to the U.S. in 3.5 days", 1),
+        ("", 0), ("...", 0),
         ('He said "no." Then he left.', 2), ("Wait... what?!", 1), ("no end", 1), ("這是。那是。", 2),
     ],
 )  # fmt: skip
@@ -438,7 +482,10 @@ def test_sentences(line, n):
     "text, reason",
     [
         (PROSE, None),
-        ("I am your father.\n" * 4, "dup_line_frac"),  # lines: 4 equal and the empty last, 3/5 > 0.30
+        (
+            "I am your father.\n" * 4,
+            "dup_line_frac",
+        ),  # lines: 4 equal and the empty last, 3/5 > 0.30
         ("I am your father.\n\n" * 4, "dup_para_frac"),  # 3/4 > 0.30
         # 1 of 4 paragraphs is a repeat (0.25), with 100 of 256 characters (0.39 > 0.20).
         ("\n\n".join(["x" * 100, "x" * 100, "a b", "c d e"]), "dup_para_char_frac"),
@@ -509,13 +556,19 @@ LIST = "".join(f"- the boat and net number{i}\n" for i in range(16))
         ("... " * 60 + "the sun and " * 16, "short_doc"),  # punctuation marks are no words here
         ("a of " * 60, "below_avg"),  # (1 + 2) / 2 = 1.5 < 3
         ("the and incomprehensibilities " * 40, None),  # (3 + 3 + 21) / 3 = 9
-        ("the and incomprehensibilities indistinguishability " * 40, "above_avg"),  # 45 / 4 = 11.25 > 10
+        (
+            "the and incomprehensibilities indistinguishability " * 40,
+            "above_avg",
+        ),  # 45 / 4 = 11.25 > 10
         ("the boat and # net " * 20, "too_many_hashes"),  # 1/5 > 0.1
         ("the boat and net with nine more words… to go home " * 10, None),  # 10 / 110 = 0.09
         ("the boat and net… " * 20, "too_many_ellipsis"),  # 1/5 > 0.1
         (LIST, "too_many_bullets"),  # 16/16 > 0.9
         (LIST + "the end and\nthe other end\n", None),  # 16/18 = 0.89
-        ("the boat and net of the\nboat that I would have with the rest ...\n" * 10, "too_many_end_ellipsis"),
+        (
+            "the boat and net of the\nboat that I would have with the rest ...\n" * 10,
+            "too_many_end_ellipsis",
+        ),
         ("the boat and 1234 567 890 " * 15, "below_alpha"),  # 3/6 < 0.8
         ("the boat and net , " * 15, None),  # 4/5 = 0.8: punctuation marks are in the denominator
         ("the boat and net , ; " * 15, "below_alpha"),  # 4/6
@@ -574,7 +627,11 @@ def test_c4_texts():
 
 # ------------------------------------------------------------------ FineWeb
 
-LONG = "a line of more than thirty characters {}"
+LONG, BRIEF = "a line of more than thirty characters {}", "only short {} lines here."
+
+
+def lines(pattern, n, first=0):
+    return "\n".join(pattern.format(i) for i in range(first, first + n))
 
 
 @pytest.mark.parametrize(
@@ -582,16 +639,15 @@ LONG = "a line of more than thirty characters {}"
     [
         (PROSE, None),
         ("\n \n", "empty"),
-        ("\n".join(LONG.format(i) + "." * (i < 12) for i in range(100)), "line_punct_ratio"),  # 12/100 <= 0.12
-        ("\n".join(LONG.format(i) + "." * (i < 13) for i in range(100)), None),
-        ("\n".join(["a short line now, indeed so."] * 0 + [f"only short {i} lines here." for i in range(67)]
-                   + [LONG.format(i) for i in range(33)]), "short_line_ratio"),  # 67/100 >= 0.67
-        ("\n".join([f"only short {i} lines here." for i in range(66)] + [LONG.format(i) for i in range(34)]), None),
-        # 1 of 10 lines of 41 characters stood there before: 41 / 410 = 0.1 >= 0.1 (the code: > 0.01)
-        ("\n".join([LONG.format(i) + "." for i in range(9)] + [LONG.format(0) + "."]), "char_dup_ratio"),
-        ("\n".join([LONG.format(i) + "." for i in range(10)] + [LONG.format(0) + "."]), None),  # 1/11
-        ("\n".join(f"hyperdimensionalities-{i}_uncharacteristically." for i in range(9)), None),  # 8/36 words
-        ("\n".join(f"hyperdimensionalities_{i}_uncharacteristically." for i in range(9)), "list_ratio"),  # 8/18
+        (lines(LONG + ".", 12) + "\n" + lines(LONG, 88), "line_punct_ratio"),  # 12/100 <= 0.12
+        (lines(LONG + ".", 13) + "\n" + lines(LONG, 87, 13), None),
+        (lines(BRIEF, 67) + "\n" + lines(LONG, 33), "short_line_ratio"),  # 67/100 >= 0.67
+        (lines(BRIEF, 66) + "\n" + lines(LONG, 34), None),
+        # 1 of 10 lines of 41 characters stood there before: 41 / 410 = 0.1 >= 0.1 (code: > 0.01)
+        (lines(LONG + ".", 9) + "\n" + lines(LONG + ".", 1), "char_dup_ratio"),
+        (lines(LONG + ".", 10) + "\n" + lines(LONG + ".", 1), None),  # 1/11
+        (lines("hyperdimensionalities-{}_uncharacteristically.", 9), None),  # 8/36 words
+        (lines("hyperdimensionalities_{}_uncharacteristically.", 9), "list_ratio"),  # 8/18
     ],
 )  # fmt: skip
 def test_fineweb(text, reason):
@@ -601,7 +657,9 @@ def test_fineweb(text, reason):
 def test_fineweb_thresholds_of_the_code():
     thirty, other = "this line has thirty signs ok.", LONG + "."
     assert len(thirty) == 30  # the paper: shorter than 30 is short; the code: up to 30
-    lines = [thirty.replace("ok", f"{i:02}") for i in range(70)] + [other.format(i) for i in range(30)]
+    lines = [thirty.replace("ok", f"{i:02}") for i in range(70)] + [
+        other.format(i) for i in range(30)
+    ]
     assert data.fineweb("\n".join(lines)) is None
     assert data.fineweb("\n".join(lines), short_line_chars=31) == "short_line_ratio"
     once = "\n".join([LONG.format(i) + "." for i in range(20)] + [LONG.format(0) + "."])
@@ -615,8 +673,14 @@ def test_fineweb_thresholds_of_the_code():
     "text, masked",
     [
         ("Write to jo.e+x@mail.example.org.", "Write to email@example.com."),
-        ("a@b.cd, c@d.ef and g@h.ij", "email@example.com, firstname.lastname@example.org and email@example.com"),
-        ("'joe@x.example' or <joe@[8.8.8.8]>", "'email@example.com' or <firstname.lastname@example.org>"),
+        (
+            "a@b.cd, c@d.ef and g@h.ij",
+            "email@example.com, firstname.lastname@example.org and email@example.com",
+        ),
+        (
+            "'joe@x.example' or <joe@[8.8.8.8]>",
+            "'email@example.com' or <firstname.lastname@example.org>",
+        ),
         ("joe@example is none", "joe@example is none"),
         ("from 8.8.8.8 to 9.9.9.9", "from 22.214.171.124 to 126.96.36.199"),
         ("192.168.0.1 127.0.0.1 192.0.2.7 0.1.2.3 108.0.0.01", None),
@@ -644,10 +708,14 @@ def test_masks_can_be_switched_off():
 
 
 def jaccard_pair(rng, n, s):
-    """Two texts of n shingles each, of which a share gives Jaccard similarity s exactly (near it)."""
+    """Two texts of n shingles each, and their Jaccard similarity: s, as near as n lets it be."""
     n_shared = round(2 * n * s / (1 + s))
     words = [f"w{x:x}" for x in rng.integers(0, 1 << 60, 2 * n - n_shared + 8)]
-    return " ".join(words[: n + 4]), " ".join(words[n - n_shared : 2 * n - n_shared + 4]), n_shared / (2 * n - n_shared)
+    return (
+        " ".join(words[: n + 4]),
+        " ".join(words[n - n_shared : 2 * n - n_shared + 4]),
+        n_shared / (2 * n - n_shared),
+    )
 
 
 @pytest.mark.parametrize("s", [0.5, 0.6, 0.7, 0.8, 0.9])
@@ -676,7 +744,15 @@ def half_shared(rng, n):
 
 def test_near_duplicates_keep_the_first_of_each_cluster():
     edited = PROSE.replace("ten carried", "nine carried")
-    texts = [PROSE, "short one", edited, SENTENCES["en"], PROSE.upper() + "!", "short one", SENTENCES["en"]]
+    texts = [
+        PROSE,
+        "short one",
+        edited,
+        SENTENCES["en"],
+        PROSE.upper() + "!",
+        "short one",
+        SENTENCES["en"],
+    ]
     assert data.near_duplicates(texts).tolist() == [True, True, False, True, False, True, False]
     assert data.near_duplicates([]).tolist() == []
 
@@ -698,9 +774,13 @@ def test_clusters_chain_and_do_not_depend_on_order():
     assert data.first_of_cluster(keys).tolist() == [True, False, False, True, False, True]
     rng = np.random.default_rng(0)
     keys = rng.integers(0, 160, (200, 3)).astype(np.uint64)
-    labels = list(range(200))  # the slow and obvious way: spread the smallest label until nothing moves
+    labels = list(
+        range(200)
+    )  # the slow and obvious way: spread the smallest label until nothing moves
     while True:
-        smallest = [min(labels[j] for j in range(200) if (keys[i] == keys[j]).any()) for i in range(200)]
+        smallest = [
+            min(labels[j] for j in range(200) if (keys[i] == keys[j]).any()) for i in range(200)
+        ]
         if smallest == labels:
             break
         labels = smallest
@@ -747,7 +827,10 @@ def crawl(n):
     words = PROSE.replace(".", "").split()
     for i in range(n):
         sentences = [" ".join(rng.choice(words, 12)) + "." for _ in range(12)]
-        yield record(http(f"<article><h1>Page {i}</h1><p>{' '.join(sentences)}</p></article>"), f"http://a.example/{i % 90}")
+        yield record(
+            http(f"<article><h1>Page {i}</h1><p>{' '.join(sentences)}</p></article>"),
+            f"http://a.example/{i % 90}",
+        )
         if i % 10 == 0:
             yield record(http(f"<p>{' '.join(sentences)}</p>"), f"http://b.example/{i}")
             yield record(http(f"<p>{' '.join(sentences[1:])}</p>"), f"http://c.example/{i}")
@@ -760,22 +843,30 @@ def lines_of(path):
 
 
 def test_result_does_not_depend_on_workers_or_batches(tmp_path, monkeypatch):
-    path = write(tmp_path, b"".join(map(gzip.compress, crawl(100))) + b"\x1f\x8b broken", "x.warc.gz")
+    path = write(
+        tmp_path, b"".join(map(gzip.compress, crawl(100))) + b"\x1f\x8b broken", "x.warc.gz"
+    )
     results = []
     for n_workers, batch in ((1, 64), (2, 3), (3, 1)):
         monkeypatch.setattr(data, "BATCH_PAGES", batch)
         out, rejects = tmp_path / f"out{n_workers}", io.StringIO()
         stats = data.run([path], str(out), data.read_settings()[0], None, n_workers, rejects)
-        results.append(([(out / name).read_bytes() for name in ("train-00000.jsonl.gz", "val-00000.jsonl.gz")],
-                        json.dumps(stats["stages"]), rejects.getvalue()))  # fmt: skip
+        shards = [(out / f"{side}-00000.jsonl.gz").read_bytes() for side in ("train", "val")]
+        results.append((shards, json.dumps(stats["stages"]), rejects.getvalue()))
     assert results[0] == results[1] == results[2]
     counts = json.loads(results[0][1])
     assert counts["url"]["reasons"] == {"hard_blacklisted": 10}
     assert counts["language"]["reasons"] == {"language": 10}
     assert counts["exact"]["reasons"]["duplicate_url"] == 10
-    assert counts["exact"]["reasons"].get("duplicate_text", 0) + counts["minhash"]["reasons"]["near_duplicate"] >= 10
+    assert (
+        counts["exact"]["reasons"].get("duplicate_text", 0)
+        + counts["minhash"]["reasons"]["near_duplicate"]
+        >= 10
+    )
     kept = counts["pii"]["kept"]
-    assert kept == len(lines_of(out / "train-00000.jsonl.gz")) + len(lines_of(out / "val-00000.jsonl.gz"))
+    assert kept == len(lines_of(out / "train-00000.jsonl.gz")) + len(
+        lines_of(out / "val-00000.jsonl.gz")
+    )
     assert kept + len(results[0][2].splitlines()) == counts["read"]["in"]
     assert stats["n_damaged"] == 1
     for name in data.STAGES[1:]:
@@ -784,7 +875,10 @@ def test_result_does_not_depend_on_workers_or_batches(tmp_path, monkeypatch):
 
 def test_texts_without_shingles_are_never_near_duplicates(tmp_path):
     path = write(tmp_path, b"".join(b'{"text": "tiny %d"}\n' % i for i in range(4)), "x.jsonl")
-    off = [f"{rule}=off" for rule in ("language", "gopher_repetition", "gopher_quality", "c4", "fineweb")]
+    off = [
+        f"{rule}=off"
+        for rule in ("language", "gopher_repetition", "gopher_quality", "c4", "fineweb")
+    ]
     stats = data.run([path], str(tmp_path / "o"), data.read_settings(off)[0])
     assert stats["stages"]["pii"]["kept"] == 4
 
@@ -792,7 +886,9 @@ def test_texts_without_shingles_are_never_near_duplicates(tmp_path):
 def test_few_batches_are_under_way_at_a_time(monkeypatch):
     monkeypatch.setattr(data, "BATCH_PAGES", 1)
     read = []
-    raws = ({**data.raw_page(0, "text", b"x"), "done": i} for i in range(100) if read.append(i) is None)
+    raws = (
+        {**data.raw_page(0, "text", b"x"), "done": i} for i in range(100) if read.append(i) is None
+    )
     for n, (done, pages) in enumerate(data.map_in_order(data.extract_page, raws, 2)):
         assert done == n and pages == [{"url": None, "text": "x"}]
         assert len(read) <= n + 6
@@ -802,9 +898,13 @@ def test_a_document_never_changes_sides(tmp_path):
     texts = [f"{PROSE} Number {i} of these pages." for i in range(300)]
     sides = []
     for chosen in (texts, texts[150:]):
-        path = write(tmp_path, "".join(json.dumps({"text": t}) + "\n" for t in chosen).encode(), "x.jsonl")
+        path = write(
+            tmp_path, "".join(json.dumps({"text": t}) + "\n" for t in chosen).encode(), "x.jsonl"
+        )
         data.run([path], str(tmp_path / "o"), data.read_settings(["minhash=off"])[0])
-        sides.append({json.loads(line)["text"] for line in lines_of(tmp_path / "o" / "val-00000.jsonl.gz")})
+        sides.append(
+            {json.loads(line)["text"] for line in lines_of(tmp_path / "o" / "val-00000.jsonl.gz")}
+        )
     assert 3 <= len(sides[0]) <= 35  # 5% of 300
     assert sides[1] == sides[0] & {t.strip() for t in texts[150:]}
 
@@ -813,7 +913,9 @@ def test_shards_replace_older_ones(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "SHARD_CHARS", 1000)
     documents = [("train", {"text": "x" * 400}) for _ in range(10)]
     assert data.write_shards(documents, str(tmp_path)) == {"train": 10, "val": 0}
-    assert sorted(os.listdir(tmp_path)) == [f"train-0000{i}.jsonl.gz" for i in range(4)] + ["val-00000.jsonl.gz"]
+    assert sorted(os.listdir(tmp_path)) == [f"train-0000{i}.jsonl.gz" for i in range(4)] + [
+        "val-00000.jsonl.gz"
+    ]
     data.write_shards(documents[:1], str(tmp_path))
     assert sorted(os.listdir(tmp_path)) == ["train-00000.jsonl.gz", "val-00000.jsonl.gz"]
     with pytest.raises(RuntimeError):
@@ -828,12 +930,23 @@ def failing():
 
 
 def test_settings():
-    settings, names = data.read_settings(["gopher_min_words=20", "c4=off", "gopher_dup_line_frac=off", "c4_policy=off"])
+    settings, names = data.read_settings(
+        ["gopher_min_words=20", "c4=off", "gopher_dup_line_frac=off", "c4_policy=off"]
+    )
     assert settings["gopher_quality"]["min_words"] == 20 and settings["c4"] is None
     assert data.spell_out(settings)["gopher_repetition"]["dup_line_frac"] == "off"
     json.loads(json.dumps(data.spell_out(settings), allow_nan=False))
-    assert data.gopher_repetition("I am your father.\n" * 4, **settings["gopher_repetition"]) != "dup_line_frac"
-    for wrong in ("gopher_min_word=20", "c4_policy=maybe", "gopher_min_words=x", "minhash_bands=off", "nothing"):
+    assert (
+        data.gopher_repetition("I am your father.\n" * 4, **settings["gopher_repetition"])
+        != "dup_line_frac"
+    )
+    for wrong in (
+        "gopher_min_word=20",
+        "c4_policy=maybe",
+        "gopher_min_words=x",
+        "minhash_bands=off",
+        "nothing",
+    ):
         with pytest.raises(ValueError, match=f"--set {wrong}"):
             data.read_settings([wrong])
     for name, (rule, key) in names.items():  # each one can be set, by the name that help prints
@@ -851,15 +964,25 @@ def test_every_rule_can_be_switched_off(tmp_path):
 
 def test_command_line(tmp_path, capsys, monkeypatch):
     path, out = write(tmp_path, b"".join(crawl(30))), str(tmp_path / "docs")
-    assert data.main([path, "--out", out, "--workers", "1", "--rejects", str(tmp_path / "r.jsonl")]) == 0
+    assert (
+        data.main([path, "--out", out, "--workers", "1", "--rejects", str(tmp_path / "r.jsonl")])
+        == 0
+    )
     shown = capsys.readouterr().out
-    assert shown.startswith("config: {") and "0.80 92.4%" in shown and "next: python bpe.py" in shown.splitlines()[-1]
+    assert (
+        shown.startswith("config: {")
+        and "0.80 92.4%" in shown
+        and "next: python bpe.py" in shown.splitlines()[-1]
+    )
     stats = json.load(open(os.path.join(out, "stats.json")))
     assert stats["stages"]["language"]["reasons"] == {"language": 3}
     rejected = [json.loads(line) for line in open(tmp_path / "r.jsonl")]
     assert {"url", "text", "stage", "reason"} <= set(rejected[0])
 
-    assert data.main([path, "--only", "extract", "--out", str(tmp_path / "e.jsonl"), "--workers", "1"]) == 0
+    assert (
+        data.main([path, "--only", "extract", "--out", str(tmp_path / "e.jsonl"), "--workers", "1"])
+        == 0
+    )
     extracted = [json.loads(line) for line in open(tmp_path / "e.jsonl")]
     assert len(extracted) == 42 and set(extracted[0]) == {"url", "text"}
 
@@ -872,7 +995,12 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     for limit in ("dup_para_frac", "duplicated_10_n_grams", "below_alpha", "line_punct_ratio"):
         assert limit in shown
 
-    for wrong in ([str(tmp_path / "none")], [path, "--set", "x=1"], [path, "--workers", "0"], [path, "--explain", "http://no"]):
+    for wrong in (
+        [str(tmp_path / "none")],
+        [path, "--set", "x=1"],
+        [path, "--workers", "0"],
+        [path, "--explain", "http://no"],
+    ):
         assert data.main(wrong) == 2
         assert capsys.readouterr().err.startswith("data.py: ")
 
