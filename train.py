@@ -37,7 +37,7 @@ from model import (SIZES, Buffers, Config, count, flat, flops_per_token, forward
 from sample import generate
 
 RECIPES = {  # size: (learning rate, windows a step, steps): small networks bear large steps
-    "0.3M": (5e-3, 16, 2000), "1M": (3e-3, 16, 2000),
+    "0.3M": (5e-3, 16, 2000), "1M": (3e-3, 16, 3000),
     "5M": (1.5e-3, 16, 2000), "25M": (8e-4, 16, 2000)}
 # AdamW's averages look back over some 1 / (1 - beta) steps: 10 for the gradient, 20 for its square
 # (GPT-3's value; the usual 0.999 would remember the first, wild steps for a thousand).
