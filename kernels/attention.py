@@ -41,11 +41,10 @@ import numpy as np
 from numba import njit, prange, types
 from numpy.lib.stride_tricks import as_strided
 
-from kernels.matmul import _aligned
+from kernels.matmul import U, _aligned, _transpose
 from kernels.rows import FAST, alone_and_threads, exp
 
 NC = 64  # queries in a tile, keys in a block; also every tile's row stride, known when compiling
-U = np.uintp  # unsigned places in an array need no test for a[-1]; only so LLVM makes vectors
 MANY = 4  # rows; below, waking a second thread costs more than it saves in decoding
 # A block whose keys and queries start at the same place lies on the diagonal: there query j sees
 # key i if j >= i. What a product skips of it, by where keys and queries stand in the product:
@@ -434,29 +433,6 @@ def _copy(a, x, a_step, rows, columns, factor, b, y, b_step):
         xr, yr = U(x + r * a_step), U(y + r * b_step)
         for c in range(U(columns)):
             b[yr + c] = a[xr + c] * factor
-
-
-@njit
-def _transpose(a, x, a_step, rows, columns, b, y, b_step):
-    """b (columns,rows) = a.T for a (rows,columns), each with a step from row to row.
-
-    In blocks of 4 x 4, loaded whole before any of it is stored: LLVM turns them in registers."""
-    for r in range(0, rows - 3, 4):
-        for c in range(0, columns - 3, 4):
-            x0, y0 = U(x + r * a_step + c), U(y + c * b_step + r)
-            x1, x2, x3 = x0 + U(a_step), x0 + U(2 * a_step), x0 + U(3 * a_step)
-            y1, y2, y3 = y0 + U(b_step), y0 + U(2 * b_step), y0 + U(3 * b_step)
-            a00, a01, a02, a03 = a[x0], a[x0 + U(1)], a[x0 + U(2)], a[x0 + U(3)]
-            a10, a11, a12, a13 = a[x1], a[x1 + U(1)], a[x1 + U(2)], a[x1 + U(3)]
-            a20, a21, a22, a23 = a[x2], a[x2 + U(1)], a[x2 + U(2)], a[x2 + U(3)]
-            a30, a31, a32, a33 = a[x3], a[x3 + U(1)], a[x3 + U(2)], a[x3 + U(3)]
-            b[y0], b[y0 + U(1)], b[y0 + U(2)], b[y0 + U(3)] = a00, a10, a20, a30
-            b[y1], b[y1 + U(1)], b[y1 + U(2)], b[y1 + U(3)] = a01, a11, a21, a31
-            b[y2], b[y2 + U(1)], b[y2 + U(2)], b[y2 + U(3)] = a02, a12, a22, a32
-            b[y3], b[y3 + U(1)], b[y3 + U(2)], b[y3 + U(3)] = a03, a13, a23, a33
-    for r in range(rows):  # the edges
-        for c in range(0 if r >= rows // 4 * 4 else columns // 4 * 4, columns):
-            b[y + c * b_step + r] = a[x + r * a_step + c]
 
 
 @njit(fastmath=FAST)

@@ -37,6 +37,7 @@ from kernels.rows import FAST, alone_and_threads
 NC = 256  # columns of a panel
 STRIDE = NC + 16  # from row to row in panel and tile: a power of two would crowd a few cache sets
 KC = 256  # depth of a panel: NC * KC * 4 bytes = 256 KiB, inside the L2 cache of current cores
+U = np.uintp  # unsigned places in an array need no test for a[-1]; only so LLVM makes vectors
 FEW = 8  # up to so many rows packing does not pay: decoding multiplies one row
 SERIAL_FLOPS = 400_000  # below this, waking a second thread (some 10 us) costs more than it saves
 
@@ -135,17 +136,37 @@ def _aligned(size, like):
 
 
 @njit
+def _transpose(a, x, a_step, rows, columns, b, y, b_step):
+    """b (columns,rows) = a.T for a (rows,columns), each with a step from row to row.
+
+    In blocks of 4 x 4, loaded whole before any of it is stored: LLVM turns them in registers."""
+    for r in range(0, rows - 3, 4):
+        for c in range(0, columns - 3, 4):
+            x0, y0 = U(x + r * a_step + c), U(y + c * b_step + r)
+            x1, x2, x3 = x0 + U(a_step), x0 + U(2 * a_step), x0 + U(3 * a_step)
+            y1, y2, y3 = y0 + U(b_step), y0 + U(2 * b_step), y0 + U(3 * b_step)
+            a00, a01, a02, a03 = a[x0], a[x0 + U(1)], a[x0 + U(2)], a[x0 + U(3)]
+            a10, a11, a12, a13 = a[x1], a[x1 + U(1)], a[x1 + U(2)], a[x1 + U(3)]
+            a20, a21, a22, a23 = a[x2], a[x2 + U(1)], a[x2 + U(2)], a[x2 + U(3)]
+            a30, a31, a32, a33 = a[x3], a[x3 + U(1)], a[x3 + U(2)], a[x3 + U(3)]
+            b[y0], b[y0 + U(1)], b[y0 + U(2)], b[y0 + U(3)] = a00, a10, a20, a30
+            b[y1], b[y1 + U(1)], b[y1 + U(2)], b[y1 + U(3)] = a01, a11, a21, a31
+            b[y2], b[y2 + U(1)], b[y2 + U(2)], b[y2 + U(3)] = a02, a12, a22, a32
+            b[y3], b[y3 + U(1)], b[y3 + U(2)], b[y3 + U(3)] = a03, a13, a23, a33
+    for r in range(rows):  # the edges
+        for c in range(0 if r >= rows // 4 * 4 else columns // 4 * 4, columns):
+            b[y + c * b_step + r] = a[x + r * a_step + c]
+
+
+@njit
 def _pack(b, trans_b, k0, k1, j0, j1, panel):
     """panel[k, j] = (b.T if trans_b else b)[k0 + k, j0 + j], then zeros up to 16 columns.
 
-    Either way b is read in the order it lies in memory; what jumps is the writing, and the panel
-    is in the cache."""
+    np.int64(0): a bare 0 would be a type of its own to Numba, and compile the callee once more."""
     n = j1 - j0
     if trans_b:
-        for j in range(n):
-            row, column = b[j0 + j, k0:k1], panel[j:]
-            for k in range(k1 - k0):
-                column[k * STRIDE] = row[k]
+        K = b.shape[1]
+        _transpose(b.reshape(-1), j0 * K + k0, K, n, k1 - k0, panel, np.int64(0), np.int64(STRIDE))
     else:
         for k in range(k1 - k0):
             row, line = b[k0 + k, j0:j1], panel[k * STRIDE:]
