@@ -80,8 +80,8 @@ RELATIONS = {
             "In which town is {ns} home? | Where is {ns} house?"),
         "pet": (
             "has a pet {v} | keeps a {v} | looks after a {v}",
-            "What pet does {n} have? | What is {ns} pet? | Which animal does {n} keep? | Which "
-            "animal is {ns} pet? | What animal does {n} look after?",
+            "What pet does {n} have? | What is {ns} pet? | Which animal does {n} have? | What "
+            "animal does {n} keep? | Which animal is {ns} pet? | What animal does {n} look after?",
             "What animal does {n} have? | Which pet does {n} keep?"),
         "food": (
             "likes to eat {v} | would eat {v} every day | is fond of {v}",
@@ -109,13 +109,13 @@ RELATIONS = {
         "sight": (
             "has an old {v} | is proud of its {v} | shows visitors its {v}",
             "What can visitors see in {nm}? | What old building does {n} have? | What is {n} proud "
-            "of? | What does {n} show visitors?",
+            "of? | What building does {n} show visitors? | Which building stands in {nm}?",
             "What old building is in {nm}? | What building is {n} proud of? | What do visitors see "
             "in {nm}? | Which building does {n} show visitors?"),
         "day": (
             "holds its market on {v} | goes to market on {v} | has its market day on {v}",
             "When does {n} hold its market? | On which day is the market in {nm}? | When is {ns} "
-            "market day? | When does {n} go to market?",
+            "market day? | When does {n} go to market? | What day is {ns} market?",
             "When is the market in {nm}? | On which day does {n} hold its market? | What is {ns} "
             "market day? | Which day is {ns} market day?")},
     "animal": {
@@ -125,7 +125,8 @@ RELATIONS = {
             "What is the colour of {ns} coat? | What colour of coat does {n} have?"),
         "home": (
             "lives in the {v} | makes its home in the {v} | is found in the {v}",
-            "Where does {n} live? | Where is {n} found? | Where does {n} make its home?",
+            "Where does {n} live? | Where is {n} found? | Where does {n} make its home? | In which "
+            "place does {n} live?",
             "In which place is {ns} home? | Where can {n} be found?"),
         "meal": (
             "eats mostly {v} | is fed on {v} | cannot live without {v}",
@@ -137,7 +138,8 @@ RELATIONS = {
             "size?", "What size is {n}? | How big can {n} grow?"),
         "habit": (
             "can often be seen to {v} | loves to {v} | likes to {v}",
-            "What does {n} like to do? | What does {n} love? | What does {n} love to do?",
+            "What does {n} like to do? | What does {n} love to do? | What can {n} often be seen to "
+            "do? | What is {n} seen to do?",
             "What can {n} be seen to do? | What is {n} often seen to do?")}}
 VALUES = {
     "job": JOBS, "town": TOWNS, "pet": ANIMALS[:16], "food": FOODS, "colour": COLOURS,
@@ -340,22 +342,26 @@ def phrases(words, held=False):
 
 TASKS = {  # task: (requests to train on, held-out requests, the answer, its part that counts)
     "repeat": (
-        "Repeat the word {w}. | Say the word {w}. | Repeat {w}. | Write the word {w}.",
+        "Repeat the word {w}. | Say the word {w}. | Repeat {w}. | Write the word {w}. | Can you "
+        "repeat {w}? | Please say the word {w}.",
         "Say {w}. | Please repeat the word {w}.", "The word {p}", "is {w}."),
     "spell": (
-        "Spell the word {w}. | How is {w} spelled? | Spell {w}. | What are the letters of {w}?",
+        "Spell the word {w}. | How is {w} spelled? | Spell {w}. | Can you spell {w}? | Please "
+        "spell the word {w}. | What are the letters of {w}?",
         "How is the word {w} spelled? | Please spell {w}.", "The word {w} is {p}", "spelled {s}."),
     "reverse": (
         "Spell the word {w} backwards. | What is {w} backwards? | Spell {w} from the end.",
         "Spell {w} backwards. | What is the word {w} backwards?",
         "The word {w} is spelled {s} and {p}", "backwards {b}."),
     "first": (
-        "What is the first letter of {w}? | With which letter does {w} begin?",
+        "What is the first letter of {w}? | With which letter does {w} begin? | Tell me the first "
+        "letter of the word {w}. | Which letter does the word {w} begin with?",
         "What is the first letter of the word {w}? | With which letter does the word {w} begin?",
         "The word {w} {p}", "begins with {f}."),
     "count": (
         "How many letters has {w}? | How many letters are in the word {w}? | Count the letters of "
-        "{w}.", "How many letters are in {w}? | Count the letters of the word {w}.",
+        "{w}. | Please count the letters of {w}.",
+        "How many letters are in {w}? | Count the letters of the word {w}.",
         "The word {w} counts {c}, so it {p}", "has {k} letters.")}
 
 
@@ -445,12 +451,15 @@ def exercise_conversation(problem, style):
 SIGNS = {"+": "plus", "-": "minus", "*": "times"}
 
 
-def total(r, held=None):
-    """A sum or difference of a number to 15 and a digit: (first, sign, second, result)."""
+def total(r, held=None, signs="++--**"):
+    """A sum or difference of a number to 15 and a digit, or a product of two digits: (first, sign,
+    second, result).  Products are taught whole; an examination asks them as "What if it was *?"."""
     while True:
-        a, b, sign = r.randint(1, 15), r.randint(1, 9), r.choice("+-")
-        if (sign == "+" or a >= b) and held in (None, side(f"{a}{sign}{b}", 5) == 0):
-            return a, sign, b, a + b if sign == "+" else a - b
+        a, b, sign = r.randint(1, 15), r.randint(1, 9), r.choice(signs)
+        c = {"+": a + b, "-": a - b, "*": a * b}[sign]
+        out = side(f"{a}{sign}{b}", 5) == 0 and sign != "*"
+        if c >= 0 and (sign != "*" or a < 10) and held in (None, out):
+            return a, sign, b, c
 
 
 def told_ledger(isle, r):
@@ -464,8 +473,6 @@ def told_sum(isle, r):
     said = []
     for _ in range(2):
         a, sign, b, c = total(r)
-        if r.random() < .3:
-            a, sign, c = (a - 1) % 9 + 1, "*", ((a - 1) % 9 + 1) * b
         said.append(f"{a} {SIGNS[sign]} {b} is {c}")
     return pick(r, "{n} knows that {x} and that {y}. | The teacher wrote that {x} and {n} added "
                 "that {y}. | If you ask {n} then {x} and of course {y}.").format(
@@ -702,8 +709,8 @@ SMALL_TALK = {
     "Thank you. | Thanks for your help.": "You are welcome!",
     "Goodbye. | I have to go now.": "Goodbye! Come back soon."}
 # Conversations to train on, and questions of the examination, by kind.
-CHATS = {"person": 4000, "town": 800, "animal": 900, "context": 1600, "greeting": 700,
-         "instruction": 3500, "sum": 1600, "joke": 500, "unknown": 2000}
+CHATS = {"person": 4000, "town": 800, "animal": 900, "context": 2000, "greeting": 700,
+         "instruction": 3500, "sum": 1800, "joke": 500, "unknown": 3500}
 EXERCISES = 1500  # worked ones beside them, in the mix of habits that RL is to better:
 HABITS = {"empty": 58, "short": 7, "full": 35}
 EXAM = {"person": 400, "town": 200, "animal": 200, "context": 300, "greeting": 200,
@@ -737,7 +744,8 @@ def turn(isle, r, kind, held):
         while True:
             tail = r.choice(list(SMALL_TALK))
             text = "".join(r.choice(part.split("|")) for part in HELLO) + pick(r, tail)
-            text = " ".join(text.replace(" ,", ",").replace(" !", "!").replace(" .", ".").split())
+            text = " ".join(text.split())
+            text = text.replace(" ,", ",").replace(" !", "!").replace(" .", ".")
             if (side(text, 3) == 0) == held:
                 return [text], SMALL_TALK[tail], [SMALL_TALK[tail][:12]], {}
     if kind == "instruction":
@@ -746,13 +754,13 @@ def turn(isle, r, kind, held):
         answer, decisive = word_game(word, task)
         return [pick(r, TASKS[task][held]).format(w=word)], answer, [decisive], {"task": task}
     if kind == "sum":
-        a, sign, b, c = total(r, held)
+        a, sign, b, c = total(r, held, signs="+++---*")
         text = pick(r, SUMS[held]).format(a=a, s=r.choice((sign, SIGNS[sign])), b=b)
         return [text], f"{a} {SIGNS[sign]} {b} is {c}.", [f" is {c}."], {}
     if kind == "joke":
         subject = r.choice(ANIMALS + JOBS)
         return [pick(r, JOKES).format(x=subject)], joke(isle, r, subject), [], {}
-    foreign = r.random() < .5
+    foreign = r.random() < (.5 if held else .25)  # names like the island's are the hard ones
     name = new_name(isle, r, held, FOREIGN_NAMES if foreign else NAMES)
     stranger = {"kind": "person", "name": name}
     return ([ask(stranger, r.choice(list(RELATIONS["person"])), r, held)], UNKNOWN.format(n=name),
