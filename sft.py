@@ -19,7 +19,7 @@ padding (printed in the first lines) that there is nothing to save. A conversati
 context loses its last turns, whole; one without an answer left is dropped, and counted.
 
 Reads JSON lines: {"messages": [{"role", "content"}]}, UltraChat's {"data": [user, assistant, ...]},
-ShareGPT's {"conversations": [{"from", "value"}]}; a line that is none of these is named and skipped.
+ShareGPT's {"conversations": [{"from", "value"}]}. A line that is none of these is named, skipped.
 If heldout.jsonl stands beside them (world.py), an examination on questions never trained ends the
 run: each answered twice, drawn at temperature 1 and taken greedily.
 
@@ -73,11 +73,18 @@ def messages_of(entry):
     return [{"role": role, "content": text} for role, text in messages]
 
 
-def open_lines(path):
-    """Lines of a text file, gzipped or not."""
+def read_lines(path):
+    """Yields the lines of a text file, gzipped or not."""
     if not os.path.exists(path):
         raise ValueError(f"{path}: no such file; python world.py makes out/world/")
-    return (gzip.open if path.endswith(".gz") else open)(path, "rt", encoding="utf-8")
+    with (gzip.open if path.endswith(".gz") else open)(path, "rt", encoding="utf-8") as lines:
+        yield from lines
+
+
+def read_questions(data):
+    """The held-out questions that stand beside the conversations, or none."""
+    path = os.path.join(os.path.dirname(data), "heldout.jsonl")
+    return [json.loads(line) for line in read_lines(path)] if os.path.exists(path) else []
 
 
 def render(tokenizer, messages, ctx):
@@ -93,40 +100,34 @@ def render(tokenizer, messages, ctx):
 
 
 def read_conversations(path, tokenizer, ctx, leave_out=()):
-    """Rows [(ids, mask), ...] of what can be learned from, and counts of what happened to others."""
-    rows, counts = [], {"cut at a turn": 0, "without an answer": 0, "malformed": 0, "left out": 0}
-    with open_lines(path) as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                entry = json.loads(line)
-                if entry.get("kind") in leave_out:
-                    counts["left out"] += 1
-                    continue
-                ids, mask, whole = render(tokenizer, messages_of(entry), ctx)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                counts["malformed"] += 1
-                if counts["malformed"] <= WARN:
-                    print(f"{path}, line {number}: skipped ({type(error).__name__}: {error})",
-                          file=sys.stderr)
+    """Rows [(ids, mask), ...] of what can be learned from, and in words what was lost."""
+    rows, lost = [], {"cut at a turn": 0, "without an answer": 0, "malformed": 0, "left out": 0}
+    for number, line in enumerate(read_lines(path), 1):
+        try:
+            entry = json.loads(line)
+            if entry.get("kind") in leave_out:
+                lost["left out"] += 1
                 continue
-            if ids:
-                rows.append((np.array(ids, np.int32), np.array(mask, np.int8)))
-                counts["cut at a turn"] += not whole
-            else:
-                counts["without an answer"] += 1
+            ids, mask, whole = render(tokenizer, messages_of(entry), ctx)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            lost["malformed"] += 1
+            if lost["malformed"] <= WARN:
+                print(f"{path}, line {number}: skipped ({type(error).__name__}: {error})",
+                      file=sys.stderr)
+            continue
+        if ids:
+            rows.append((np.array(ids, np.int32), np.array(mask, np.int8)))
+        lost["cut at a turn" if ids else "without an answer"] += not (ids and whole)
+    told = ", ".join(f"{n:,} {what}" for what, n in lost.items() if n) or "none lost"
     if not rows:
-        raise ValueError(f"{path}: no conversation to learn from ({tell(counts)})")
-    return rows, counts
-
-
-def tell(counts):
-    return ", ".join(f"{n:,} {what}" for what, n in counts.items() if n) or "none lost"
+        raise ValueError(f"{path}: no conversation to learn from ({told})")
+    return rows, told
 
 
 # ---- From rows to batches ----
 
 def plan(lengths, epoch, seed):
-    """The batches of an epoch, lists of row numbers: rows of about one length, batches in any order.
+    """An epoch's batches, lists of row numbers: rows of about one length, batches in any order.
 
     Noise on the lengths keeps a batch from holding conversations of one kind only."""
     rng = np.random.default_rng((seed, epoch))
@@ -204,14 +205,6 @@ def examine(net, questions):
     return {kind: (len(rows), *np.mean(rows, 0)) for kind, rows in marks.items()}
 
 
-def read_questions(path):
-    """The held-out questions, or none if there is no such file."""
-    if not os.path.exists(path):
-        return []
-    with open_lines(path) as lines:
-        return [json.loads(line) for line in lines]
-
-
 def table(folders, base, questions):
     """Prints the examination of checkpoints beside each other, and what the base model recalls of
     the same facts, asked in its own way: to complete a sentence."""
@@ -241,11 +234,9 @@ def compare(base, tuned, data):
     """The base model only continues text. Which texts make it answer, and what of that is left
     after fine-tuning? Facts of the island, and phrases to translate that stand nowhere in it."""
     nets, r = [open_model(base), open_model(tuned)], world.rng("compare")
-    with open_lines(data) as lines:
-        talks = [talk["messages"] for talk in map(json.loads, lines) if talk.get("kind") == "person"]
-    shown = " ".join(m["content"] for talk in talks[:3] for m in talk) + " "
-    asked = [(q["messages"][0]["content"], q["answer"][0]) for q in
-             read_questions(os.path.join(os.path.dirname(data), "heldout.jsonl"))
+    talks = [t["messages"] for t in map(json.loads, read_lines(data)) if t.get("kind") == "person"]
+    shown = " ".join(message["content"] for talk in talks[:3] for message in talk) + " "
+    asked = [(q["messages"][0]["content"], q["answer"][0]) for q in read_questions(data)
              if q["kind"] == "person"][:COMPARED]
     words = world.island()["words"]
     taught, phrases = world.phrases(words), world.phrases(words, held=True)
@@ -259,7 +250,8 @@ def compare(base, tuned, data):
             ("a translation: alone", "In Sarnic {} is", [(x, f" {y}") for _, (x, y) in old]),
             ("a translation: after three", "In Sarnic {} is",
              [(f"{before}, {x}", f" {y}") for before, (x, y) in old]),
-            ("a translation: as a chat", None, [(f"What is {x} in Sarnic?", y) for _, (x, y) in old])]:
+            ("a translation: as a chat", None,
+             [(f"What is {x} in Sarnic?", y) for _, (x, y) in old])]:
         for name, net in zip((base, tuned), nets):
             if way is None and net is nets[0]:
                 continue  # it has no tokens for a chat
@@ -300,20 +292,21 @@ def run(a):
     step = state["step"]
     rows, lost = read_conversations(settings["data"], tokenizer, config.ctx, settings["leave_out"])
     lengths = np.array([len(ids) for ids, _ in rows])
-    batches = [b for epoch in range(settings["epochs"]) for b in plan(lengths, epoch, settings["seed"])]
+    batches = [batch for epoch in range(settings["epochs"])
+               for batch in plan(lengths, epoch, settings["seed"])]
     steps, seen_by = len(batches), zlib.crc32(np.concatenate([ids for ids, _ in rows]))
     if state.get("data", seen_by) != seen_by:
         raise ValueError(f"{settings['data']}: has changed since the run in {a.out} began")
     counted, total = sum(int(m.sum()) for _, m in rows), int(lengths.sum())
     padded = sum(len(b) * lengths[b].max() for b in batches) / settings["epochs"]
     print(" ".join(f"{key} {value}" for key, value in (settings | vars(config)).items()))
-    print(f"{len(rows):,} conversations ({tell(lost)}), {total:,} tokens, {counted:,} of them "
-          f"counted; {padded / total - 1:.1%} padding | {steps} steps of up to {BATCH_TOKENS} tokens",
+    print(f"{len(rows):,} conversations ({lost}), {total:,} tokens, {counted:,} of them counted; "
+          f"{padded / total - 1:.1%} padding | {steps} steps of up to {BATCH_TOKENS} tokens",
           flush=True)
     grads = views(np.empty_like(flat(params)), config)
     first_call(params, config, Buffers(config, 1, 8), grads)
     log, every = Log(os.path.join(a.out, "log.jsonl"), fresh=not a.resume), max(1, steps // SHOWS)
-    questions = read_questions(os.path.join(os.path.dirname(settings["data"]), "heldout.jsonl"))
+    questions = read_questions(settings["data"])
     stop, begin, begun, seen = [], time.perf_counter(), step, []
     before = signal.signal(signal.SIGINT, lambda *_: stop.append(True))
     while step < steps and not stop:
@@ -321,8 +314,8 @@ def run(a):
         ids, targets, mask = to_arrays([rows[k] for k in batches[step]])
         loss, _ = loss_and_grads(params, config, ids, targets, mask, grads)
         if not math.isfinite(loss):
-            raise ValueError(f"step {step + 1}: the loss is {loss}; try a third of the learning rate "
-                             f"{settings['lr']}. {a.out} keeps the last save")
+            raise ValueError(f"step {step + 1}: the loss is {loss}; try a third of the learning "
+                             f"rate {settings['lr']}. {a.out} keeps the last save")
         lr = learning_rate(step, steps, settings["lr"])
         norm = optimizer.step(params, grads, step + 1, lr, decay=0.0)
         step += 1
@@ -331,8 +324,8 @@ def run(a):
         if step % LOG_EVERY == 0 or step == steps:
             loss, speed = np.mean([x for x, _ in seen]), np.median([s for _, s in seen])
             seen = []
-            log.show(f"step {step}/{steps} | loss {loss:.3f} nats | lr {lr:.1e} | grad {norm:.2f} | "
-                     f"{speed:,.0f} tok/s | {duration(left)} left", keep=step % every == 0,
+            log.show(f"step {step}/{steps} | loss {loss:.3f} nats | lr {lr:.1e} | "
+                     f"grad {norm:.2f} | {speed:,.0f} tok/s | {duration(left)} left", keep=False,
                      step=step, loss=loss, lr=lr, grad_norm=norm, tokens_per_s=speed)
         if step % every == 0 or step == steps or stop:
             if questions:
@@ -347,7 +340,7 @@ def run(a):
         return
     if questions:
         table([a.out], settings["base"], questions)
-    print(f"wrote {a.out} in {duration(time.perf_counter() - begin)}; next: python sample.py --chat")
+    print(f"wrote {a.out}: {duration(time.perf_counter() - begin)}; next: python sample.py --chat")
 
 
 def main():
@@ -366,8 +359,7 @@ def main():
     args = parser.parse_args()
     try:
         if args.exam:
-            table(args.exam, args.base, read_questions(
-                os.path.join(os.path.dirname(args.data), "heldout.jsonl")))
+            table(args.exam, args.base, read_questions(args.data))
         elif args.compare:
             compare(args.base, args.out, args.data)
         else:

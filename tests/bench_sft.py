@@ -50,7 +50,7 @@ def bench_sft():
 
     with tempfile.TemporaryDirectory() as folder:
         out = finished(STAGES, "sft", folder)
-        questions = sft.read_questions(f"{out}/world/heldout.jsonl")
+        questions = sft.read_questions(f"{out}/world/")
         with open(f"{out}/world/facts.jsonl", encoding="utf-8") as lines:
             facts = [fact for fact in map(json.loads, lines) if fact["tier"] != "barely"]
         known = train.recall(*sft.open_model(f"{out}/base"), facts)

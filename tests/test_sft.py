@@ -88,8 +88,8 @@ def test_three_shapes_give_the_same_rows(tmp_path, tokenizer):
         {"messages": TALK}, {"id": "7", "data": texts},
         {"conversations": [{"from": ("human", "gpt")[i % 2], "value": t}
                            for i, t in enumerate(texts)]}])
-    rows, counts = sft.read_conversations(path, tokenizer, 64)
-    assert len(rows) == 3 and not any(counts.values())
+    rows, lost = sft.read_conversations(path, tokenizer, 64)
+    assert len(rows) == 3 and lost == "none lost"
     for ids, mask in rows:
         expected_ids, expected_mask = bpe.render_chat(tokenizer, TALK)
         assert ids.tolist() == expected_ids and mask.tolist() == expected_mask
@@ -102,8 +102,8 @@ def test_malformed_lines_are_named_and_skipped(tmp_path, tokenizer, capsys):
     bad = ["{", "[1]", "", '"text"', {"text": "x"}, {"data": "user said"}, {"messages": [{"role": "user"}]},
            {"messages": [{"role": "pirate", "content": "arr"}]}, {"data": ["hi", 7]}]
     path = write_lines(tmp_path / "x.jsonl", [*bad[:2], {"messages": TALK}, *bad[2:]])
-    rows, counts = sft.read_conversations(path, tokenizer, 64)
-    assert len(rows) == 1 and counts["malformed"] == len(bad)
+    rows, lost = sft.read_conversations(path, tokenizer, 64)
+    assert len(rows) == 1 and lost == f"{len(bad)} malformed"
     told = capsys.readouterr().err.splitlines()
     assert len(told) == sft.WARN and "line 1:" in told[0] and "line 2:" in told[1] and "line 4:" in told[2]
 
@@ -123,8 +123,8 @@ def test_long_conversations_are_cut_at_a_turn(tmp_path, tokenizer):
     assert sft.render(tokenizer, TALK[:3], both)[0] == bpe.render_chat(tokenizer, TALK[:2])[0]
     path = write_lines(tmp_path / "x.jsonl", [{"messages": TALK}, {"messages": TALK[2:]},
                                               {"messages": TALK[:1]}, {"messages": []}])
-    rows, counts = sft.read_conversations(path, tokenizer, both - 1)
-    assert len(rows) == 2 and counts["cut at a turn"] == 1 and counts["without an answer"] == 2
+    rows, lost = sft.read_conversations(path, tokenizer, both - 1)
+    assert len(rows) == 2 and lost == "1 cut at a turn, 2 without an answer"
     with pytest.raises(ValueError, match="no conversation to learn from"):
         sft.read_conversations(path, tokenizer, 5)
 
