@@ -1,10 +1,10 @@
 """7. Practice: a network gets better by trying; and how that goes wrong when the judge is learned.
 
-    python rl.py                    learn to think            out/sft/ -> out/rl-start/, out/rl/
-    python rl.py --habit doubt      learn to question itself  -> out/rl-doubt-start/, out/rl-doubt/
-    python rl.py --silent           thoughts forbidden        out/rl-start/ -> out/rl-silent/
-    python rl.py --reward model     please a learned judge    out/sft/ -> out/rl-judge/
-    python rl.py --problems gsm8k_test.jsonl --iterations 0   only try problems of your own
+    python rl.py                   learn to think             out/sft/ -> out/rl/
+    python rl.py --silent          the same with thoughts forbidden      -> out/rl-silent/
+    python rl.py --doubt           learn to question oneself  -> out/rl-doubt-start/, out/rl-doubt/
+    python rl.py --reward model    please a learned judge     -> out/rl-judge/, out/rl-judge-best/
+    python rl.py --problems gsm8k_test.jsonl --iterations 0    only try problems of your own
     python rl.py --resume           go on where an interrupted run stopped
 
 Until here somebody showed the right answer. Now the network answers each question sixteen times by
@@ -39,7 +39,7 @@ from kernels import rmsnorm, rmsnorm_backward
 from model import (Buffers, flat, head, loss_and_grads, read_safetensors, save, token_losses, trunk,
                    trunk_backward, views)
 from sample import open_model, paint, stream
-from sft import grow, plan, read_conversations, to_arrays
+from sft import grow, read_conversations, to_arrays
 from train import Log, Optimizer, duration, learning_rate
 
 GROUP = 16  # answers to one question
@@ -51,6 +51,7 @@ RECIPES = {  # reward: (questions an iteration, learning rate, iterations)
     "answer": (16, 3e-4, 40), "model": (16, 5e-4, 60)}
 SHOW_EVERY = 5  # iterations between looks at held-out problems, samples and saves
 TRIED, TRIES = 200, 8  # held-out problems, and drawn answers to each, in an examination
+SEEDS = 100_000  # random numbers of a run come from its seed times this, plus the iteration
 SILENCE = "<think></think>"  # what a forbidden thought looks like
 
 # ---- 1. The gradient of doing better ----
@@ -203,7 +204,7 @@ def exercises(tokenizer, settings):
         r, count = (settings["seed"], "practice", iteration), settings["questions"]
         if own:
             return world.rng(*r).choices(own, k=count)
-        return world.problems("train", count, " ".join(map(str, r)), MINUS)
+        return world.problems("train", count, " ".join(map(str, r)))
     return Task(draw, lambda problem: ask(tokenizer, problem["question"], opening),
                 lambda problems, answers: mark(problems, answers, opening),
                 lambda problems, answers, rewards: {"right": float(rewards.mean())} | habits(answers))
@@ -240,37 +241,33 @@ def read_problems(path, context=None):
     return out
 
 
-# ---- 4. Where practice begins ----
-# RL can only make likelier what happens now and then. So the assistant first gets a habit, by
-# fine-tuning as in sft.py: exercises worked in these styles (world.exercise_conversation), of which
-# few do what we hope to see. Old conversations among them keep it an assistant; ledgers as the web
-# tells them keep up (and, as the crawl is small, improve) its arithmetic without giving a habit.
+# ---- 4. Another habit to begin with ----
+# Practice makes likelier what happens now and then; what never happens it can't reward. In sft.py's
+# worked exercises a third of the answers think, so the assistant does that now and then. To watch
+# something else being discovered, --doubt first exchanges this habit: it guesses, and in one answer
+# of seven it says "wait", throws the guess away and calculates.
 
-HABITS = {  # share of each style in the examples
-    "think": {"empty": 0.58, "short": 0.07, "full": 0.35},
-    "doubt": {"guess": 0.85, "guess_wait": 0.15}}
-EXERCISES, LEDGERS, REPLAYED = 3000, 5000, 2500  # examples; those with a habit; of old conversations
-START_RATE = 1e-3  # highest learning rate, as in sft.py
-MINUS = False
+DOUBT = {"guess": 85, "guess_wait": 15}  # % of each style (world.exercise_conversation)
+EXERCISES, REPLAYED = 4000, 2000  # examples of it; old conversations, lest it stop being an assistant
+ROWS = 32  # in a step, at most
+START_RATE = 1e-3  # highest learning rate, sft.py's
 
 
-def give_habit(net, habit, conversations, seed):
-    """Fine-tunes net in place. conversations: rows (ids, mask) to replay."""
+def give_doubt(net, data, seed):
+    """Fine-tunes net in place. Returns the last loss."""
     params, config, tokenizer = net
-    r, styles = world.rng(seed, habit), list(HABITS[habit])
-    rows = r.sample(conversations, min(REPLAYED, len(conversations)))
-    for problem in world.problems("train", EXERCISES, f"{seed} habit", MINUS):
-        style = r.choices(styles, HABITS[habit].values())[0]
+    r = world.rng(seed, "doubt")
+    rows, _ = read_conversations(data, tokenizer, config.ctx, leave_out=("exercise",))
+    rows = r.sample(rows, min(REPLAYED, len(rows)))
+    styles = r.choices(list(DOUBT), DOUBT.values(), k=EXERCISES)
+    for problem, style in zip(world.problems("train", EXERCISES, f"{seed} doubt"), styles):
         rows.append(render_chat(tokenizer, world.exercise_conversation(problem, style)["messages"]))
-    for p in world.problems("train", LEDGERS, f"{seed} ledgers", MINUS):
-        asked = tokenizer.encode(f"{p['question']} Adding up gives")
-        told = tokenizer.encode(f" {p['thought']} and so in the end {p['name']} has {p['answer']} in all.")
-        rows.append(([*asked, *told], [0] * len(asked) + [1] * len(told)))
+    r.shuffle(rows)  # not by length as in sft.py: here the long answers are the rare ones, and what
+    steps = math.ceil(len(rows) / ROWS)  # came in batches of its own was unlearned between them
     optimizer, grads = Optimizer(params, config), views(np.empty_like(flat(params)), config)
-    batches = plan(np.array([len(ids) for ids, _ in rows]), 0, seed)
-    for step, batch in enumerate(batches):
-        loss, _ = loss_and_grads(params, config, *to_arrays([rows[k] for k in batch]), grads)
-        optimizer.step(params, grads, step + 1, learning_rate(step, len(batches), START_RATE), 0.0)
+    for step in range(steps):
+        loss, _ = loss_and_grads(params, config, *to_arrays(rows[step::steps]), grads)
+        optimizer.step(params, grads, step + 1, learning_rate(step, steps, START_RATE), 0.0)
     return loss
 
 
@@ -351,25 +348,27 @@ def train_judge(net, pairs, seed):
     """(params, config) of a judge of net's jokes, that learned from so many comparisons."""
     params, config = grow(net[0], net[1], net[1].vocab + 1)
     head(params, config)[-1] = 0  # no opinion yet
-    ids, lengths, _ = comparisons(net, pairs, 2 * seed + 1)
+    ids, lengths, _ = comparisons(net, pairs, SEEDS * seed + SEEDS - 1)
     optimizer, grads = Optimizer(params, config), views(np.empty_like(flat(params)), config)
     steps = pairs * JUDGE_EPOCHS // PAIRS_A_STEP
     for step in range(steps):
         rows = np.arange(step * 2 * PAIRS_A_STEP, (step + 1) * 2 * PAIRS_A_STEP) % len(ids)
         judge_loss_and_grads(params, config, ids[rows], lengths[rows], grads)
         optimizer.step(params, grads, step + 1, learning_rate(step, steps, JUDGE_RATE), 0.0)
-    ids, lengths, true = comparisons(net, AGREED, 2 * seed + 2)
+    ids, lengths, true = comparisons(net, AGREED, SEEDS * seed + SEEDS - 2)
     scores = scores_of((params, config), ids, lengths).reshape(-1, 2)
     agrees, differ = scores[:, 0] > scores[:, 1], true[:, 0] != true[:, 1]
     print(f"the judge learned from {pairs} comparisons; of {AGREED} others it predicts "
-          f"{agrees.mean():.0%}, and of the truth "
-          f"{(agrees == (true[:, 0] > true[:, 1]))[differ].mean():.0%}", flush=True)
+          f"{agrees.mean():.0%}, and what they truly differ in of the {differ.sum()} that do: "
+          f"{np.sum((agrees == (true[:, 0] > true[:, 1])) & differ) / max(1, differ.sum()):.0%}",
+          flush=True)
     return params, config
 
 
 def scores_of(judge, ids, lengths):
     params, config = judge
-    return judge_scores(params, config, ids, lengths, Buffers(config, *ids.shape, training=False))[0]
+    buffers = Buffers(config, *ids.shape, flat(params).dtype, training=False)
+    return judge_scores(params, config, ids, lengths, buffers)[0]
 
 
 def jokes(net, settings):
@@ -403,23 +402,24 @@ def begin(a):
         moments = dict(read_safetensors(os.path.join(a.out, "optimizer.safetensors")))
         optimizer.m1[:], optimizer.m2[:] = moments["m1"], moments["m2"]
         return state["settings"], net, optimizer, open_model(state["settings"]["start"]), state
+    if a.iterations is not None and a.iterations < 0 or a.pairs < PAIRS_A_STEP:
+        raise ValueError(f"--iterations {a.iterations}, --pairs {a.pairs}: none may be below 0, and the "
+                         f"judge needs {PAIRS_A_STEP} pairs")
     questions, rate, iterations = RECIPES[a.reward]
     if a.iterations is not None:
         iterations = a.iterations
-    habit = a.habit if a.reward == "answer" and not (a.silent or a.problems) else None
-    settings = {"start": a.out + "-start" if habit else a.model, "habit": habit, "reward": a.reward,
+    settings = {"start": a.out + "-start" if a.doubt else a.model, "reward": a.reward,
                 "silent": a.silent, "problems": a.problems, "kl": a.kl, "pairs": a.pairs,
                 "questions": questions, "rate": rate, "iterations": iterations, "seed": a.seed}
     net = open_model(a.model)
     if "<|im_end|>" not in net[2].special_tokens:
         raise ValueError(f"{a.model} is a base model and can't be asked; python sft.py comes first")
-    if habit:
-        rows = read_conversations(a.data, net[2], net[1].ctx)[0] if os.path.exists(a.data) else []
+    if a.doubt:
         tick = time.perf_counter()
-        loss = give_habit(net, habit, rows, a.seed)
+        loss = give_doubt(net, a.data, a.seed)
         save(settings["start"], *net)
-        print(f"a habit from {EXERCISES:,} examples, " + ", ".join(
-            f"{share:.0%} {style}" for style, share in HABITS[habit].items())
+        print(f"fine-tuned on {EXERCISES:,} exercises, " + ", ".join(
+            f"{share}% {style}" for style, share in DOUBT.items())
             + f" | loss {loss:.3f} nats | {duration(time.perf_counter() - tick)}", flush=True)
     return settings, net, Optimizer(*net[:2]), open_model(settings["start"]), {"iteration": 0}
 
@@ -459,7 +459,7 @@ def run(a):
     while iteration < iterations and not stop:
         items = [item for item in task.draw(iteration) for _ in range(GROUP)]
         answers = rollout(net, [task.prompt(item) for item in items],
-                          settings["seed"] * 100_000 + iteration)
+                          SEEDS * settings["seed"] + iteration)
         rewards = task.reward(items, answers)
         numbers = task.report(items, answers, rewards)
         if not checked and numbers["true"] > state.get("best", -math.inf):
@@ -497,7 +497,7 @@ def final_problems(settings, task, config):
     """The problems that figures are reported on, which were used for no choice; of a file its
     held-out ones, if they fit into the context with an answer."""
     if not settings["problems"]:
-        return world.problems("final", TRIED, minus=MINUS)
+        return world.problems("final", TRIED)
     problems = read_problems(settings["problems"])["heldout"]
     fit = [p for p in problems if len(task.prompt(p)) + MAX_NEW <= config.ctx]
     print(f"{settings['problems']}: {len(fit)} of {len(problems)} held-out problems fit into the "
@@ -508,8 +508,8 @@ def final_problems(settings, task, config):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--model", help="checkpoint to start from (default out/sft; --silent: out/rl-start)")
-    add("--habit", choices=HABITS, default="think", help="what it does before practice")
+    add("--model", default="out/sft", help="checkpoint to start from")
+    add("--doubt", action="store_true", help="first make it guess, and doubt now and then")
     add("--silent", action="store_true", help="forbid thoughts")
     add("--reward", choices=RECIPES, default="answer", help="who says what is good")
     add("--kl", type=float, default=0.0, help="how dear it is to move away from the start")
@@ -522,10 +522,8 @@ def main():
     add("--out", help="checkpoint folder to write (default out/rl, -doubt, -silent, -judge)")
     add("--resume", action="store_true", help="go on with the run in --out")
     a = parser.parse_args()
-    ending = ("judge" if a.reward == "model" else "silent" if a.silent else
-              "problems" if a.problems else a.habit)
-    a.model = a.model or ("out/rl-start" if a.silent else "out/sft")
-    a.out = a.out or ("out/rl" if ending == "think" else f"out/rl-{ending}")
+    names = {"judge": a.reward == "model", "doubt": a.doubt, "silent": a.silent}
+    a.out = a.out or "-".join(["out/rl", *(name for name, given in names.items() if given)])
     try:
         run(a)
     except (ValueError, OSError) as error:
