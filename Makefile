@@ -1,4 +1,5 @@
 # make                 everything, from a raw crawl to a chat with a model trained before your eyes
+# make rl              practice behind it: learn to think, to doubt, and to fool a judge (5 minutes)
 # make TEXT=my.txt     tokenizer, pretraining and a sample on a text of your own
 # make test            the proofs
 # make bench           the speeds, measured against other programs (installs them: PyTorch is large)
@@ -19,8 +20,14 @@ else
 	$(RUN) train.py
 	$(RUN) sample.py --demo dreams
 	$(RUN) sft.py
-	@echo 'now talk to it:  .venv/bin/python sample.py --chat'
+	@echo 'now talk to it:  .venv/bin/python sample.py --chat      and let it practise:  make rl'
 endif
+
+rl: .venv/ready
+	$(RUN) rl.py
+	$(RUN) rl.py --doubt
+	$(RUN) rl.py --silent
+	$(RUN) rl.py --reward model
 
 test: .venv/ready
 	$(RUN) -m pytest
@@ -37,4 +44,4 @@ bench: .venv/ready
 clean:
 	rm -rf out
 
-.PHONY: all test bench clean
+.PHONY: all rl test bench clean
