@@ -485,12 +485,14 @@ def run(a):
         print(f"the best true score was {state['best']:.2f}, at {state['best_iteration']}: whoever "
               f"had stopped there has {a.out}-best\nwrote {a.out} in {seconds}; next: "
               f"python rl.py --reward model --kl 0.1")
-    elif final:
-        after = examine(net, task, final)
-        for when, numbers in (("before", state["before"]), ("after", after)):
-            print(f"{when:>6} | {show(numbers)}")
-        print(f"wrote {a.out} in {seconds}; next: python sample.py --chat --model {a.out}" if begun
-              < iterations else "nothing was practised")
+    elif iteration == 0:
+        print("nothing was practised, nothing written")
+    else:
+        state |= {"iteration": iteration, "settings": settings, "after": examine(net, task, final)}
+        save(a.out, *net, {"m1": optimizer.m1, "m2": optimizer.m2}, state)
+        for when in ("before", "after"):
+            print(f"{when:>6} | {show(state[when])}")
+        print(f"wrote {a.out} in {seconds}; next: python sample.py --chat --model {a.out}")
 
 
 def final_problems(settings, task, config):

@@ -1,0 +1,113 @@
+"""What practice reaches, over seeds, and how fast answers are drawn beside PyTorch.
+
+Reads a finished run's out/ (or the folder that BENCH_OUT names; none: makes one); practises in a
+temporary folder: bench_thinking four times, bench_judge four times, some minutes each."""
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from bench_sft import ROOT, STAGES, finished
+
+SEEDS = 3
+SHAPE = dict(vocab=1027, ctx=128, dim=128, layers=4, heads=4, kv_heads=4, hidden=344)
+
+
+def practise(out, folder, name, *flags):
+    """One run of rl.py: its state and its log."""
+    subprocess.run([sys.executable, os.path.join(ROOT, "rl.py"), "--out", f"{folder}/{name}", *flags],
+                   cwd=os.path.dirname(os.path.abspath(out)), check=True, stdout=subprocess.DEVNULL)
+    with open(f"{folder}/{name}/state.json", encoding="utf-8") as f:
+        state = json.load(f)
+    with open(f"{folder}/{name}/log.jsonl", encoding="utf-8") as f:
+        return state, [json.loads(line) for line in f]
+
+
+def bench_thinking():
+    """Drawn answers that are right before and after, the worst of the seeds; the same with thoughts
+    forbidden; the seconds of the slowest run."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = finished(STAGES, "sft", folder)
+        runs = [practise(out, folder, f"{seed}", "--seed", str(seed)) for seed in range(SEEDS)]
+        silent, _ = practise(out, folder, "silent", "--silent")
+    return {"rl_start_accuracy": max(state["before"]["drawn"] for state, _ in runs),
+            "rl_end_accuracy": min(state["after"]["drawn"] for state, _ in runs),
+            "rl_direct_accuracy": silent["after"]["drawn"],
+            "rl_seconds": max(log[-1]["seconds"] for _, log in runs)}
+
+
+def bench_judge():
+    """How far the true score ends below its start, the least of the seeds; and with a KL penalty,
+    the part of the best true score that is left at the end. Scores are means of five iterations."""
+    def smooth(log):
+        true = np.array([line["true"] for line in log])
+        return [true[i:i + 5].mean() for i in range(0, len(true), 5)]
+    with tempfile.TemporaryDirectory() as folder:
+        out = finished(STAGES, "sft", folder)
+        scores = [(log[0]["true"], smooth(log)[-1]) for _, log in (
+            practise(out, folder, f"{seed}", "--reward", "model", "--seed", str(seed))
+            for seed in range(SEEDS))]
+        kept = smooth(practise(out, folder, "kl", "--reward", "model", "--kl", "0.1")[1])
+    return {"hack_true_score_fall": min(first - last for first, last in scores),
+            "hack_kl_true_score_kept": kept[-1] / max(kept)}
+
+
+def torch_rollout(network, prompts, steps):
+    """Draws steps tokens behind prompts (B,T), with a cache of keys and values: (B,steps)."""
+    import torch
+    import torch.nn.functional as F
+    (B, T), D = prompts.shape, network.D
+    shape = (len(network.blocks), B, network.kv_heads, T + steps, D)
+    keys, values, out, begin = torch.empty(shape), torch.empty(shape), [], 0
+    new = prompts
+    with torch.inference_mode():
+        for _ in range(steps):
+            x, end = network.embed(new), begin + new.shape[1]
+            cos, sin = network.cos[begin:end], network.sin[begin:end]
+            for b, k_cache, v_cache in zip(network.blocks, keys, values):
+                n = b["norm1"](x)
+                q, k, v = (b[name](n).view(B, end - begin, -1, D).transpose(1, 2) for name in "qkv")
+                q, k = (t * cos + t.roll(D // 2, -1) * sin for t in (q, k))
+                k_cache[:, :, begin:end], v_cache[:, :, begin:end] = k, v
+                o = F.scaled_dot_product_attention(q, k_cache[:, :, :end], v_cache[:, :, :end],
+                                                   is_causal=begin == 0)
+                x = x + b["o"](o.transpose(1, 2).reshape(B, end - begin, -1))
+                n = b["norm2"](x)
+                x = x + b["down"](F.silu(b["gate"](n)) * b["up"](n))
+            logits = network.norm(x[:, -1]) @ network.embed.weight.T
+            new = torch.multinomial(logits.softmax(-1), 1)
+            out.append(new)
+            begin = end
+    return torch.cat(out, 1)
+
+
+def bench_rollouts():
+    """Tokens per second, ours / PyTorch's: 256 rows, prompts of 24 tokens, 32 tokens drawn."""
+    import torch
+
+    import model
+    import sample
+    from peer_torch import Llama
+    torch.set_num_threads(os.cpu_count())
+    config = model.Config(**SHAPE)
+    params, network = model.init_params(config), Llama(**SHAPE)
+    prompts = np.random.default_rng(0).integers(0, config.vocab, (256, 24))
+    theirs_in = torch.tensor(prompts)
+    times = []
+    for _ in range(6):
+        start = time.perf_counter()
+        sample.generate(params, config, prompts, 32)
+        middle = time.perf_counter()
+        torch_rollout(network, theirs_in, 32)
+        times.append((time.perf_counter() - middle) / (middle - start))
+    return {"rollout_tokens_per_s_vs_torch": statistics.median(times[1:])}
+
+
+if __name__ == "__main__":
+    sys.path[:0] = [ROOT]
+    print(bench_rollouts())
