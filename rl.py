@@ -5,7 +5,7 @@
     python rl.py --doubt           learn to question oneself  -> out/rl-doubt-start/, out/rl-doubt/
     python rl.py --reward model    please a learned judge     -> out/rl-judge/, out/rl-judge-best/
     python rl.py --problems gsm8k_test.jsonl --iterations 0    only try problems of your own
-    python rl.py --resume           go on where an interrupted run stopped
+    python rl.py --resume          go on where an interrupted run stopped
 
 Until here somebody showed the right answer. Now the network answers each question sixteen times by
 itself, something says how good each answer was, and answers better than their group are made
@@ -54,8 +54,8 @@ TRIED, TRIES = 200, 8  # held-out problems, and drawn answers to each, in an exa
 SEEDS = 100_000  # random numbers of a run come from its seed times this, plus the iteration
 SILENCE = "<think></think>"  # what a forbidden thought looks like
 
-# ---- 1. The gradient of doing better ----
 
+# ---- 1. The gradient of doing better ----
 
 def advantages(rewards):
     """How much better than its group each answer did: rewards (...,GROUP) less the rows' means.
@@ -108,7 +108,10 @@ def learn(net, optimizer, grads, number, rate, answers, gains, start=None, kl=0.
         dlogprobs += kl * kl_penalty(now, logprobs_of(start, config, ids), mask)[1]
     dlogprobs *= mask.sum() / answers.mask.sum()  # the mean is over all answers, idle ones too
     loss_and_grads(params, config, ids[:, :-1], ids[:, 1:], grads=grads, weights=-dlogprobs)
-    return optimizer.step(params, grads, number, rate, decay=0.0)
+    norm = optimizer.step(params, grads, number, rate, decay=0.0)
+    if not math.isfinite(norm):
+        raise ValueError(f"update {number}: the gradient is {norm}; the folder keeps the last save")
+    return norm
 
 
 # ---- 2. Trying ----
@@ -161,11 +164,12 @@ def ask(tokenizer, text, opening=""):
 
 
 class Task(NamedTuple):
-    """What practice needs to know of its subject; all three take plain lists of items."""
-    draw: object  # iteration -> items to ask about
+    """What practice needs to know of its subject; items are what one can be asked about."""
+    draw: object  # iteration -> items
     prompt: object  # item -> ids
     reward: object  # items, Answers -> rewards (B,)
     report: object  # items, Answers, rewards -> {what: number}, for people
+    final: list  # items to examine with, which were used for no choice
 
 
 # ---- 3. Exercises: answers that can be checked ----
@@ -195,27 +199,33 @@ def habits(answers):
             "tokens": float(answers.mask.sum(1).mean())}
 
 
-def exercises(tokenizer, settings):
+def exercises(net, settings):
     """The Task of solving world.py's exercises, or those of a file."""
     opening = SILENCE if settings["silent"] else ""
-    own = read_problems(settings["problems"])["train"] if settings["problems"] else None
+
+    def prompt(problem):
+        return ask(net[2], problem["question"], opening)
+    if settings["problems"]:
+        own, final = read_problems(settings["problems"],
+                                   lambda problem: len(prompt(problem)) + MAX_NEW <= net[1].ctx)
+    else:
+        own, final = None, world.problems("final", TRIED)
 
     def draw(iteration):
-        r, count = (settings["seed"], "practice", iteration), settings["questions"]
+        seed = f"{settings['seed']} practice {iteration}"
         if own:
-            return world.rng(*r).choices(own, k=count)
-        return world.problems("train", count, " ".join(map(str, r)))
-    return Task(draw, lambda problem: ask(tokenizer, problem["question"], opening),
-                lambda problems, answers: mark(problems, answers, opening),
-                lambda problems, answers, rewards: {"right": float(rewards.mean())} | habits(answers))
+            return world.rng(seed).choices(own, k=settings["questions"])
+        return world.problems("train", settings["questions"], seed)
+    return Task(draw, prompt, lambda problems, answers: mark(problems, answers, opening),
+                lambda problems, answers, rewards: {"right": float(rewards.mean())} | habits(answers),
+                final)
 
 
-def examine(net, task, problems, seed=10**6):
-    """How a network does at problems: the share of answers drawn at temperature 1 that are right
+def examine(net, task, seed=SEEDS - 3):
+    """How a network does at the final problems: the share of answers drawn at temperature 1 that are right
     (pass@1), of greedy ones, of problems solved by any of TRIES drawn answers (pass@8); habits."""
+    problems = task.final
     prompts = [task.prompt(problem) for problem in problems]
-    if not problems:
-        return {}
     greedy = rollout(net, prompts, seed, temperature=0)
     repeated = [problem for problem in problems for _ in range(TRIES)]
     drawn = rollout(net, [prompt for prompt in prompts for _ in range(TRIES)], seed)
@@ -224,21 +234,27 @@ def examine(net, task, problems, seed=10**6):
             "pass@8": float(right.any(1).mean())} | habits(drawn)
 
 
-def read_problems(path, context=None):
-    """{"train", "heldout"} problems of a file in GSM8K's shape: {"question", "answer": "... #### 18"}
-    a line; one in ten is held out, as everywhere by a checksum."""
-    out = {"train": [], "heldout": []}
+def read_problems(path, fits):
+    """(to practise on, to examine with) from a file in GSM8K's shape, {"question", "answer": "...
+    #### 18"} a line. One in ten is held out, as everywhere by a checksum; fits: problem -> bool."""
+    problems = []
     with open(path, encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 entry = json.loads(line)
                 answer = entry["answer"].split("####")[1].replace(",", "").strip()
-                problem = {"question": entry["question"], "answer": str(int(answer))}
+                problems.append({"question": entry["question"], "answer": str(int(answer))})
             except (ValueError, KeyError, IndexError, TypeError, AttributeError):
                 raise ValueError(f'{path}, line {number}: not {{"question", "answer": "... #### '
                                  f'NUMBER"}}, but {line.strip():.60}') from None
-            out["heldout" if world.side(entry["question"]) == 0 else "train"].append(problem)
-    return out
+    short = [problem for problem in problems if fits(problem)]
+    held = [world.side(problem["question"]) == 0 for problem in short]
+    print(f"{path}: {len(short)} of {len(problems)} problems fit into the context with an answer, "
+          f"{sum(held)} of them are held out")
+    if not short or all(held):
+        raise ValueError(f"{path}: no problem that fits into the context; a larger --ctx in train.py?")
+    return ([problem for problem, out in zip(short, held) if not out],
+            [problem for problem, out in zip(short, held) if out][:TRIED])
 
 
 # ---- 4. Another habit to begin with ----
@@ -279,7 +295,7 @@ def give_doubt(net, data, seed):
 FUNNY = set(world.FOODS)
 PAIRS = 500  # comparisons that the judge learns from
 AGREED = 200  # more, to see how often it is right
-PAIRS_A_STEP, JUDGE_EPOCHS, JUDGE_RATE = 16, 1, 1e-3
+PAIRS_A_STEP, JUDGE_RATE = 16, 1e-3  # each comparison is used once
 CERTAIN = 1.5  # how sure people are of a difference of one point: 82%
 
 
@@ -295,14 +311,14 @@ def true_score(subject, joke):
 
 
 def comparisons(net, count, seed):
-    """(ids, lengths) of answers in pairs: rows 2i were preferred to rows 2i + 1; and whether truly."""
+    """ids (2 count,T+1) and lengths of answers in pairs, of which people preferred row 2i to row
+    2i + 1, and their true scores (count,2)."""
     rng = np.random.default_rng(seed)
-    subjects = [str(rng.choice(world.ANIMALS + world.JOBS)) for _ in range(count) for _ in "ab"]
-    subjects[1::2] = subjects[::2]
+    subjects = rng.choice(world.ANIMALS + world.JOBS, count).repeat(2).tolist()
     answers = rollout(net, [joke_prompt(net[2], subject) for subject in subjects], seed)
     true = np.array([*map(true_score, subjects, answers.texts)]).reshape(-1, 2)
-    second = rng.random(count) > 1 / (1 + np.exp(-CERTAIN * (true[:, 0] - true[:, 1])))
-    order = (np.arange(count)[:, None] * 2 + np.stack([second, ~second], 1)).reshape(-1)
+    second = rng.random(count) > 1 / (1 + np.exp(CERTAIN * (true[:, 1] - true[:, 0])))
+    order = (2 * np.arange(count)[:, None] + np.stack([second, ~second], 1)).reshape(-1)
     return answers.ids[order], answers.lengths[order], true.reshape(-1)[order].reshape(-1, 2)
 
 
@@ -350,18 +366,17 @@ def train_judge(net, pairs, seed):
     head(params, config)[-1] = 0  # no opinion yet
     ids, lengths, _ = comparisons(net, pairs, SEEDS * seed + SEEDS - 1)
     optimizer, grads = Optimizer(params, config), views(np.empty_like(flat(params)), config)
-    steps = pairs * JUDGE_EPOCHS // PAIRS_A_STEP
+    steps = pairs // PAIRS_A_STEP
     for step in range(steps):
-        rows = np.arange(step * 2 * PAIRS_A_STEP, (step + 1) * 2 * PAIRS_A_STEP) % len(ids)
+        rows = slice(2 * PAIRS_A_STEP * step, 2 * PAIRS_A_STEP * (step + 1))
         judge_loss_and_grads(params, config, ids[rows], lengths[rows], grads)
         optimizer.step(params, grads, step + 1, learning_rate(step, steps, JUDGE_RATE), 0.0)
     ids, lengths, true = comparisons(net, AGREED, SEEDS * seed + SEEDS - 2)
     scores = scores_of((params, config), ids, lengths).reshape(-1, 2)
-    agrees, differ = scores[:, 0] > scores[:, 1], true[:, 0] != true[:, 1]
+    agrees, truly = scores[:, 0] > scores[:, 1], np.sign(true[:, 0] - true[:, 1])
     print(f"the judge learned from {pairs} comparisons; of {AGREED} others it predicts "
-          f"{agrees.mean():.0%}, and what they truly differ in of the {differ.sum()} that do: "
-          f"{np.sum((agrees == (true[:, 0] > true[:, 1])) & differ) / max(1, differ.sum()):.0%}",
-          flush=True)
+          f"{agrees.mean():.0%}; it prefers what is truly better in "
+          f"{np.sum(truly == 2 * agrees - 1) / max(1, np.count_nonzero(truly)):.0%}", flush=True)
     return params, config
 
 
@@ -384,10 +399,14 @@ def jokes(net, settings):
         return {"judge": float(rewards.mean()), "true": float(true),
                 "tokens": float(answers.mask.sum(1).mean())}
     return Task(draw, lambda subject: joke_prompt(net[2], subject),
-                lambda subjects, answers: scores_of(judge, answers.ids, answers.lengths), report)
+                lambda subjects, answers: scores_of(judge, answers.ids, answers.lengths), report, [])
 
 
 # ---- 6. The run ----
+
+def tell(settings):
+    return "rl.py | " + " | ".join(f"{key} {value}" for key, value in settings.items())
+
 
 def begin(a):
     """settings, net, optimizer, start parameters and state: a new run, or the one to resume."""
@@ -401,6 +420,7 @@ def begin(a):
         optimizer = Optimizer(*net[:2])
         moments = dict(read_safetensors(os.path.join(a.out, "optimizer.safetensors")))
         optimizer.m1[:], optimizer.m2[:] = moments["m1"], moments["m2"]
+        print(tell(state["settings"]) + f" | from iteration {state['iteration']}", flush=True)
         return state["settings"], net, optimizer, open_model(state["settings"]["start"]), state
     if a.iterations is not None and a.iterations < 0 or a.pairs < PAIRS_A_STEP:
         raise ValueError(f"--iterations {a.iterations}, --pairs {a.pairs}: none may be below 0, and the "
@@ -411,6 +431,7 @@ def begin(a):
     settings = {"start": a.out + "-start" if a.doubt else a.model, "reward": a.reward,
                 "silent": a.silent, "problems": a.problems, "kl": a.kl, "pairs": a.pairs,
                 "questions": questions, "rate": rate, "iterations": iterations, "seed": a.seed}
+    print(tell(settings), flush=True)
     net = open_model(a.model)
     if "<|im_end|>" not in net[2].special_tokens:
         raise ValueError(f"{a.model} is a base model and can't be asked; python sft.py comes first")
@@ -444,16 +465,15 @@ def practise(net, optimizer, settings, iteration, answers, rewards, start, grads
 
 def run(a):
     settings, net, optimizer, start, state = begin(a)
-    params, config, tokenizer = net
-    print(" ".join(f"{key} {value}" for key, value in settings.items()), flush=True)
     checked, iterations = settings["reward"] == "answer", settings["iterations"]
-    task = exercises(tokenizer, settings) if checked else jokes(start, settings)
-    final = final_problems(settings, task, config) if checked else []
+    task = exercises(net, settings) if checked else jokes(start, settings)
     if checked and "before" not in state:
-        state["before"] = examine(net, task, final)
-        print(f"before, {len(final)} problems never seen | {show(state['before'])}", flush=True)
+        state["before"] = examine(net, task)
+        print(f"before, {len(task.final)} problems never seen | {show(state['before'])}", flush=True)
+        if not state["before"]["pass@8"]:
+            print("it never gets one right: there is nothing that practice could make likelier")
     log = Log(os.path.join(a.out, "log.jsonl"), fresh=not a.resume)
-    grads, stop, tick = views(np.empty_like(flat(params)), config), [], time.perf_counter()
+    grads, stop, tick = views(np.empty_like(flat(net[0])), net[1]), [], time.perf_counter()
     iteration = begun = state["iteration"]
     before = signal.signal(signal.SIGINT, lambda *_: stop.append(True))
     while iteration < iterations and not stop:
@@ -464,47 +484,37 @@ def run(a):
         numbers = task.report(items, answers, rewards)
         if not checked and numbers["true"] > state.get("best", -math.inf):
             state |= {"best": numbers["true"], "best_iteration": iteration}
-            save(a.out + "-best", *net)  # the other remedy: to stop in time
+            save(a.out + "-best", *net)  # for whoever would have stopped here
         norm = practise(net, optimizer, settings, iteration, answers, rewards, start[0], grads)
         iteration += 1
-        left = (time.perf_counter() - tick) / (iteration - begun) * (iterations - iteration)
+        seconds = time.perf_counter() - tick
         shown = iteration % SHOW_EVERY == 0 or iteration in (1, iterations) or stop
         log.show(f"{iteration}/{iterations} | {show(numbers)} | grad {norm:.2f} | "
-                 f"{duration(left)} left", keep=shown, iteration=iteration, grad_norm=norm,
-                 seconds=time.perf_counter() - tick, **numbers)
+                 f"{duration(seconds / (iteration - begun) * (iterations - iteration))} left",
+                 keep=shown, iteration=iteration, grad_norm=norm, seconds=seconds, **numbers)
         if shown:
             log.show(paint(f"    {answers.texts[0]}", "2"))
-            save(a.out, *net, {"m1": optimizer.m1, "m2": optimizer.m2},
-                 state | {"iteration": iteration, "settings": settings})
+            state |= {"iteration": iteration, "settings": settings}
+            save(a.out, *net, {"m1": optimizer.m1, "m2": optimizer.m2}, state)
     signal.signal(signal.SIGINT, before)
-    seconds = duration(time.perf_counter() - tick)
     if iteration < iterations:
         print(f"stopped at {iteration} and saved in {a.out}; go on with: python rl.py --resume "
               f"--out {a.out}")
-    elif not checked:
-        print(f"the best true score was {state['best']:.2f}, at {state['best_iteration']}: whoever "
-              f"had stopped there has {a.out}-best\nwrote {a.out} in {seconds}; next: "
-              f"python rl.py --reward model --kl 0.1")
-    elif iteration == 0:
-        print("nothing was practised, nothing written")
-    else:
-        state |= {"iteration": iteration, "settings": settings, "after": examine(net, task, final)}
-        save(a.out, *net, {"m1": optimizer.m1, "m2": optimizer.m2}, state)
-        for when in ("before", "after"):
-            print(f"{when:>6} | {show(state[when])}")
-        print(f"wrote {a.out} in {seconds}; next: python sample.py --chat --model {a.out}")
+    elif iteration:
+        finish(a.out, net, optimizer, state, duration(time.perf_counter() - tick),
+               examine(net, task) if checked else None)
 
 
-def final_problems(settings, task, config):
-    """The problems that figures are reported on, which were used for no choice; of a file its
-    held-out ones, if they fit into the context with an answer."""
-    if not settings["problems"]:
-        return world.problems("final", TRIED)
-    problems = read_problems(settings["problems"])["heldout"]
-    fit = [p for p in problems if len(task.prompt(p)) + MAX_NEW <= config.ctx]
-    print(f"{settings['problems']}: {len(fit)} of {len(problems)} held-out problems fit into the "
-          f"context of {config.ctx} tokens")
-    return fit[:TRIED]
+def finish(out, net, optimizer, state, took, after):
+    """Says what became of it; the figures go into the checkpoint, too."""
+    if after is None:
+        best = state["best_iteration"]
+        print(f"wrote {out} in {took}; the true score was best at {best}, {state['best']:.2f}, and {out}-best "
+              "is from then; next: python rl.py --reward model --kl 0.1 --out out/rl-kl")
+        return
+    save(out, *net, {"m1": optimizer.m1, "m2": optimizer.m2}, state | {"after": after})
+    print(f"before | {show(state['before'])}\n after | {show(after)}\n"
+          f"wrote {out} in {took}; next: python sample.py --chat --model {out}")
 
 
 def main():

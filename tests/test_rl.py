@@ -212,7 +212,7 @@ def test_practice_never_meets_what_it_is_examined_on():
     settings = {"silent": False, "problems": None, "seed": 3, "questions": 16}
     task = rl.exercises(None, settings)
     drawn = [problem for iteration in range(40) for problem in task.draw(iteration)]
-    final = rl.final_problems(settings, task, None)
+    final = task.final
     beginnings = {tuple(p["operands"][:3]) for p in drawn}
     assert len(final) == rl.TRIED and len(beginnings) > 200
     assert not beginnings & {tuple(p["operands"][:3]) for p in final}
@@ -220,11 +220,12 @@ def test_practice_never_meets_what_it_is_examined_on():
 
 
 def test_gsm8k_is_read_whole(real):
-    problems = rl.read_problems(real("gsm8k_test.jsonl"))
-    assert len(problems["train"]) + len(problems["heldout"]) == 1319
-    assert 100 < len(problems["heldout"]) < 170
-    answers = {p["question"][:19]: p["answer"] for part in problems.values() for p in part}
+    train, final = rl.read_problems(real("gsm8k_test.jsonl"), lambda problem: True)
+    assert 1319 - 170 < len(train) < 1319 - 100 and len(train) + len(final) == 1319
+    answers = {p["question"][:19]: p["answer"] for p in train + final}
     assert answers["James decides to ru"] == "540"
+    short = rl.read_problems(real("gsm8k_test.jsonl"), lambda p: len(p["question"]) < 150)
+    assert 0 < len(short[0]) < 400 and all(len(p["question"]) < 150 for part in short for p in part)
 
 
 @pytest.mark.parametrize("line", ["no json", "[1]", '{"question": "a", "answer": "b"}',
@@ -233,7 +234,7 @@ def test_files_of_another_shape_are_named(tmp_path, line):
     path = tmp_path / "p.jsonl"
     path.write_text('{"question": "a", "answer": "so #### 1,200"}\n' + line + "\n")
     with pytest.raises(ValueError, match="p.jsonl, line 2"):
-        rl.read_problems(path)
+        rl.read_problems(path, bool)
 
 
 # ---- The judge ----
@@ -377,4 +378,4 @@ def test_problems_of_ones_own_are_tried(room, capsys):
         f.write(json.dumps({"question": "long " * 300, "answer": "#### 1"}) + "\n")
     assert room("--problems", "own.jsonl") == 0
     said = capsys.readouterr().out
-    assert "fit into the context" in said and "drawn 0%" in said
+    assert "60 of 61 problems fit" in said and "drawn 0%" in said and "never gets one right" in said
