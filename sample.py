@@ -141,6 +141,21 @@ def fit(prompt, config, max_new_tokens):
     return prompt[-kept:]
 
 
+def read_prompts(config, cache, ids, lengths):
+    """prefill, but a prompt that several rows share (in rl.py each is answered 16 times) is read
+    once, and its keys and values are copied. Returns the logits (B,V) of each row's last token."""
+    prompts, T = np.column_stack([ids, lengths]), ids.shape[1]  # padding alone can't tell lengths
+    _, first, which = np.unique(prompts, axis=0, return_index=True, return_inverse=True)
+    if len(first) == len(ids):
+        return prefill(config, cache, ids, lengths)
+    which = which.reshape(-1)  # (B,) of which different prompt a row is a copy
+    logits = prefill(config, cache, ids[first], lengths[first])
+    for numbers in (cache.k, cache.v):  # (L,B,G,S,D)
+        numbers[:, :, :, :T] = numbers[:, which, :, :T]
+    cache.lengths[:] = lengths
+    return logits[which]
+
+
 def stream(params, config, prompts, max_new_tokens, temperature=1.0, top_k=None, top_p=None, seed=0,
            stop=()):
     """Goes on from prompts, an array (B,T) or B lists of ids of any lengths. Yields at each step
@@ -167,7 +182,7 @@ def stream(params, config, prompts, max_new_tokens, temperature=1.0, top_k=None,
     stops = np.isin(np.arange(config.vocab), list(stop))  # (V,)
     cache = Cache(params, config, B, max(lengths) + n_steps)
     # All prompts at once; then in each step only the rows that still go on, N of B.
-    rows, logits = np.arange(B), prefill(config, cache, ids, lengths)  # (B,), (B,V)
+    rows, logits = np.arange(B), read_prompts(config, cache, ids, lengths)  # (B,), (B,V)
     for step in range(n_steps):
         tokens, logprobs = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
         draw(logits, float(temperature), top_k, top_p, numbers[rows, step], tokens, logprobs)

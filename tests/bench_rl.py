@@ -87,7 +87,8 @@ def torch_rollout(network, prompts, steps):
 
 
 def bench_rollouts():
-    """Tokens per second, ours / PyTorch's: 256 rows, prompts of 24 tokens, 32 tokens drawn."""
+    """Tokens per second, ours / PyTorch's: 16 answers of 32 tokens to each of 16 prompts of 24. Ours
+    reads each prompt once, which the usual way with PyTorch does not."""
     import torch
 
     import model
@@ -96,7 +97,7 @@ def bench_rollouts():
     torch.set_num_threads(os.cpu_count())
     config = model.Config(**SHAPE)
     params, network = model.init_params(config), Llama(**SHAPE)
-    prompts = np.random.default_rng(0).integers(0, config.vocab, (256, 24))
+    prompts = np.random.default_rng(0).integers(0, config.vocab, (16, 24)).repeat(16, 0)
     theirs_in = torch.tensor(prompts)
     times = []
     for _ in range(6):

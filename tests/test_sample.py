@@ -145,6 +145,17 @@ def test_a_row_is_drawn_alike_whatever_else_is_in_the_batch(net):
     assert sample.generate(*net, prompts, 8, temperature=1.3, top_p=0.95, seed=6) != together
 
 
+def test_shared_prompts_are_read_once_and_change_no_bit(net, monkeypatch):
+    prompts, read = [[7, 3, 0], [7, 3], [7, 3, 0], [1], [7, 3], [7, 3]], []
+    prefill = sample.prefill
+    monkeypatch.setattr(sample, "prefill", lambda config, cache, ids, lengths: (
+        read.append(len(ids)), prefill(config, cache, ids, lengths))[1])
+    shared = sample.generate(*net, prompts, 9, seed=4)
+    assert read == [3]
+    monkeypatch.setattr(sample, "read_prompts", prefill)
+    assert sample.generate(*net, prompts, 9, seed=4) == shared
+
+
 def test_ragged_prompts_equal_single_ones(net):
     rng = np.random.default_rng(4)
     prompts = [rng.integers(0, CONFIG.vocab, n).tolist() for n in (11, 2, 7)]
