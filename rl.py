@@ -12,14 +12,20 @@ itself, something says how good each answer was, and answers better than their g
 likelier, worse ones less likely. That is all. It needs no new kernel: the gradient is that of the
 loss in pretraining, each token weighed by how much better its answer was.
 
+On two cores of an AMD EPYC (Zen 4) the first takes 50 s. Drawn at temperature 1, 33% of the answers
+are right before and 92% after (the worst of three seeds); 38% think before, all do after; silent
+practice stays under 15%. pass@8, whether any of eight answers is right, goes from 94% to 98%: little
+was taught that was not there, but it became a habit. Each iteration's figures are in log.jsonl, those
+before and after in state.json.
+
 Sources: REINFORCE (Williams 1992); the clipped ratio (Schulman et al. 2017, "PPO"); the group as
-its own yardstick, without a second network that predicts rewards (Shao et al. 2024, "DeepSeekMath",
-GRPO). Left out of GRPO: dividing advantages by the group's standard deviation, which makes most of
-problems that nearly always or never work, and by each answer's length, which makes long wrong
-answers cheap (both Liu et al. 2025, "Dr. GRPO"): we take the mean over all tokens (Yu et al. 2025,
-"DAPO"). The KL penalty is there, but off where answers are checked: no judge is there to be fooled.
-Learned judges: Christiano et al. 2017, Ouyang et al. 2022; what they do under pressure: Gao et al.
-2023. Left out: tools, several turns, asynchronous rollouts.
+its own yardstick instead of a second network that predicts rewards (GRPO, in Shao et al. 2024,
+"DeepSeekMath"). Left out of GRPO: dividing advantages by the group's standard deviation, which
+makes most of problems that nearly always or never work, and dividing by each answer's length, which
+makes long wrong answers cheap (both: Liu et al. 2025, "Dr. GRPO"); our mean is over all tokens (Yu
+et al. 2025, "DAPO"). The KL penalty is off where answers are checked: nobody is there to be fooled.
+Learned judges: Christiano et al. 2017, Ouyang et al. 2022; what becomes of them: Gao et al. 2023.
+Left out: tools, conversations of several turns, sampling while learning.
 """
 import argparse
 import json
@@ -117,7 +123,7 @@ def learn(net, optimizer, grads, number, rate, answers, gains, start=None, kl=0.
 # ---- 2. Trying ----
 
 class Answers(NamedTuple):
-    """B answers, each behind its prompt: token t+1 of ids is the target at place t of the others."""
+    """B answers, each behind its prompt. Token t + 1 of ids is the target of place t elsewhere."""
     ids: np.ndarray  # (B,T+1)
     mask: np.ndarray  # (B,T) 1 where the target was written by the network
     logprobs: np.ndarray  # (B,T) of those targets when they were drawn
@@ -188,8 +194,9 @@ def parse_answer(text):
 def mark(problems, answers, opening=""):
     """Rewards (B,): 1 for the right number in an answer that came to its end, otherwise 0. Nothing
     is paid for good form: what is paid for is what one gets."""
-    return np.array([ended and parse_answer(opening + text) == problem["answer"]
-                     for problem, text, ended in zip(problems, answers.texts, answers.ended)], float)
+    marks = [ended and parse_answer(opening + text) == problem["answer"]
+             for problem, text, ended in zip(problems, answers.texts, answers.ended)]
+    return np.array(marks, np.float64)
 
 
 def habits(answers):
@@ -216,14 +223,16 @@ def exercises(net, settings):
         if own:
             return world.rng(seed).choices(own, k=settings["questions"])
         return world.problems("train", settings["questions"], seed)
-    return Task(draw, prompt, lambda problems, answers: mark(problems, answers, opening),
-                lambda problems, answers, rewards: {"right": float(rewards.mean())} | habits(answers),
+
+    def report(problems, answers, rewards):
+        return {"right": float(rewards.mean())} | habits(answers)
+    return Task(draw, prompt, lambda problems, answers: mark(problems, answers, opening), report,
                 final)
 
 
 def examine(net, task, seed=SEEDS - 3):
-    """How a network does at the final problems: the share of answers drawn at temperature 1 that are right
-    (pass@1), of greedy ones, of problems solved by any of TRIES drawn answers (pass@8); habits."""
+    """How a network does at the final problems: the share of answers that are right when drawn at
+    temperature 1 (pass@1) and greedily, of problems that any of TRIES draws solves; habits."""
     problems = task.final
     prompts = [task.prompt(problem) for problem in problems]
     greedy = rollout(net, prompts, seed, temperature=0)
@@ -252,7 +261,7 @@ def read_problems(path, fits):
     print(f"{path}: {len(short)} of {len(problems)} problems fit into the context with an answer, "
           f"{sum(held)} of them are held out")
     if not short or all(held):
-        raise ValueError(f"{path}: no problem that fits into the context; a larger --ctx in train.py?")
+        raise ValueError(f"{path}: no problem fits; train.py --ctx makes networks that read more")
     return ([problem for problem, out in zip(short, held) if not out],
             [problem for problem, out in zip(short, held) if out][:TRIED])
 
@@ -264,9 +273,9 @@ def read_problems(path, fits):
 # of seven it says "wait", throws the guess away and calculates.
 
 DOUBT = {"guess": 85, "guess_wait": 15}  # % of each style (world.exercise_conversation)
-EXERCISES, REPLAYED = 4000, 2000  # examples of it; old conversations, lest it stop being an assistant
-ROWS = 32  # in a step, at most
-START_RATE = 1e-3  # highest learning rate, sft.py's
+EXERCISES, REPLAYED = 4000, 4000  # examples of it, and old conversations, lest they be forgotten
+ROWS = 32  # examples a step
+START_RATE = 5e-4  # highest learning rate: half of sft.py's, for the same reason
 
 
 def give_doubt(net, data, seed):
@@ -289,10 +298,13 @@ def give_doubt(net, data, seed):
 
 # ---- 5. A learned judge ----
 # For most of what we want of an assistant there is no checker. So people compare answers, a network
-# learns to predict what they prefer, and its score is the reward. People here are a rule plus noise,
-# hidden from the networks, so that we can always see what the judge's favourites are really worth.
+# learns to predict what they prefer, and its score is the reward. People here are a rule and noise,
+# hidden from the networks, so that we can always see what the judge's favourites are really worth:
+# more at first, and in the end less than before. The judge has seen the jokes that the network told
+# in the beginning, and is right about them. Practice leaves them, for where the judge errs upwards:
+# beans are funny, so "Why did the beans sing to the beans? Because the beans was too loud, ha ha!",
+# whoever the joke was to be about. A checked answer has no such place: its reward is the truth.
 
-FUNNY = set(world.FOODS)
 PAIRS = 500  # comparisons that the judge learns from
 AGREED = 200  # more, to see how often it is right
 PAIRS_A_STEP, JUDGE_RATE = 16, 1e-3  # each comparison is used once
@@ -306,7 +318,7 @@ def true_score(subject, joke):
     words = re.findall("[a-z]+", joke.lower())
     threes = list(zip(words, words[1:], words[2:]))
     form = re.fullmatch(rf"Why did the {subject} [^?]+\? Because [^?]+[.!]", joke)
-    return (2.0 * bool(form) + min(2, len(FUNNY & set(words))) + joke.endswith("ha ha!")
+    return (2.0 * bool(form) + min(2, len(set(world.FOODS) & set(words))) + joke.endswith("ha ha!")
             - (len(threes) - len(set(threes))) - 0.25 * max(0, len(words) - 20))
 
 
@@ -399,7 +411,7 @@ def jokes(net, settings):
         return {"judge": float(rewards.mean()), "true": float(true),
                 "tokens": float(answers.mask.sum(1).mean())}
     return Task(draw, lambda subject: joke_prompt(net[2], subject),
-                lambda subjects, answers: scores_of(judge, answers.ids, answers.lengths), report, [])
+                lambda _, answers: scores_of(judge, answers.ids, answers.lengths), report, [])
 
 
 # ---- 6. The run ----
@@ -423,8 +435,8 @@ def begin(a):
         print(tell(state["settings"]) + f" | from iteration {state['iteration']}", flush=True)
         return state["settings"], net, optimizer, open_model(state["settings"]["start"]), state
     if a.iterations is not None and a.iterations < 0 or a.pairs < PAIRS_A_STEP:
-        raise ValueError(f"--iterations {a.iterations}, --pairs {a.pairs}: none may be below 0, and the "
-                         f"judge needs {PAIRS_A_STEP} pairs")
+        raise ValueError(f"--iterations {a.iterations}, --pairs {a.pairs}: at least 0 iterations and "
+                         f"{PAIRS_A_STEP} pairs are needed")
     questions, rate, iterations = RECIPES[a.reward]
     if a.iterations is not None:
         iterations = a.iterations
@@ -455,10 +467,10 @@ def show(numbers):
 def practise(net, optimizer, settings, iteration, answers, rewards, start, grads):
     """What is learned from one iteration's answers. Returns the last gradient's length."""
     gains = advantages(rewards.reshape(-1, GROUP)).reshape(-1)
-    rate = settings["rate"] * (1 - iteration / settings["iterations"])
+    warm, left = min(1, (iteration + 1) / WARMUP), 1 - iteration / settings["iterations"]
     for update, rows in enumerate(np.array_split(np.arange(len(gains)), UPDATES)):
         norm = learn(net, optimizer, grads, iteration * UPDATES + update + 1,
-                     rate * min(1, (iteration + 1) / WARMUP), answers.part(rows), gains[rows], start,
+                     settings["rate"] * warm * left, answers.part(rows), gains[rows], start,
                      settings["kl"])
     return norm
 
@@ -469,7 +481,8 @@ def run(a):
     task = exercises(net, settings) if checked else jokes(start, settings)
     if checked and "before" not in state:
         state["before"] = examine(net, task)
-        print(f"before, {len(task.final)} problems never seen | {show(state['before'])}", flush=True)
+        print(f"before, on {len(task.final)} problems never seen | {show(state['before'])}",
+              flush=True)
         if not state["before"]["pass@8"]:
             print("it never gets one right: there is nothing that practice could make likelier")
     log = Log(os.path.join(a.out, "log.jsonl"), fresh=not a.resume)
@@ -508,9 +521,9 @@ def run(a):
 def finish(out, net, optimizer, state, took, after):
     """Says what became of it; the figures go into the checkpoint, too."""
     if after is None:
-        best = state["best_iteration"]
-        print(f"wrote {out} in {took}; the true score was best at {best}, {state['best']:.2f}, and {out}-best "
-              "is from then; next: python rl.py --reward model --kl 0.1 --out out/rl-kl")
+        print(f"wrote {out} in {took}, and {out}-best as it was behind iteration "
+              f"{state['best_iteration']}, when the true score was best ({state['best']:.2f}); "
+              "next: python rl.py --reward model --kl 0.1 --out out/rl-kl")
         return
     save(out, *net, {"m1": optimizer.m1, "m2": optimizer.m2}, state | {"after": after})
     print(f"before | {show(state['before'])}\n after | {show(after)}\n"

@@ -20,8 +20,9 @@ SHAPE = dict(vocab=1027, ctx=128, dim=128, layers=4, heads=4, kv_heads=4, hidden
 
 def practise(out, folder, name, *flags):
     """One run of rl.py: its state and its log."""
-    subprocess.run([sys.executable, os.path.join(ROOT, "rl.py"), "--out", f"{folder}/{name}", *flags],
-                   cwd=os.path.dirname(os.path.abspath(out)), check=True, stdout=subprocess.DEVNULL)
+    command = [sys.executable, os.path.join(ROOT, "rl.py"), "--out", f"{folder}/{name}", *flags]
+    subprocess.run(command, cwd=os.path.dirname(os.path.abspath(out)), check=True,
+                   stdout=subprocess.DEVNULL)
     with open(f"{folder}/{name}/state.json", encoding="utf-8") as f:
         state = json.load(f)
     with open(f"{folder}/{name}/log.jsonl", encoding="utf-8") as f:
@@ -87,8 +88,8 @@ def torch_rollout(network, prompts, steps):
 
 
 def bench_rollouts():
-    """Tokens per second, ours / PyTorch's: 16 answers of 32 tokens to each of 16 prompts of 24. Ours
-    reads each prompt once, which the usual way with PyTorch does not."""
+    """Tokens per second, ours / PyTorch's: 16 answers of 32 tokens to each of 16 prompts of 24.
+    Ours reads each prompt once, which the usual way with PyTorch does not."""
     import torch
 
     import model

@@ -1,4 +1,4 @@
-"""Practice: the policy's gradient, the marks, the judge's backward, and that a run is repeatable."""
+"""Practice: the policy's gradient, the marks, the judge's backward, and that runs repeat."""
 import json
 import os
 import signal
@@ -191,7 +191,8 @@ def test_two_armed_bandit():
 @pytest.mark.parametrize("text, answer", [
     ("<think> a4 b7=11</think> 11", "11"), ("<think></think> 7", "7"), ("11", "11"), ("-3", "-3"),
     ("<think></think> 007", "7"),
-    ("", None), ("<think> 11", None), ("<think> a4 b7=11</think>", None), ("<think></think> ", None),
+    ("", None), ("<think> 11", None), ("<think> a4 b7=11</think>", None),
+    ("<think></think> ", None),
     ("<think></think> 11 12", None), ("<think></think> 11</think> 12", None),
     ("<think></think> 5+6", None), ("<think></think> 11.", None), ("<think></think> ١١", None),
     ("<think></think>\n11", None), ("<think></think> 11\n", None), ("11 <think></think>", None),
@@ -282,12 +283,13 @@ def room(tmp_path, monkeypatch):
     told = [f"{p['question']} <think> {p['thought']}</think>" for p in world.problems("train", 60)]
     tokenizer = bpe.train(told + [world.joke(world.island(), world.rng(0))], 340, (bpe.END,))
     tokenizer.add_special_tokens(bpe.CHAT_SPECIALS)
-    config = model.Config(vocab=tokenizer.vocab_size, ctx=128, dim=16, layers=1, heads=2, kv_heads=1,
-                          hidden=24)
+    config = model.Config(vocab=tokenizer.vocab_size, ctx=128, dim=16, layers=1, heads=2,
+                          kv_heads=1, hidden=24)
     model.save(str(tmp_path / "out/sft"), opinionated(config, 0), config, tokenizer)
     base = bpe.train(told, 300, (bpe.END,))
     model.save(str(tmp_path / "out/base"), model.init_params(config, 0), config, base)
-    talk = {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]}
+    talk = {"messages": [{"role": "user", "content": "Hello"},
+                         {"role": "assistant", "content": "Hi"}]}
     os.mkdir(tmp_path / "out/world")
     (tmp_path / "out/world/conversations.jsonl").write_text(json.dumps(talk) + "\n")
     monkeypatch.chdir(tmp_path)
