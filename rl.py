@@ -14,9 +14,9 @@ loss in pretraining, each token weighed by how much better its answer was.
 
 On two cores of an AMD EPYC (Zen 4) the first takes 50 s. Drawn at temperature 1, 33% of the answers
 are right before and 92% after (the worst of three seeds); 38% think before, all do after; silent
-practice stays under 15%. pass@8, whether any of eight answers is right, goes from 94% to 98%: little
-was taught that was not there, but it became a habit. Each iteration's figures are in log.jsonl, those
-before and after in state.json.
+practice stays under 15%. pass@8, whether any of eight answers is right, goes from 94% to 98%:
+little was taught that was not there, but it became a habit. log.jsonl has each iteration's figures,
+state.json those before and after.
 
 Sources: REINFORCE (Williams 1992); the clipped ratio (Schulman et al. 2017, "PPO"); the group as
 its own yardstick instead of a second network that predicts rewards (GRPO, in Shao et al. 2024,
@@ -435,8 +435,8 @@ def begin(a):
         print(tell(state["settings"]) + f" | from iteration {state['iteration']}", flush=True)
         return state["settings"], net, optimizer, open_model(state["settings"]["start"]), state
     if a.iterations is not None and a.iterations < 0 or a.pairs < PAIRS_A_STEP:
-        raise ValueError(f"--iterations {a.iterations}, --pairs {a.pairs}: at least 0 iterations and "
-                         f"{PAIRS_A_STEP} pairs are needed")
+        raise ValueError(f"--iterations {a.iterations}, --pairs {a.pairs}: needed are 0 or more, "
+                         f"and {PAIRS_A_STEP} or more")
     questions, rate, iterations = RECIPES[a.reward]
     if a.iterations is not None:
         iterations = a.iterations

@@ -153,6 +153,24 @@ def test_equal_answers_teach_nothing():
     assert (model.flat(params) == before).all()
 
 
+def test_each_iteration_updates_twice_from_groups_side_by_side(monkeypatch):
+    asked = []
+
+    def learn(net, optimizer, grads, number, rate, answers, gains, start, kl):
+        asked.append((number, rate, gains.tolist()))
+        return 0.5
+    monkeypatch.setattr(rl, "learn", learn)
+    monkeypatch.setattr(rl, "GROUP", 2)
+    answers = rl.Answers(*[np.zeros((6, 2))] * 4, ["a"] * 6, np.ones(6, bool))
+    settings = {"rate": 1.0, "iterations": 10, "kl": 0.0}
+    for iteration in (0, 7):
+        rewards = np.array([1, 1, 0, 4, 2, 2])
+        rl.practise(None, None, settings, iteration, answers, rewards, None, None)
+    assert [number for number, _, _ in asked] == [1, 2, 15, 16]
+    assert np.allclose([rate for _, rate, _ in asked], [1 / rl.WARMUP] * 2 + [0.3] * 2)
+    assert [gains for _, _, gains in asked[:2]] == [[0, 0, -2], [2, 0, 0]]
+
+
 # ---- Trying ----
 
 def test_drawn_logprobs_are_the_training_forwards():
@@ -220,6 +238,20 @@ def test_practice_never_meets_what_it_is_examined_on():
     assert task.draw(5) == task.draw(5) != task.draw(6)
 
 
+def test_an_examination_counts_draws_and_problems(monkeypatch):
+    texts = {0: ["1", "0"], 1.0: ["1"] * 8 + ["2"] + ["0"] * 7}  # by temperature
+
+    def told(net, prompts, seed, temperature=1.0):
+        n = len(prompts)
+        return rl.Answers(None, np.ones((n, 3)), None, None, texts[temperature], np.ones(n, bool))
+    monkeypatch.setattr(rl, "rollout", told)
+    task = rl.Task(None, lambda p: p, rl.mark, None, [{"answer": "1"}, {"answer": "2"}])
+    marks = rl.examine(None, task)
+    assert (marks["drawn"], marks["greedy"], marks["pass@8"]) == (9 / 16, 0.5, 1.0)
+    texts[1.0][8] = "3"
+    assert rl.examine(None, task)["pass@8"] == 0.5
+
+
 def test_gsm8k_is_read_whole(real):
     train, final = rl.read_problems(real("gsm8k_test.jsonl"), lambda problem: True)
     assert 1319 - 170 < len(train) < 1319 - 100 and len(train) + len(final) == 1319
@@ -273,6 +305,24 @@ def test_what_people_think_of_jokes():
     again = "Why did the fox sit on the honey? Because the honey was the honey was the honey was."
     assert rl.true_score("fox", again) == 2 + 1 - 4
     assert rl.true_score("fox", "") == 0
+
+
+def test_people_prefer_the_better_joke_mostly(monkeypatch):
+    good = "Why did the {} run? Because the bread was too cold, ha ha!"
+
+    def told(net, prompts, seed):  # the better joke is told first or second, by chance
+        flip = np.random.default_rng(seed).random(len(prompts) // 2) < 0.5
+        texts = [good.format(p) if first else "?" for p, f in zip(prompts[::2], flip)
+                 for first in (f, not f)]
+        ids = np.arange(len(prompts))[:, None]
+        return types.SimpleNamespace(ids=ids, lengths=ids[:, 0], texts=texts)
+    monkeypatch.setattr(rl, "rollout", told)
+    monkeypatch.setattr(rl, "joke_prompt", lambda tokenizer, subject: subject)
+    monkeypatch.setattr(rl, "CERTAIN", 0.5)  # four points apart: 88% are sure
+    ids, lengths, true = rl.comparisons((None, None, None), 400, 5)
+    assert (np.sort(true, 1) == [0, 4]).all() and 0.82 < (true[:, 0] > true[:, 1]).mean() < 0.94
+    assert (ids[:, 0] == lengths).all() and (ids[::2] // 2 == ids[1::2] // 2).all()
+    assert sorted(lengths) == list(range(800)) and 150 < (ids[::2, 0] % 2).sum() < 250
 
 
 # ---- A run ----
@@ -347,6 +397,11 @@ def test_the_true_score_stands_beside_the_judges(room, capsys):
     assert room(*JUDGED) == 0
     said = capsys.readouterr().out
     assert said.count("judge ") >= 3 and said.count("true ") >= 3 and "comparisons" in said
+    with open("out/rl-judge/log.jsonl") as lines:
+        true = [json.loads(line)["true"] for line in lines]
+    with open("out/rl-judge/state.json") as file:
+        state = json.load(file)
+    assert state["best"] == max(true) == true[state["best_iteration"]]
     assert os.path.exists("out/rl-judge-best/model.safetensors")
     assert model.load("out/rl-judge")[1].vocab == model.load("out/sft")[1].vocab
 
@@ -356,6 +411,15 @@ def test_doubt_starts_from_its_own_habit(room, capsys):
     said = capsys.readouterr().out
     assert "85% guess" in said and "before" in said and "after" in said and "pass@8" in said
     assert weights_of("out/rl-doubt-start") != weights_of("out/sft")
+
+
+def test_exercises_of_the_old_habit_are_not_replayed(room, capsys):
+    with open("out/world/conversations.jsonl") as file:
+        talk = json.loads(file.read())
+    with open("old.jsonl", "w") as file:
+        file.write(json.dumps(talk | {"kind": "exercise"}) + "\n")
+    assert room("--doubt", "--data", "old.jsonl") == 2
+    assert "no conversation" in capsys.readouterr().err
 
 
 def weights_of(folder):
