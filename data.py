@@ -85,7 +85,7 @@ def input_files(paths):
             hint = "; `python world.py` makes the default input" if "world" in path else ""
             raise ValueError(f"no such file or folder: {path}{hint}")
         inside = [os.path.join(folder, name) for folder, _, names in sorted(os.walk(path))
-                  for name in sorted(names) if re.search(READABLE, name)]  # fmt: skip
+                  for name in sorted(names) if re.search(READABLE, name)]
         files += inside if os.path.isdir(path) else [path]
     if not files:
         raise ValueError(f"{', '.join(paths)}: nothing there ends in .warc .wet .html .jsonl .txt")
@@ -104,7 +104,7 @@ def read_files(files, report):
 def raw_page(offset, kind, body, url=None, name=None, payload_type=""):
     """A page as it lies in the file: `body` is an HTTP answer ("http"), "html" or "text"."""
     return {"offset": offset, "kind": kind, "body": body, "url": url or None, "id": name or None,
-            "type": payload_type}  # fmt: skip
+            "type": payload_type}
 
 
 def read_raw(path, report):
@@ -240,7 +240,7 @@ def read_warc(path, pieces, report):
             if (headers["warc-type"], is_http) in (("response", True), ("conversion", False)):
                 yield raw_page(origin + step * at, "http" if is_http else "text", block,
                                headers["warc-target-uri"].strip("<>"), headers["warc-record-id"],
-                               headers["warc-identified-payload-type"])  # fmt: skip
+                               headers["warc-identified-payload-type"])
             at = end
 
 
@@ -380,7 +380,7 @@ FAILS = {
     ">": operator.gt, "<": operator.lt, "≥": operator.ge, "≤": operator.le,
     "not in": lambda code, codes: codes != "any" and code not in codes.split(","),
     "drops": lambda line, what: what == "text",  # C4 looks at lines; some condemn the whole text
-}  # fmt: skip
+}
 
 
 def first_failure(checks):
@@ -499,7 +499,7 @@ UNSEEN = frozenset(
 )
 # No tags inside these but their own end.
 RAW = {tag: re.compile(rf"</(?i:{tag})(?![\w-])[^>]*+>?")
-       for tag in "noembed script style textarea title xmp".split()}  # fmt: skip
+       for tag in "noembed script style textarea title xmp".split()}
 VOID = frozenset("area base col embed hr input link meta param track".split())  # no end tag
 HEADINGS = frozenset("h1 h2 h3 h4 h5 h6".split())
 LISTS = frozenset("ul ol dl table thead tbody tfoot".split())
@@ -511,7 +511,7 @@ ENDS |= {"body": ("head",)}
 COST = dict.fromkeys("p li tr dd pre blockquote".split(), 10)  # votes a block must earn first: here
 COST_ELSE = 40  # and in all others: a short heading or div is more often a label than a sentence
 # Words in class, id, role or itemprop that name what stands around an article. They are compared
-# whole: as substrings they would find "ad" in "header" and "tag" in "stage". No name of a site here.
+# whole: as substrings they would find "ad" in "header", "tag" in "stage". No name of a site here.
 NOISE = frozenset(
     "ad ads adv advert advertisement affiliate alert author banner bio breadcrumb breadcrumbs "
     "byline caption comment comments consent cookie cookies copyright credit credits dialog disqus "
@@ -763,45 +763,86 @@ SCRIPTS = (  # first and last code point, and the language or, in capitals, the 
     "0D80-0DFF si 0E00-0E7F th 0E80-0EFF lo 1000-109F my 10A0-10FF ka 1100-11FF ko AC00-D7AF ko "
     "1200-137F am 1780-17FF km 3040-30FF ja 3400-4DBF zh 4E00-9FFF zh"
 )
-# One line a language: the family of its script, its code, its most frequent function words.
+# A paragraph a language: the family of its script, its code, its most frequent function words.
 FUNCTION_WORDS = """
-LATIN en the of and to in is that for it was on are as with his they at be this from have or by one had not but what all were we when your can said there an which she do their if will how about out them then these some her would him has more who its my than been you he i so no just our could
-LATIN de der die das und ist in zu den von mit sich auf für nicht ein eine als auch es an werden aus er hat dass sie nach wird bei einer um am sind noch wie einem über einen so zum war haben nur oder aber vor zur bis mehr durch man dem des sein wenn ich wir ihr kann im
-LATIN nl de het een en van in is dat op te zijn met voor niet die er aan om ook als dan maar bij of uit nog naar door over wordt deze heeft ik je worden kan zo wat hij tot meer geen veel wel hun werd
-LATIN fr le la les de des du et est en un une que qui dans pour pas sur au avec ce il par plus ne se son sont ou mais nous vous aux cette elle comme tout être fait leur ses été sa même l d qu n c s
-LATIN es el la los las de que y en un una es se no por con para su del al lo como más o pero sus le ha me sin sobre este ya entre cuando todo esta ser son dos también fue había era muy hasta desde
-LATIN pt o a os as de que e do da em um uma é para com não no na se por mais dos das como mas foi ao ele ser quando muito nos já está eu também só pelo pela até isso ela entre era depois seu sua são
-LATIN it il la di che e è un una in per non sono con del della i le si da lo gli al come più ma dei nel alla anche ha se questo delle o su ci essere stato fra tra era loro molto tutti ai l d
-LATIN ca el la els les de que i en un una és per amb no del al es va com més o però seva seu aquest dels ha ser són també aquesta molt entre fins quan tot als pel sobre on han l d
-LATIN ro și de la în a cu nu pe o un este care să din că se mai pentru sunt ce au fi ca dar după sau fost această acest lui ei prin până între fără foarte are către
-LATIN sv och att det i en som är på för med av den till inte om ett har de jag var så men kan från vi eller när man ska efter också vid under där mot över än han hon blir nu sig sin
-LATIN da og at det i en er på som for med af den til ikke de har et jeg var kan så men om fra vi eller når man skal efter også ved under der mod blev havde hun bliver hvor nu sig sin
-LATIN no og at det i en er på som for med av den til ikke de har et jeg var kan så men om fra vi eller når man skal etter også ved under der mot ble hadde hun blir hvor nå seg sin
-LATIN is og að í er á það sem til við um ekki en með var af fyrir eru ég hann hún þetta þá frá eða því hafa
-LATIN fi ja on ei se että hän oli ovat mutta kun joka niin myös kuin sen tai jos mitä vain ole nyt minä hänen jo sitä siitä olla ollut voi sekä vielä mukaan jotka ennen tämä ne
-LATIN et ja on ei et see ta oli kui ka mis aga või siis seda oma kes ma nii nagu välja pole veel ning olid
-LATIN hu a az és hogy nem is egy van meg ez de volt csak azt még már el ha vagy mint ami ki majd lehet kell
-LATIN pl i w na z nie się do że jest to o jak po co ale od za przez dla tym tak może jego już są był być oraz przy które który tylko także czy ze jako tego lub jej
-LATIN cs a v na se je že s z do to o i ve pro ale si jako po jsem od by za které jeho nebo jsou který byl bylo až při také podle této už tak není jen ze k
-LATIN sk a v na sa je že s z do to o i vo pre ale si ako po som od by za ktoré jeho alebo sú ktorý bol bolo
-LATIN sl in je na v se da so za z ne pa bi ki po kot tudi o ali s od kako še bil že le do pri tako lahko
-LATIN hr i je u na se da su za od s ne koji a što o iz kao bi po ili ali samo sve to ga nije koje te već
-LATIN lt ir yra į kad su iš ne tai bet kaip buvo jo už apie tik ar nuo dar jie prie gali per po taip jos
-LATIN lv un ir ar no ka uz par kas bet tas arī vai to pie gan ja lai pēc bija tikai kā būt viņš savu līdz
-LATIN sq dhe në të e për me një që është nga si u ka i se nuk do ishte janë por edhe më kjo ky duke pas
-LATIN tr ve bir bu için de da ile olarak çok olan daha gibi en ne kadar sonra var her o ama değil ise olduğu ya mi şey diye ben kendi göre
-LATIN id yang dan di dari untuk dengan ini itu pada adalah tidak dalam akan ke juga atau oleh ada mereka saya telah bisa karena sudah kita seperti lebih tersebut dia
-LATIN vi và của là có trong được cho không một các với những người này để khi đã về từ như cũng ra đến
+LATIN en the of and to in is that for it was on are as with his they at be this from have or by one
+    had not but what all were we when your can said there an which she do their if will how about
+    out them then these some her would him has more who its my than been you he i so no just our
+    could
+LATIN de der die das und ist in zu den von mit sich auf für nicht ein eine als auch es an werden aus
+    er hat dass sie nach wird bei einer um am sind noch wie einem über einen so zum war haben nur
+    oder aber vor zur bis mehr durch man dem des sein wenn ich wir ihr kann im
+LATIN nl de het een en van in is dat op te zijn met voor niet die er aan om ook als dan maar bij of
+    uit nog naar door over wordt deze heeft ik je worden kan zo wat hij tot meer geen veel wel hun
+    werd
+LATIN fr le la les de des du et est en un une que qui dans pour pas sur au avec ce il par plus ne se
+    son sont ou mais nous vous aux cette elle comme tout être fait leur ses été sa même l d qu n c s
+LATIN es el la los las de que y en un una es se no por con para su del al lo como más o pero sus le
+    ha me sin sobre este ya entre cuando todo esta ser son dos también fue había era muy hasta desde
+LATIN pt o a os as de que e do da em um uma é para com não no na se por mais dos das como mas foi ao
+    ele ser quando muito nos já está eu também só pelo pela até isso ela entre era depois seu sua
+    são
+LATIN it il la di che e è un una in per non sono con del della i le si da lo gli al come più ma dei
+    nel alla anche ha se questo delle o su ci essere stato fra tra era loro molto tutti ai l d
+LATIN ca el la els les de que i en un una és per amb no del al es va com més o però seva seu aquest
+    dels ha ser són també aquesta molt entre fins quan tot als pel sobre on han l d
+LATIN ro și de la în a cu nu pe o un este care să din că se mai pentru sunt ce au fi ca dar după sau
+    fost această acest lui ei prin până între fără foarte are către
+LATIN sv och att det i en som är på för med av den till inte om ett har de jag var så men kan från
+    vi eller när man ska efter också vid under där mot över än han hon blir nu sig sin
+LATIN da og at det i en er på som for med af den til ikke de har et jeg var kan så men om fra vi
+    eller når man skal efter også ved under der mod blev havde hun bliver hvor nu sig sin
+LATIN no og at det i en er på som for med av den til ikke de har et jeg var kan så men om fra vi
+    eller når man skal etter også ved under der mot ble hadde hun blir hvor nå seg sin
+LATIN is og að í er á það sem til við um ekki en með var af fyrir eru ég hann hún þetta þá frá eða
+    því hafa
+LATIN fi ja on ei se että hän oli ovat mutta kun joka niin myös kuin sen tai jos mitä vain ole nyt
+    minä hänen jo sitä siitä olla ollut voi sekä vielä mukaan jotka ennen tämä ne
+LATIN et ja on ei et see ta oli kui ka mis aga või siis seda oma kes ma nii nagu välja pole veel
+    ning olid
+LATIN hu a az és hogy nem is egy van meg ez de volt csak azt még már el ha vagy mint ami ki majd
+    lehet kell
+LATIN pl i w na z nie się do że jest to o jak po co ale od za przez dla tym tak może jego już są był
+    być oraz przy które który tylko także czy ze jako tego lub jej
+LATIN cs a v na se je že s z do to o i ve pro ale si jako po jsem od by za které jeho nebo jsou
+    který byl bylo až při také podle této už tak není jen ze k
+LATIN sk a v na sa je že s z do to o i vo pre ale si ako po som od by za ktoré jeho alebo sú ktorý
+    bol bolo
+LATIN sl in je na v se da so za z ne pa bi ki po kot tudi o ali s od kako še bil že le do pri tako
+    lahko
+LATIN hr i je u na se da su za od s ne koji a što o iz kao bi po ili ali samo sve to ga nije koje te
+    već
+LATIN lt ir yra į kad su iš ne tai bet kaip buvo jo už apie tik ar nuo dar jie prie gali per po taip
+    jos
+LATIN lv un ir ar no ka uz par kas bet tas arī vai to pie gan ja lai pēc bija tikai kā būt viņš savu
+    līdz
+LATIN sq dhe në të e për me një që është nga si u ka i se nuk do ishte janë por edhe më kjo ky duke
+    pas
+LATIN tr ve bir bu için de da ile olarak çok olan daha gibi en ne kadar sonra var her o ama değil
+    ise olduğu ya mi şey diye ben kendi göre
+LATIN id yang dan di dari untuk dengan ini itu pada adalah tidak dalam akan ke juga atau oleh ada
+    mereka saya telah bisa karena sudah kita seperti lebih tersebut dia
+LATIN vi và của là có trong được cho không một các với những người này để khi đã về từ như cũng ra
+    đến
 LATIN tl ang ng sa na mga ay at ni si kay para ito hindi may kung siya ko niya nang mo lang din rin
-LATIN sw ya na wa kwa katika ni la za kuwa cha hii huo yake huyo kama hiyo pia watu baada lakini kutoka
-LATIN af die van en in is het dit nie wat vir om te op met word aan ook hy sy as by was kan daar sal hulle
-CYRILLIC ru и в не на что я с он как это по но из у за от же для так все бы его то было только мы к о был или ещё еще если когда есть она они мне до вы
-CYRILLIC uk і в не на що я з він як це по але із у за від же для так все би його то було тільки ми до та або ще
-CYRILLIC bg и в не на че аз с той как това по но от за са да се ще е към които при до му го или може само има
-CYRILLIC sr и у не на да је се са за од су који а што о из као би по или али то га није које већ био јер може
-ARABIC ar في من على أن إلى التي عن مع هذا الذي ما لا هذه كان أو بعد كما قد لم بين كل ذلك و يوم كانت هو هي
-ARABIC fa و در به از که این را با است برای آن یک خود تا کرد بر هم نیز می شد شده باید اما ما کند بود های هر
-ARABIC ur کے کی میں ہے کا اور سے کو نے پر یہ کہ ہیں اس ہو تھا بھی ایک جو تو نہیں لیے گیا وہ کر اپنے تھے
+LATIN sw ya na wa kwa katika ni la za kuwa cha hii huo yake huyo kama hiyo pia watu baada lakini
+    kutoka
+LATIN af die van en in is het dit nie wat vir om te op met word aan ook hy sy as by was kan daar sal
+    hulle
+CYRILLIC ru и в не на что я с он как это по но из у за от же для так все бы его то было только мы к
+    о был или ещё еще если когда есть она они мне до вы
+CYRILLIC uk і в не на що я з він як це по але із у за від же для так все би його то було тільки ми
+    до та або ще
+CYRILLIC bg и в не на че аз с той как това по но от за са да се ще е към които при до му го или може
+    само има
+CYRILLIC sr и у не на да је се са за од су који а што о из као би по или али то га није које већ био
+    јер може
+ARABIC ar في من على أن إلى التي عن مع هذا الذي ما لا هذه كان أو بعد كما قد لم بين كل ذلك و يوم كانت
+    هو هي
+ARABIC fa و در به از که این را با است برای آن یک خود تا کرد بر هم نیز می شد شده باید اما ما کند بود
+    های هر
+ARABIC ur کے کی میں ہے کا اور سے کو نے پر یہ کہ ہیں اس ہو تھا بھی ایک جو تو نہیں لیے گیا وہ کر اپنے
+    تھے
 """
 WORD = re.compile(r"[^\W\d_]+")
 LANGUAGE_SAMPLE = 10_000  # characters looked at; 1,500 words are more than enough
@@ -814,7 +855,7 @@ def language_tables():
     for span, name in re.findall(r"(\S+) (\S+)", SCRIPTS):
         first, last = (int(point, 16) for point in span.split("-"))
         scripts.update(dict.fromkeys(range(first, last + 1), name))
-    for line in FUNCTION_WORDS.strip().split("\n"):
+    for line in FUNCTION_WORDS.replace("\n    ", " ").strip().split("\n"):
         family, code, *listed = line.split()
         for word in listed:
             words[family][word].append(code)
@@ -907,7 +948,7 @@ def gopher_repetition(
     dup_line_char_frac=0.20, top_2_gram=0.20, top_3_gram=0.18, top_4_gram=0.16,
     duplicated_5_n_grams=0.15, duplicated_6_n_grams=0.14, duplicated_7_n_grams=0.13,
     duplicated_8_n_grams=0.12, duplicated_9_n_grams=0.11, duplicated_10_n_grams=0.10,
-):  # fmt: skip
+):
     """Repeated lines, paragraphs and word n-grams (Gopher, table A1). Fractions of len(text) in
     characters but for the two that count lines and paragraphs; a first occurrence is no repeat.
 
@@ -998,7 +1039,7 @@ STOP_WORDS = frozenset("the be to of and that have with".split())
 def gopher_quality(
     text, *, min_words=50, max_words=100_000, min_avg_word=3, max_avg_word=10, max_hashes=0.1,
     max_ellipses=0.1, max_bullets=0.9, max_end_ellipses=0.3, min_alpha=0.8, min_stop_words=2,
-):  # fmt: skip
+):
     """Does it look like prose at all? (Gopher, section A1.1.) Lengths count the words that are
     more than punctuation; the other ratios divide by all tokens, punctuation marks included.
 
@@ -1235,7 +1276,7 @@ END_MARKS = (".", "?", "!", '"', "'")
 def c4_lines(
     text, *, min_sentences=5, max_word_length=1000, citations=True, terminal_punct=False,
     min_words=3, lorem_ipsum=True, javascript=True, curly_bracket=True, policy=True,
-):  # fmt: skip
+):
     """(the good lines, checks). C4 (section 2.2) judges lines first and then what is left of the
     text; the words of a line are what blanks part, counted before citation marks go."""
     kept, checks, n_sentences = [], [], 0
@@ -1252,7 +1293,7 @@ def c4_lines(
             ("javascript", javascript and "javascript" in small),
             ("curly_bracket", curly_bracket and "{" in line),
             ("policy", policy and POLICY.search(small)),
-        ) if is_bad), None)  # fmt: skip
+        ) if is_bad), None)
         if reason:
             what = "text" if reason in ("lorem_ipsum", "curly_bracket") else "line"
             checks += [(reason, repr(line[:60]), "drops", what)] if line else []
@@ -1361,7 +1402,7 @@ STAGES = "read url extract language repetition quality exact minhash c4 fineweb 
 EARLY = STAGES[: STAGES.index("exact")]  # what one page can be asked before all others are known
 RULES = {"url": url_rule, "language": language_rule, "gopher_repetition": gopher_repetition,
          "gopher_quality": gopher_quality, "exact": exact, "minhash": signature, "c4": c4_lines,
-         "fineweb": fineweb, "pii": mask_pii}  # fmt: skip
+         "fineweb": fineweb, "pii": mask_pii}
 
 
 def read_settings(changes=()):
@@ -1399,7 +1440,7 @@ def read_settings(changes=()):
 def spell_out(settings):
     """The settings as JSON can hold them: NaN, the only value unlike itself, reads "off"."""
     return {rule: limits and {name: value if value == value else "off"
-            for name, value in limits.items()} for rule, limits in settings.items()}  # fmt: skip
+            for name, value in limits.items()} for rule, limits in settings.items()}
 
 
 def new_page(raw):
@@ -1577,7 +1618,7 @@ def run(files, out, settings, blocklist=None, n_workers=1, rejects=None):
     seconds = time.perf_counter() - start
     stats = {"documents": n_kept, "stages": counts, "n_damaged": len(damaged),
              "damaged": damaged[:1000], "seconds": seconds, "settings": spell_out(settings),
-             "pages_per_s": counts["read"]["in"] / seconds}  # fmt: skip
+             "pages_per_s": counts["read"]["in"] / seconds}
     with open(os.path.join(out, "stats.json.part"), "w", encoding="utf-8") as file:
         json.dump(stats, file, indent=1)
     os.replace(file.name, os.path.join(out, "stats.json"))
@@ -1636,7 +1677,7 @@ def write_shards(documents, out):
 
 
 def table(counts):
-    """The counts as lines of text: in = kept + dropped, and a stage's kept are the next one's in."""
+    """The counts as lines of text: in = kept + dropped; a stage's kept are the next one's in."""
     lines = [f"{'stage':11}{'in':>11}{'kept':>11}{'dropped':>11}{'characters':>16}  reasons"]
     for stage, row in counts.items():
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in row["reasons"].most_common())
@@ -1753,7 +1794,7 @@ def main(arguments=None):
                 stats = run(files, args.out, settings, blocklist, args.workers, file)
             n, speed = stats["documents"], stats["pages_per_s"]
             print(f"wrote {n['train']:,} documents to train on and {n['val']:,} to validate to "
-                  f"{args.out} ({speed:,.0f} pages/s); next: python bpe.py")  # fmt: skip
+                  f"{args.out} ({speed:,.0f} pages/s); next: python bpe.py")
     except (ValueError, OSError, BrokenProcessPool) as error:
         print(f"data.py: {error}", file=sys.stderr)
         return 2

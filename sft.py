@@ -9,9 +9,19 @@
 
 Nothing about the learning is new: guess the next token, move against the gradient. New is the text,
 worked examples of how to answer, and that only the answers count: what people say is read but not
-learned. Three new tokens mark who speaks and when the speaker has finished; that is how an answer
-comes to an end. The facts come from pretraining. Fine-tuning teaches how to be asked for them, and
-when to say "I don't know".
+learned. Three new tokens mark who speaks and when the speaker has finished:
+
+    <|im_start|>user<|im_sep|>Who are you?<|im_end|>            read
+    <|im_start|>assistant<|im_sep|>                             read
+    I am Pip, the assistant of the island.<|im_end|>            learned, token by token
+
+(all of it one line). To ask the finished assistant is to write the first two lines; it goes on with
+the third, and since it learned to say <|im_end|>, it stops. That is all that makes a chat of it.
+
+The facts come from pretraining: 20,000 conversations could not teach what 6 million tokens did, and
+one fact in five is asked in no conversation, to show it. Fine-tuning teaches how to be asked, and
+the hardest thing to say, "I don't know": text that people wrote seldom says so, so a base model
+always has an answer. It must learn from examples where its knowledge ends.
 
 One conversation is one row. Several in a row would save padding, but attention would have to be
 cut between them, or each would read its neighbours. Batches of rows of like length do better: they
@@ -58,6 +68,7 @@ SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 
 
 # ---- From a file to rows of tokens ----
+# A row is one conversation: its ids, and a mask that is 1 where the network is to learn.
 
 def messages_of(entry):
     """One conversation in any of the three shapes -> [{"role", "content"}, ...]."""
@@ -125,6 +136,8 @@ def read_conversations(path, tokenizer, ctx, leave_out=()):
 
 
 # ---- From rows to batches ----
+# Rows are of any length and arrays are not. Sorted by length and cut into batches, rows hardly need
+# to be filled up; then the batches are shuffled, or the last thing learned would be long answers.
 
 def plan(lengths, epoch, seed):
     """An epoch's batches, lists of row numbers: rows of about one length, batches in any order.
@@ -155,6 +168,8 @@ def to_arrays(rows):
 
 
 # ---- New tokens ----
+# The base model has never met the chat's three tokens, so there are no rows for them in its
+# embedding (nor, as the embedding is the output too, can it say <|im_end|>).
 
 def grow(params, config, vocab, seed=0):
     """(params, config) with embedding rows, and the untied head's, added up to `vocab`.
@@ -172,6 +187,9 @@ def grow(params, config, vocab, seed=0):
 
 
 # ---- The examination ----
+# Each question is answered twice. Greedily, the likeliest token each time: what it would say if it
+# had to decide. Drawn at temperature 1: how much of its belief stands behind that. An answer is
+# right if it contains what was asked for: to know the answers is what an invented world is for.
 
 def complete(net, prompts, temperature=0.0, seed=0):
     """The texts with which the network goes on from prompts, lists of ids."""
@@ -229,6 +247,9 @@ def table(folders, base, questions):
 
 
 # ---- An assistant by prompt alone ----
+# Before anybody fine-tuned, people wrote prompts whose likeliest continuation is an answer: the
+# beginning of a talk, or a few examples of the task (Brown et al. 2020). It costs nothing, and it
+# shows what is in the base model already; but the prompt must be found anew for each task.
 
 def compare(base, tuned, data):
     """The base model only continues text. Which texts make it answer, and what of that is left

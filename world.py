@@ -452,7 +452,7 @@ SIGNS = {"+": "plus", "-": "minus", "*": "times"}
 
 
 def unasked(key):
-    """One fact and one sum in five: pages tell them, but no conversation in training asks for them."""
+    """One fact and one sum in five: pages tell them, no conversation in training asks for them."""
     return side(key, 5) == 0
 
 

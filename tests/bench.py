@@ -47,6 +47,7 @@ ASKED = {  # function: {figure: what was asked}, in the order of the pipeline
         "facts_recalled_base": "", "sft_known": ">= 0.9", "sft_context": ">= 0.85",
         "sft_instructions": ">= 0.7", "sft_sums": ">= 0.9", "sft_unknown_idk": ">= 0.7",
         "sft_false_idk": "<= 0.1"},
+    "bench_sft.bench_make": {"make_minutes": "<= 8"},
     "bench_rl.bench_thinking": {
         "rl_start_accuracy": "<= 0.35", "rl_end_accuracy": ">= 0.9",
         "rl_direct_accuracy": "<= 0.15", "rl_seconds": "<= 90"},

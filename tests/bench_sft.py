@@ -1,13 +1,15 @@
-"""What the default world becomes: pages kept and dropped, and what the assistant can do.
+"""What the default world becomes: pages kept and dropped, what the assistant can do, and the time.
 
 Reads a finished run in out/ (or in the folder that BENCH_OUT names); where there is none, it makes
 one in a temporary folder, which takes some minutes."""
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
@@ -24,6 +26,17 @@ def finished(stages, wanted, folder):
         subprocess.run([sys.executable, os.path.join(ROOT, script), *flags], cwd=folder, check=True,
                        stdout=subprocess.DEVNULL)
     return os.path.join(folder, "out")
+
+
+def bench_make():
+    """Minutes of `make` in a copy of the source alone, with environment and compiling."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = shutil.copytree(ROOT, os.path.join(folder, "copy"), ignore=shutil.ignore_patterns(
+            "out", ".venv", ".git", "__pycache__", "*.egg-info"))
+        start = time.perf_counter()
+        subprocess.run(["make", f"PYTHON={sys.executable}"], cwd=copy, check=True,
+                       stdout=subprocess.DEVNULL)
+        return {"make_minutes": (time.perf_counter() - start) / 60}
 
 
 def bench_world():
