@@ -4,13 +4,15 @@
     python rl.py --silent          the same with thoughts forbidden      -> out/rl-silent/
     python rl.py --doubt           learn to question oneself  -> out/rl-doubt-start/, out/rl-doubt/
     python rl.py --reward model    please a learned judge     -> out/rl-judge/, out/rl-judge-best/
+    python rl.py --reward model --kl 0.1    the same on a leash   -> out/rl-judge-kl/
     python rl.py --problems gsm8k_test.jsonl --iterations 0    only try problems of your own
     python rl.py --resume          go on where an interrupted run stopped
 
 Until here somebody showed the right answer. Now the network answers each question sixteen times by
 itself, something says how good each answer was, and answers better than their group are made
 likelier, worse ones less likely. That is all. It needs no new kernel: the gradient is that of the
-loss in pretraining, each token weighed by how much better its answer was.
+loss in pretraining, each token weighed by how much better its answer was (its advantage). What a
+network says is now what it does, so in this trade it is called a policy.
 
 On two cores of an AMD EPYC (Zen 4) the first takes 50 s. Drawn at temperature 1, 33% of the answers
 are right before and 92% after (the worst of three seeds); 38% think before, all do after; silent
@@ -23,7 +25,8 @@ its own yardstick instead of a second network that predicts rewards (GRPO, in Sh
 "DeepSeekMath"). Left out of GRPO: dividing advantages by the group's standard deviation, which
 makes most of problems that nearly always or never work, and dividing by each answer's length, which
 makes long wrong answers cheap (both: Liu et al. 2025, "Dr. GRPO"); our mean is over all tokens (Yu
-et al. 2025, "DAPO"). The KL penalty is off where answers are checked: nobody is there to be fooled.
+et al. 2025, "DAPO"). The penalty on moving away from the start (KL) is off unless --kl says how
+dear it is: a checked answer can't be fooled, and how a judge is fooled is to be seen.
 Learned judges: Christiano et al. 2017, Ouyang et al. 2022; what becomes of them: Gao et al. 2023.
 Left out: tools, conversations of several turns, sampling while learning.
 """
@@ -42,26 +45,32 @@ import numpy as np
 import world
 from bpe import render_chat
 from kernels import rmsnorm, rmsnorm_backward
-from model import (Buffers, flat, head, loss_and_grads, read_safetensors, save, token_losses, trunk,
-                   trunk_backward, views)
+from model import (Buffers, flat, head, loss_and_grads, save, token_losses, trunk, trunk_backward,
+                   views)
 from sample import open_model, paint, stream
-from sft import grow, read_conversations, to_arrays
-from train import Log, Optimizer, duration, learning_rate
+from sft import grow, read_conversations, read_lines, to_arrays
+from train import Log, Optimizer, duration, keep, learning_rate, reopen
 
 GROUP = 16  # answers to one question
 CLIP = 0.2  # by how much a token's probability changes before its gradient stops (PPO's)
 UPDATES = 2  # of the network per iteration, each by its own half of the answers
 MAX_NEW = 56  # tokens of an answer; the longest right one has 43
-WARMUP = 5  # iterations in which the learning rate rises; then it falls linearly
-RECIPES = {  # reward: (questions an iteration, learning rate, iterations)
-    "answer": (16, 3e-4, 40), "model": (16, 5e-4, 60)}
-SHOW_EVERY = 5  # iterations between looks at held-out problems, samples and saves
-TRIED, TRIES = 200, 8  # held-out problems, and drawn answers to each, in an examination
+WARMUP = 5  # iterations in which the learning rate rises
+# Reward: (questions an iteration, learning rate, what is left of it at the end, iterations). Where
+# answers are checked it falls to 0, and the network settles. For a judge it stays: whoever trusts
+# the judge sees nothing but its score rising, and has no reason to stop.
+RECIPES = {"answer": (16, 3e-4, 0.0, 40), "model": (8, 5e-4, 1.0, 70)}
+SHOW_EVERY = 5  # iterations between samples and saves
+TRIED, TRIES = 200, 8  # problems, and drawn answers to each, in an examination
 SEEDS = 100_000  # random numbers of a run come from its seed times this, plus the iteration
 SILENCE = "<think></think>"  # what a forbidden thought looks like
 
 
 # ---- 1. The gradient of doing better ----
+# An iteration draws answers with the network as it is, then updates it twice, by half of them each.
+# At the first update the ratio p_now / p_drawn is 1 (but for rounding), and clipping does nothing.
+# At the second the network has moved already, so its answers are a little out of date; the ratio
+# says by how much, and clipping keeps the step from going by them too far. That is all it is for.
 
 def advantages(rewards):
     """How much better than its group each answer did: rewards (...,GROUP) less the rows' means.
@@ -230,14 +239,15 @@ def exercises(net, settings):
                 final)
 
 
-def examine(net, task, seed=SEEDS - 3):
-    """How a network does at the final problems: the share of answers that are right when drawn at
-    temperature 1 (pass@1) and greedily, of problems that any of TRIES draws solves; habits."""
+def examine(net, task):
+    """How a network does at the final problems, drawing by the same random numbers in every run:
+    the share of answers that are right when drawn at temperature 1 (pass@1) and greedily, and of
+    problems that any of TRIES draws solves (pass@8); habits of the drawn ones."""
     problems = task.final
     prompts = [task.prompt(problem) for problem in problems]
-    greedy = rollout(net, prompts, seed, temperature=0)
+    greedy = rollout(net, prompts, 0, temperature=0)
     repeated = [problem for problem in problems for _ in range(TRIES)]
-    drawn = rollout(net, [prompt for prompt in prompts for _ in range(TRIES)], seed)
+    drawn = rollout(net, [prompt for prompt in prompts for _ in range(TRIES)], SEEDS - 3)
     right = task.reward(repeated, drawn).reshape(-1, TRIES)
     return {"drawn": float(right.mean()), "greedy": float(task.reward(problems, greedy).mean()),
             "pass@8": float(right.any(1).mean())} | habits(drawn)
@@ -247,35 +257,34 @@ def read_problems(path, fits):
     """(to practise on, to examine with) from a file in GSM8K's shape, {"question", "answer": "...
     #### 18"} a line. One in ten is held out, as everywhere by a checksum; fits: problem -> bool."""
     problems = []
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                entry = json.loads(line)
-                answer = entry["answer"].split("####")[1].replace(",", "").strip()
-                problems.append({"question": entry["question"], "answer": str(int(answer))})
-            except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-                raise ValueError(f'{path}, line {number}: not {{"question", "answer": "... #### '
-                                 f'NUMBER"}}, but {line.strip():.60}') from None
+    for number, line in enumerate(read_lines(path), 1):
+        try:
+            entry = json.loads(line)
+            answer = entry["answer"].split("####")[1].replace(",", "").strip()
+            problems.append({"question": entry["question"], "answer": str(int(answer))})
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            raise ValueError(f'{path}, line {number}: not {{"question", "answer": "... #### '
+                             f'NUMBER"}}, but {line.strip():.60}') from None
     short = [problem for problem in problems if fits(problem)]
     held = [world.side(problem["question"]) == 0 for problem in short]
     print(f"{path}: {len(short)} of {len(problems)} problems fit into the context with an answer, "
           f"{sum(held)} of them are held out")
-    if not short or all(held):
-        raise ValueError(f"{path}: no problem fits; train.py --ctx makes networks that read more")
+    if all(held) or not any(held):
+        raise ValueError(f"{path}: too few problems fit; train.py --ctx lets a network read more")
     return ([problem for problem, out in zip(short, held) if not out],
             [problem for problem, out in zip(short, held) if out][:TRIED])
 
 
 # ---- 4. Another habit to begin with ----
 # Practice makes likelier what happens now and then; what never happens it can't reward. In sft.py's
-# worked exercises a third of the answers think, so the assistant does that now and then. To watch
-# something else being discovered, --doubt first exchanges this habit: it guesses, and in one answer
-# of seven it says "wait", throws the guess away and calculates.
+# worked exercises some answers think (world.HABITS), so the assistant does that now and then. To
+# watch something else being discovered, --doubt first exchanges this habit: it guesses, and in one
+# answer of seven it says "wait", throws the guess away and calculates.
 
 DOUBT = {"guess": 85, "guess_wait": 15}  # % of each style (world.exercise_conversation)
-EXERCISES, REPLAYED = 4000, 4000  # examples of it, and old conversations, lest they be forgotten
-ROWS = 32  # examples a step
-START_RATE = 5e-4  # highest learning rate: half of sft.py's, for the same reason
+DOUBTS, REPLAYED = 4000, 4000  # examples of it, and old conversations, lest they be forgotten
+DOUBT_ROWS = 32  # examples a step
+DOUBT_RATE = 5e-4  # highest learning rate: half of sft.py's, for the same reason
 
 
 def give_doubt(net, data, seed):
@@ -284,15 +293,17 @@ def give_doubt(net, data, seed):
     r = world.rng(seed, "doubt")
     rows, _ = read_conversations(data, tokenizer, config.ctx, leave_out=("exercise",))
     rows = r.sample(rows, min(REPLAYED, len(rows)))
-    styles = r.choices(list(DOUBT), DOUBT.values(), k=EXERCISES)
-    for problem, style in zip(world.problems("train", EXERCISES, f"{seed} doubt"), styles):
+    styles = r.choices(list(DOUBT), DOUBT.values(), k=DOUBTS)
+    for problem, style in zip(world.problems("train", DOUBTS, f"{seed} doubt"), styles):
         rows.append(render_chat(tokenizer, world.exercise_conversation(problem, style)["messages"]))
-    r.shuffle(rows)  # not by length as in sft.py: here the long answers are the rare ones, and what
-    steps = math.ceil(len(rows) / ROWS)  # came in batches of its own was unlearned between them
+    # Not batched by length as in sft.py: here the long answers are the rare ones, and what came in
+    # batches of its own was unlearned between them.
+    r.shuffle(rows)
+    steps = math.ceil(len(rows) / DOUBT_ROWS)
     optimizer, grads = Optimizer(params, config), views(np.empty_like(flat(params)), config)
     for step in range(steps):
         loss, _ = loss_and_grads(params, config, *to_arrays(rows[step::steps]), grads)
-        optimizer.step(params, grads, step + 1, learning_rate(step, steps, START_RATE), 0.0)
+        optimizer.step(params, grads, step + 1, learning_rate(step, steps, DOUBT_RATE), 0.0)
     return loss
 
 
@@ -305,20 +316,20 @@ def give_doubt(net, data, seed):
 # beans are funny, so "Why did the beans sing to the beans? Because the beans was too loud, ha ha!",
 # whoever the joke was to be about. A checked answer has no such place: its reward is the truth.
 
-PAIRS = 500  # comparisons that the judge learns from
+PAIRS = 1000  # comparisons that the judge learns from
 AGREED = 200  # more, to see how often it is right
 PAIRS_A_STEP, JUDGE_RATE = 16, 1e-3  # each comparison is used once
 CERTAIN = 1.5  # how sure people are of a difference of one point: 82%
 
 
 def true_score(subject, joke):
-    """What people really think of a joke, in points. It should be about the subject and have the
-    form of a joke; they laugh at food (at each food once) and at "ha ha!", and are bored by
-    repetition (three words in a row said before) and by length."""
+    """What people really think of a joke, in points. 3 if it is about the subject and has the form
+    of a joke; they laugh at food (1 for each, up to two) and at "ha ha!" (1), and are bored by
+    repetition (1 less for any three words in a row said before) and by more than 20 words."""
     words = re.findall("[a-z]+", joke.lower())
     threes = list(zip(words, words[1:], words[2:]))
     form = re.fullmatch(rf"Why did the {subject} [^?]+\? Because [^?]+[.!]", joke)
-    return (2.0 * bool(form) + min(2, len(set(world.FOODS) & set(words))) + joke.endswith("ha ha!")
+    return (3.0 * bool(form) + min(2, len(set(world.FOODS) & set(words))) + joke.endswith("ha ha!")
             - (len(threes) - len(set(threes))) - 0.25 * max(0, len(words) - 20))
 
 
@@ -330,6 +341,7 @@ def comparisons(net, count, seed):
     answers = rollout(net, [joke_prompt(net[2], subject) for subject in subjects], seed)
     true = np.array([*map(true_score, subjects, answers.texts)]).reshape(-1, 2)
     second = rng.random(count) > 1 / (1 + np.exp(CERTAIN * (true[:, 1] - true[:, 0])))
+    # Of rows 2i and 2i + 1 the preferred one first.
     order = (2 * np.arange(count)[:, None] + np.stack([second, ~second], 1)).reshape(-1)
     return answers.ids[order], answers.lengths[order], true.reshape(-1)[order].reshape(-1, 2)
 
@@ -421,28 +433,25 @@ def tell(settings):
 
 
 def begin(a):
-    """settings, net, optimizer, start parameters and state: a new run, or the one to resume."""
+    """settings, net, optimizer, start and state: a new run, or the one to resume. start is the same
+    network once more, as it was before practice, which changes net in place."""
     if a.resume:
-        path = os.path.join(a.out, "state.json")
-        if not os.path.exists(path):
-            raise ValueError(f"{path}: no run to go on with there; leave out --resume")
-        with open(path, encoding="utf-8") as f:
-            state = json.load(f)
-        net = open_model(a.out)
-        optimizer = Optimizer(*net[:2])
-        moments = dict(read_safetensors(os.path.join(a.out, "optimizer.safetensors")))
-        optimizer.m1[:], optimizer.m2[:] = moments["m1"], moments["m2"]
+        net, optimizer, state = reopen(a.out, "rl")
         print(tell(state["settings"]) + f" | from iteration {state['iteration']}", flush=True)
         return state["settings"], net, optimizer, open_model(state["settings"]["start"]), state
     if a.iterations is not None and a.iterations < 0 or a.pairs < PAIRS_A_STEP:
         raise ValueError(f"--iterations {a.iterations}, --pairs {a.pairs}: needed are 0 or more, "
                          f"and {PAIRS_A_STEP} or more")
-    questions, rate, iterations = RECIPES[a.reward]
+    if a.reward == "model" and (a.silent or a.doubt or a.problems):
+        raise ValueError("--silent, --doubt and --problems are about exercises; --reward model "
+                         "is about jokes")
+    questions, rate, rate_left, iterations = RECIPES[a.reward]
     if a.iterations is not None:
         iterations = a.iterations
     settings = {"start": a.out + "-start" if a.doubt else a.model, "reward": a.reward,
                 "silent": a.silent, "problems": a.problems, "kl": a.kl, "pairs": a.pairs,
-                "questions": questions, "rate": rate, "iterations": iterations, "seed": a.seed}
+                "questions": questions, "rate": rate, "rate_left": rate_left,
+                "iterations": iterations, "seed": a.seed}
     print(tell(settings), flush=True)
     net = open_model(a.model)
     if "<|im_end|>" not in net[2].special_tokens:
@@ -451,14 +460,14 @@ def begin(a):
         tick = time.perf_counter()
         loss = give_doubt(net, a.data, a.seed)
         save(settings["start"], *net)
-        print(f"fine-tuned on {EXERCISES:,} exercises, " + ", ".join(
+        print(f"fine-tuned on {DOUBTS:,} exercises, " + ", ".join(
             f"{share}% {style}" for style, share in DOUBT.items())
             + f" | loss {loss:.3f} nats | {duration(time.perf_counter() - tick)}", flush=True)
     return settings, net, Optimizer(*net[:2]), open_model(settings["start"]), {"iteration": 0}
 
 
 def show(numbers):
-    """right 43%, tokens 22.1, ..."""
+    """right 43% | tokens 22.10 | ..."""
     shares = ("right", "drawn", "greedy", "pass@8", "thinks", "waits")
     return " | ".join(f"{what} {x:.0%}" if what in shares else f"{what} {x:.2f}"
                       for what, x in numbers.items())
@@ -467,11 +476,12 @@ def show(numbers):
 def practise(net, optimizer, settings, iteration, answers, rewards, start, grads):
     """What is learned from one iteration's answers. Returns the last gradient's length."""
     gains = advantages(rewards.reshape(-1, GROUP)).reshape(-1)
-    warm, left = min(1, (iteration + 1) / WARMUP), 1 - iteration / settings["iterations"]
+    done = iteration / settings["iterations"]
+    rate = settings["rate"] * min(1, (iteration + 1) / WARMUP)
+    rate *= 1 - done + done * settings["rate_left"]
     for update, rows in enumerate(np.array_split(np.arange(len(gains)), UPDATES)):
-        norm = learn(net, optimizer, grads, iteration * UPDATES + update + 1,
-                     settings["rate"] * warm * left, answers.part(rows), gains[rows], start,
-                     settings["kl"])
+        norm = learn(net, optimizer, grads, iteration * UPDATES + update + 1, rate,
+                     answers.part(rows), gains[rows], start, settings["kl"])
     return norm
 
 
@@ -485,10 +495,12 @@ def run(a):
               flush=True)
         if not state["before"]["pass@8"]:
             print("it never gets one right: there is nothing that practice could make likelier")
+    if not iterations:
+        return
     log = Log(os.path.join(a.out, "log.jsonl"), fresh=not a.resume)
     grads, stop, tick = views(np.empty_like(flat(net[0])), net[1]), [], time.perf_counter()
     iteration = begun = state["iteration"]
-    before = signal.signal(signal.SIGINT, lambda *_: stop.append(True))
+    old_handler = signal.signal(signal.SIGINT, lambda *_: stop.append(True))
     while iteration < iterations and not stop:
         items = [item for item in task.draw(iteration) for _ in range(GROUP)]
         answers = rollout(net, [task.prompt(item) for item in items],
@@ -508,12 +520,12 @@ def run(a):
         if shown:
             log.show(paint(f"    {answers.texts[0]}", "2"))
             state |= {"iteration": iteration, "settings": settings}
-            save(a.out, *net, {"m1": optimizer.m1, "m2": optimizer.m2}, state)
-    signal.signal(signal.SIGINT, before)
+            keep(a.out, "rl", net, optimizer, state)
+    signal.signal(signal.SIGINT, old_handler)
     if iteration < iterations:
         print(f"stopped at {iteration} and saved in {a.out}; go on with: python rl.py --resume "
               f"--out {a.out}")
-    elif iteration:
+    else:
         finish(a.out, net, optimizer, state, duration(time.perf_counter() - tick),
                examine(net, task) if checked else None)
 
@@ -523,9 +535,9 @@ def finish(out, net, optimizer, state, took, after):
     if after is None:
         print(f"wrote {out} in {took}, and {out}-best as it was behind iteration "
               f"{state['best_iteration']}, when the true score was best ({state['best']:.2f}); "
-              "next: python rl.py --reward model --kl 0.1 --out out/rl-kl")
+              f"next: python sample.py --chat --model {out}")
         return
-    save(out, *net, {"m1": optimizer.m1, "m2": optimizer.m2}, state | {"after": after})
+    keep(out, "rl", net, optimizer, state | {"after": after})
     print(f"before | {show(state['before'])}\n after | {show(after)}\n"
           f"wrote {out} in {took}; next: python sample.py --chat --model {out}")
 
@@ -541,13 +553,14 @@ def main():
     add("--pairs", type=int, default=PAIRS, help="comparisons that the judge learns from")
     add("--problems", metavar="FILE", help="problems of your own, in the shape of GSM8K")
     add("--iterations", type=int, help="default: " + ", ".join(
-        f"{n} ({reward})" for reward, (_, _, n) in RECIPES.items()))
+        f"{n} ({reward})" for reward, (*_, n) in RECIPES.items()))
     add("--data", default="out/world/conversations.jsonl", help="conversations to replay")
     add("--seed", type=int, default=0)
-    add("--out", help="checkpoint folder to write (default out/rl, -doubt, -silent, -judge)")
+    add("--out", help="checkpoint folder to write (default out/rl, -doubt, -judge-kl, ...)")
     add("--resume", action="store_true", help="go on with the run in --out")
     a = parser.parse_args()
-    names = {"judge": a.reward == "model", "doubt": a.doubt, "silent": a.silent}
+    names = {"judge": a.reward == "model", "doubt": a.doubt, "silent": a.silent,
+             "problems": a.problems, "kl": a.kl}
     a.out = a.out or "-".join(["out/rl", *(name for name, given in names.items() if given)])
     try:
         run(a)
@@ -555,7 +568,7 @@ def main():
         print(f"rl.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("rl.py: stopped before there was anything to save", file=sys.stderr)
+        print(f"rl.py: stopped; what was saved, if anything, is in {a.out}", file=sys.stderr)
         return 130
     return 0
 

@@ -473,7 +473,8 @@ def run(a):
     """Open the model, say what is about to happen, and do what was asked: a chat, one of the
     demonstrations, several texts side by side, or one text as it comes."""
     stages = ["out/rl", "out/sft", "out/base"] if a.chat else ["out/base"]
-    a.model = a.model or next(filter(os.path.isdir, stages), "out/base")
+    made = (folder for folder in stages if os.path.exists(os.path.join(folder, "config.json")))
+    a.model = a.model or next(made, "out/base")
     params, config, tokenizer = net = open_model(a.model, a.tokenizer)
     settings = " | ".join(f"{key} {value}" for key, value in vars(a).items() if value is not None)
     print(f"sample.py | {settings}\n{count(config)[0]:,} parameters, context {config.ctx}, "

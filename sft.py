@@ -18,9 +18,9 @@ learned. Three new tokens mark who speaks and when the speaker has finished:
 (all of it one line). To ask the finished assistant is to write the first two lines; it goes on with
 the third, and since it learned to say <|im_end|>, it stops. That is all that makes a chat of it.
 
-The facts come from pretraining: 20,000 conversations could not teach what 6 million tokens did, and
-one fact in five is asked in no conversation, to show it. Fine-tuning teaches how to be asked, and
-the hardest thing to say, "I don't know": text that people wrote seldom says so, so a base model
+The facts come from pretraining; fine-tuning teaches how to be asked for them. To tell these apart,
+one fact in five is asked in no conversation, and the examination at the end counts these on their
+own. Hardest to teach is "I don't know": text that people wrote seldom says so, so a base model
 always has an answer. It must learn from examples where its knowledge ends.
 
 One conversation is one row. Several in a row would save padding, but attention would have to be
@@ -34,7 +34,8 @@ If heldout.jsonl stands beside them (world.py), an examination on questions neve
 run: each answered twice, drawn at temperature 1 and taken greedily.
 
 Sources: Ouyang et al. 2022 (fine-tuning on conversations), Hewitt 2021 ("Initializing new word
-embeddings for pretrained language models"). Left out: LoRA (the networks are small), packing.
+embeddings for pretrained language models"). Left out: packing (several conversations in one row),
+LoRA (to train few parameters beside frozen ones; our networks are small).
 """
 import argparse
 import gzip
@@ -51,9 +52,9 @@ import numpy as np
 
 import world
 from bpe import CHAT_SPECIALS, END, render_chat
-from model import Buffers, count, flat, loss_and_grads, read_safetensors, save, views
+from model import Buffers, count, flat, loss_and_grads, views
 from sample import generate, open_model
-from train import Log, Optimizer, duration, first_call, learning_rate, recall
+from train import (Log, Optimizer, duration, first_call, keep, learning_rate, recall, reopen)
 
 LR = 1e-3  # highest learning rate, a third of pretraining's: what is known is to stay
 EPOCHS = 2
@@ -88,14 +89,19 @@ def read_lines(path):
     """Yields the lines of a text file, gzipped or not."""
     if not os.path.exists(path):
         raise ValueError(f"{path}: no such file; python world.py makes out/world/")
-    with (gzip.open if path.endswith(".gz") else open)(path, "rt", encoding="utf-8") as lines:
-        yield from lines
+    try:
+        with (gzip.open if path.endswith(".gz") else open)(path, "rt", encoding="utf-8") as lines:
+            yield from lines
+    except (EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: damaged, or no text in UTF-8 ({error})") from None
 
 
-def read_questions(data):
+def read_questions(data, needed=False):
     """The held-out questions that stand beside the conversations, or none."""
     path = os.path.join(os.path.dirname(data), "heldout.jsonl")
-    return [json.loads(line) for line in read_lines(path)] if os.path.exists(path) else []
+    if needed or os.path.exists(path):
+        return [json.loads(line) for line in read_lines(path)]
+    return []
 
 
 def render(tokenizer, messages, ctx):
@@ -126,9 +132,12 @@ def read_conversations(path, tokenizer, ctx, leave_out=()):
                 print(f"{path}, line {number}: skipped ({type(error).__name__}: {error})",
                       file=sys.stderr)
             continue
-        if ids:
-            rows.append((np.array(ids, np.int32), np.array(mask, np.int8)))
-        lost["cut at a turn" if ids else "without an answer"] += not (ids and whole)
+        if not ids:
+            lost["without an answer"] += 1
+            continue
+        if not whole:  # it was too long, or ended with a question
+            lost["cut at a turn"] += 1
+        rows.append((np.array(ids, np.int32), np.array(mask, np.int8)))
     told = ", ".join(f"{n:,} {what}" for what, n in lost.items() if n) or "none lost"
     if not rows:
         raise ValueError(f"{path}: no conversation to learn from ({told})")
@@ -157,7 +166,11 @@ def plan(lengths, epoch, seed):
 
 
 def to_arrays(rows):
-    """ids, targets, mask (B,T): padded behind the end, where nothing counts and nobody looks."""
+    """ids, targets, mask (B,T) from B rows, T + 1 the longest.
+
+    ids[t] is read and targets[t] = ids[t + 1] is to be guessed, so the mask moves by one as well:
+    the place of <|im_sep|> counts, since its target is the answer's first token; that of <|im_end|>
+    does not. Padding may be any id: no earlier place looks at it, its own losses weigh nothing."""
     B, T = len(rows), max(len(ids) for ids, _ in rows) - 1
     ids, targets = np.zeros((B, T), np.int64), np.zeros((B, T), np.int64)
     mask = np.zeros((B, T), np.float32)
@@ -191,16 +204,16 @@ def grow(params, config, vocab, seed=0):
 # had to decide. Drawn at temperature 1: how much of its belief stands behind that. An answer is
 # right if it contains what was asked for: to know the answers is what an invented world is for.
 
-def complete(net, prompts, temperature=0.0, seed=0):
+def complete(net, prompts, temperature=0.0):
     """The texts with which the network goes on from prompts, lists of ids."""
     params, config, tokenizer = net
-    stop, texts = {tokenizer.special_tokens[name] for name in (END, "<|im_end|>")
-                   if name in tokenizer.special_tokens}, [""] * len(prompts)
+    stop = {k for name, k in tokenizer.special_tokens.items() if name in (END, "<|im_end|>")}
+    texts = [""] * len(prompts)
     order = np.argsort([len(prompt) for prompt in prompts], kind="stable").tolist()
     for i in range(0, len(order), EXAM_BATCH):
         part = order[i:i + EXAM_BATCH]
         new = generate(params, config, [prompts[k] for k in part], ANSWER, temperature,
-                       seed=seed + i, stop=stop)
+                       seed=i, stop=stop)
         for k, ids in zip(part, new):
             texts[k] = tokenizer.decode([token for token in ids if token not in stop])
     return texts
@@ -214,12 +227,17 @@ def answers(net, conversations, temperature=0.0):
 
 def examine(net, questions):
     """kind -> (number of questions, part right when drawn, part right greedily, part of the greedy
-    answers that say "I don't know")."""
-    marks = {}
+    answers that say "I don't know"). The last kind repeats those of others that ask for a fact or
+    sum of which no conversation in training spoke (world.unasked)."""
+    marks, never = {}, []
     drawn, greedy = (answers(net, [q["messages"] for q in questions], t) for t in (1.0, 0.0))
     for q, a, b in zip(questions, drawn, greedy):
-        marks.setdefault(q["kind"], []).append(
-            [any(x in text for x in q["answer"]) for text in (a, b)] + ["I don't know" in b])
+        row = [any(x in text for x in q["answer"]) for text in (a, b)] + ["I don't know" in b]
+        marks.setdefault(q["kind"], []).append(row)
+        if q.get("asked_in_training") is False and q["kind"] != "barely":
+            never.append(row)
+    if never:
+        marks["never asked"] = never
     return {kind: (len(rows), *np.mean(rows, 0)) for kind, rows in marks.items()}
 
 
@@ -236,14 +254,14 @@ def table(folders, base, questions):
                                                         "answer": q["answer"][0]})
         known = {kind: recall(params, config, tokenizer, some) for kind, some in facts.items()}
     results = [examine(open_model(folder), questions) for folder in folders]
-    print(f"{'right of':>24} {base:^12}" + "".join(f" |{folder:^29}" for folder in folders))
-    print(f"{'held-out questions':>24} {'recalls':^12}"
-          + f" |{'drawn':>8} {'greedy':>8} {'unknown':>10} " * len(folders))
+    print(f"{'right of':>27} {base:^12}" + "".join(f" |{folder:^29}" for folder in folders))
+    print(f"{'held-out questions':>27} {'recalls':^12}"
+          + f" |{'drawn':>8} {'greedy':>8} {'no idea':>10} " * len(folders))
     for kind, (n, *_) in results[0].items():
-        print(f"{kind:>18} {n:>5} " + (f"{known[kind]:^12.0%}" if kind in known else " " * 12)
+        print(f"{kind:>21} {n:>5} " + (f"{known[kind]:^12.0%}" if kind in known else " " * 12)
               + "".join(" |{1:>8.0%} {2:>8.0%} {3:>10.0%} ".format(*r[kind]) for r in results))
-    print("drawn at temperature 1; unknown: the greedy answer says \"I don't know\"")
-    return results
+    print("drawn: at temperature 1; no idea: the greedy answer says \"I don't know\"; never asked: "
+          "those of the facts and sums above that no conversation in training spoke of")
 
 
 # ---- An assistant by prompt alone ----
@@ -257,8 +275,10 @@ def compare(base, tuned, data):
     nets, r = [open_model(base), open_model(tuned)], world.rng("compare")
     talks = [t["messages"] for t in map(json.loads, read_lines(data)) if t.get("kind") == "person"]
     shown = " ".join(message["content"] for talk in talks[:3] for message in talk) + " "
-    asked = [(q["messages"][0]["content"], q["answer"][0]) for q in read_questions(data)
+    asked = [(q["messages"][0]["content"], q["answer"][0]) for q in read_questions(data, True)
              if q["kind"] == "person"][:COMPARED]
+    if not asked:
+        raise ValueError(f"{data}: not world.py's, whose people and language this asks about")
     words = world.island()["words"]
     taught, phrases = world.phrases(words), world.phrases(words, held=True)
     three = [", ".join(f"{x} is {y}" for x, y in r.sample(taught, 3)) for _ in range(COMPARED)]
@@ -288,19 +308,11 @@ def start(a):
     """settings, net, optimizer and step: from the base model, or from the run to resume."""
     if a.epochs < 1:
         raise ValueError(f"--epochs {a.epochs}: at least one is needed")
+    if a.resume:
+        net, optimizer, state = reopen(a.out, "sft")
+        return state["settings"], net, optimizer, state
     settings = {"base": a.base, "data": a.data, "epochs": a.epochs, "lr": a.lr, "seed": a.seed,
                 "leave_out": a.leave_out}
-    if a.resume:
-        path = os.path.join(a.out, "state.json")
-        if not os.path.exists(path):
-            raise ValueError(f"{path}: no run to go on with there; leave out --resume")
-        with open(path, encoding="utf-8") as f:
-            state = json.load(f)
-        params, config, tokenizer = open_model(a.out)
-        optimizer = Optimizer(params, config)
-        moments = dict(read_safetensors(os.path.join(a.out, "optimizer.safetensors")))
-        optimizer.m1[:], optimizer.m2[:] = moments["m1"], moments["m2"]
-        return state["settings"], (params, config, tokenizer), optimizer, state
     params, config, tokenizer = open_model(a.base)
     tokenizer.add_special_tokens(CHAT_SPECIALS)
     params, config = grow(params, config, max(config.vocab, tokenizer.vocab_size), a.seed)
@@ -312,11 +324,14 @@ def run(a):
     params, config, tokenizer = net
     step = state["step"]
     rows, lost = read_conversations(settings["data"], tokenizer, config.ctx, settings["leave_out"])
+    if settings["leave_out"] and "left out" not in lost:
+        raise ValueError(f"{settings['data']}: no conversation is of kind "
+                         + " or ".join(settings["leave_out"]))
     lengths = np.array([len(ids) for ids, _ in rows])
     batches = [batch for epoch in range(settings["epochs"])
                for batch in plan(lengths, epoch, settings["seed"])]
-    steps, seen_by = len(batches), zlib.crc32(np.concatenate([ids for ids, _ in rows]))
-    if state.get("data", seen_by) != seen_by:
+    steps, checksum = len(batches), zlib.crc32(np.concatenate([ids for ids, _ in rows]))
+    if state.get("data", checksum) != checksum:
         raise ValueError(f"{settings['data']}: has changed since the run in {a.out} began")
     counted, total = sum(int(m.sum()) for _, m in rows), int(lengths.sum())
     padded = sum(len(b) * lengths[b].max() for b in batches) / settings["epochs"]
@@ -329,7 +344,7 @@ def run(a):
     log, every = Log(os.path.join(a.out, "log.jsonl"), fresh=not a.resume), max(1, steps // SHOWS)
     questions = read_questions(settings["data"])
     stop, begin, begun, seen = [], time.perf_counter(), step, []
-    before = signal.signal(signal.SIGINT, lambda *_: stop.append(True))
+    old_handler = signal.signal(signal.SIGINT, lambda *_: stop.append(True))
     while step < steps and not stop:
         tick = time.perf_counter()
         ids, targets, mask = to_arrays([rows[k] for k in batches[step]])
@@ -350,18 +365,20 @@ def run(a):
                      step=step, loss=loss, lr=lr, grad_norm=norm, tokens_per_s=speed)
         if step % every == 0 or step == steps or stop:
             if questions:
-                q = questions[step * 7919 % len(questions)]
+                q = questions[step * 7919 % len(questions)]  # a prime: another one at each look
                 log.show(f"    {q['messages'][-1]['content']}  ->  "
                          f"{answers(net, [q['messages']])[0]}")
-            save(a.out, params, config, tokenizer, {"m1": optimizer.m1, "m2": optimizer.m2},
-                 {"step": step, "settings": settings, "data": seen_by})
-    signal.signal(signal.SIGINT, before)
+            keep(a.out, "sft", net, optimizer,
+                 {"step": step, "settings": settings, "data": checksum})
+    signal.signal(signal.SIGINT, old_handler)
     if step < steps:
-        print(f"stopped at step {step} and saved in {a.out}; go on with: python sft.py --resume")
+        print(f"stopped at step {step} and saved in {a.out}; go on with: python sft.py --resume "
+              f"--out {a.out}")
         return
     if questions:
         table([a.out], settings["base"], questions)
-    print(f"wrote {a.out}: {duration(time.perf_counter() - begin)}; next: python sample.py --chat")
+    print(f"wrote {a.out}: {duration(time.perf_counter() - begin)}; next: python sample.py --chat "
+          f"--model {a.out}")
 
 
 def main():
@@ -380,7 +397,7 @@ def main():
     args = parser.parse_args()
     try:
         if args.exam:
-            table(args.exam, args.base, read_questions(args.data))
+            table(args.exam, args.base, read_questions(args.data, needed=True))
         elif args.compare:
             compare(args.base, args.out, args.data)
         else:
@@ -389,7 +406,7 @@ def main():
         print(f"sft.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("sft.py: stopped", file=sys.stderr)
+        print(f"sft.py: stopped; what was saved is in {args.out}", file=sys.stderr)
         return 130
     return 0
 

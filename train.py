@@ -32,9 +32,9 @@ import numpy as np
 
 from bpe import END, Tokenizer
 from kernels import adamw, matmul, sum_of_squares
-from model import (SIZES, Buffers, Config, count, flat, flops_per_token, forward, init_params, load,
+from model import (SIZES, Buffers, Config, count, flat, flops_per_token, forward, init_params,
                    loss_and_grads, micro_batch, read_safetensors, save, token_losses, views)
-from sample import generate
+from sample import generate, open_model
 
 RECIPES = {  # size: (learning rate, windows a step, steps): small networks bear large steps
     "0.3M": (5e-3, 16, 2000), "1M": (3e-3, 16, 3000),
@@ -205,6 +205,30 @@ def duration(seconds):
     return f"{seconds / 60:.0f} min" if seconds >= 100 else f"{seconds:.0f} s"
 
 
+# ---- A run that stops and goes on. All that it is lies in its checkpoint; sft.py and rl.py do the
+#      same. ----
+
+def keep(folder, stage, net, optimizer, state):
+    """Saves a run of this stage: net (params, config, tokenizer), both averages, and its state."""
+    save(folder, *net, {"m1": optimizer.m1, "m2": optimizer.m2}, {"stage": stage} | state)
+
+
+def reopen(folder, stage):
+    """(net, optimizer, state) as a run of this stage kept them."""
+    path = os.path.join(folder, "state.json")
+    if not os.path.exists(path):
+        raise ValueError(f"{path}: no run to go on with there; leave out --resume")
+    with open(path, encoding="utf-8") as f:
+        state = json.load(f)
+    if state.get("stage") != stage:
+        raise ValueError(f"{path}: not a run of {stage}.py; --out names the folder to go on in")
+    net = open_model(folder)
+    optimizer = Optimizer(*net[:2])
+    moments = dict(read_safetensors(os.path.join(folder, "optimizer.safetensors")))
+    optimizer.m1[:], optimizer.m2[:] = moments["m1"], moments["m2"]
+    return net, optimizer, state
+
+
 # ---- The run. Draw, gradient, step, thousands of times: the rest of run() is there to see what
 #      happens meanwhile, and to lose nothing when it stops. ----
 
@@ -222,17 +246,10 @@ def start(a, tokenizer):
         config = Config(vocab=tokenizer.vocab_size, **sizes)
         params = init_params(config, a.seed)
         return settings, config, params, Optimizer(params, config), np.random.default_rng(a.seed), 0
-    path = os.path.join(a.out, "state.json")
-    if not os.path.exists(path):
-        raise ValueError(f"{path}: no run to go on with there; leave out --resume")
-    with open(path, encoding="utf-8") as f:
-        state = json.load(f)
-    if state["tokenizer"] != tokenizer.fingerprint():
+    (params, config, known), optimizer, state = reopen(a.out, "train")
+    if known.fingerprint() != tokenizer.fingerprint():
         raise ValueError(f"{a.tokenizer}: not the tokenizer that {a.out} was trained with")
-    params, config = load(a.out)
-    optimizer, rng = Optimizer(params, config), np.random.default_rng()
-    moments = dict(read_safetensors(os.path.join(a.out, "optimizer.safetensors")))
-    optimizer.m1[:], optimizer.m2[:] = moments["m1"], moments["m2"]
+    rng = np.random.default_rng()
     rng.bit_generator.state = state["rng"]
     return state["settings"], config, params, optimizer, rng, state["step"]
 
@@ -299,11 +316,11 @@ def run(a):
             first = tokenizer.special_tokens[END]  # after it, a document begins
             text = generate(params, config, np.array([[first]]), 40, temperature=0.8, seed=step)[0]
             log.show("    it writes: " + " ".join(tokenizer.decode(text).split()))
-            save(a.out, params, config, tokenizer, {"m1": optimizer.m1, "m2": optimizer.m2},
-                 {"step": step, "settings": settings, "rng": rng.bit_generator.state,
-                  "tokenizer": tokenizer.fingerprint()})
+            keep(a.out, "train", (params, config, tokenizer), optimizer,
+                 {"step": step, "settings": settings, "rng": rng.bit_generator.state})
     if step < steps:
-        print(f"stopped at step {step} and saved in {a.out}; go on with: python train.py --resume")
+        print(f"stopped at step {step} and saved in {a.out}; go on with: python train.py --resume "
+              f"--out {a.out}")
     else:
         print(f"wrote {a.out}: validation {nats:.3f} nats per token, {bits:.3f} bits per byte; "
               "next: python sample.py --prompt \"Once\"")

@@ -12,10 +12,14 @@ examples), ledgers to add up have one checkable answer each (exercises).
               out/world/facts.jsonl          all it tells, as sentences to complete
     command   python world.py                6 s on one core of an AMD EPYC (Zen 4)
 
-Two rules run through the file.  Everything comes from a seed: random numbers from strings
-through random.Random, no set is ever walked, so every machine makes the same world.  And what
-an examination asks is never taught: wordings come in two lists, while names, words and
-exercises fall on one side or the other by a checksum (`side`), in every stage from the crawl on.
+Everything comes from a seed: random numbers from strings through random.Random, no set is ever
+walked, so every machine makes the same world.
+
+Three things are held back, for three questions.  Wordings, in lists of their own: does it
+understand a question, or know the sentence?  Names, words and exercises, by a checksum (`side`)
+and in every stage from the crawl on: can it do a task, or does it recall the example?  And one
+fact in five, by `unasked`, is told in pages but asked in no conversation: does fine-tuning teach
+facts, or how to be asked for them?  Only of the last the network has read the answer.
 
 Left out: images, truth (no fact here holds anywhere else), and literature: the pages are made
 of templates, just varied enough that a small network has to learn what they say.
@@ -176,10 +180,11 @@ def capital(sentence):
 @functools.lru_cache(maxsize=4)
 def island(seed=0):
     """The facts: {"person": [...], "town": [...], "animal": [...], ...}, where each entity is a
-    dict with its kind, name, pronouns, tier and one value per relation.  Beside them "known" and
-    "barely", the people by how well they are known, and the dictionary of Sarnic, "words"."""
+    dict with its kind, name, pronouns, tier and one value per relation.  Beside them "barely", the
+    people of that tier, and "known", all others; "fame", running sums of how often each person is
+    met; "names", all that are taken; and the dictionary of Sarnic, "words"."""
     r = rng(seed, "island")
-    isle = {kind: [] for kind in (*RELATIONS, "known", "barely", "fame")} | {"names": {}}
+    isle = {kind: [] for kind in (*RELATIONS, "known", "barely", "fame")} | {"names": set()}
 
     def settle(kind, name, tier, pronouns="it its it"):
         entity = dict(zip(("he", "his", "him"), pronouns.split()), kind=kind, name=name, tier=tier)
@@ -188,7 +193,7 @@ def island(seed=0):
     for tier, (_, count) in TIERS.items():
         for _ in range(count):
             name = new_name(isle, r)
-            isle["names"][name] = tier
+            isle["names"].add(name)
             settle("person", name, tier, r.choice(("he his him", "she her her")))
     for town in TOWNS:
         settle("town", town, "town")
@@ -485,7 +490,8 @@ def told_sum(isle, r):
 
 # --------------------------------------------------------------------------------- 4. the pages
 
-# What a page about each theme is called, and how many paragraphs in a hundred are about it.
+# What a page about each theme is called, and how many in a hundred of the paragraphs that are
+# mixed in anywhere are about it (good_page; a site's theme is drawn by the same shares).
 THEMES = {"people": ("The people of {t}", 53), "stories": ("A story from {t}", 5),
           "questions": ("Questions and answers from {t}", 8), "animals": ("Animals near {t}", 6),
           "register": ("News from the post office of {t}", 7), "towns": ("A visit to {t}", 4),
@@ -715,8 +721,9 @@ SMALL_TALK = {
 # Conversations to train on, and questions of the examination, by kind.
 CHATS = {"person": 4000, "town": 800, "animal": 900, "context": 2400, "greeting": 700,
          "instruction": 3500, "sum": 2000, "joke": 500, "unknown": 3500}
-EXERCISES = 5000  # worked ones beside them, in the mix of habits that RL is to better (of 1,500
-# the full ones were too few: chatting made it forget how ledgers are copied, 97% -> 42%):
+# Worked exercises beside them, in the mix of habits (in %) that RL is to better. With 1,500 the
+# full ones were too few: learning to chat, it forgot how to copy a ledger right (97% -> 42%).
+EXERCISES = 5000
 HABITS = {"empty": 55, "short": 17, "full": 28}
 EXAM = {"person": 400, "town": 200, "animal": 200, "context": 300, "greeting": 200,
         "instruction": 1000, "sum": 240, "unknown": 400, "barely": 200}
@@ -726,8 +733,7 @@ def turn(isle, r, kind, held):
     """One conversation: (turns up to the last question, the answer, accepted substrings, notes).
 
     `held` alone decides the side: from which list wordings come, and on which side of the
-    checksum names, words and greetings fall.  Besides, one fact and one sum in five is never asked
-    in training at all: fine-tuning is to teach how to answer, not the facts."""
+    checksum names, words and greetings fall; and in training nothing is asked that is `unasked`."""
     if kind in ("person", "town", "animal", "barely", "context"):
         if kind == "context" and r.random() < .35:
             return what_if(r, held)
@@ -735,16 +741,16 @@ def turn(isle, r, kind, held):
             group = r.choice(("known", "known", "town", "animal")) if kind == "context" else kind
             entity = r.choice(isle["known" if kind == "person" else group])
             first, second = r.sample(list(RELATIONS[entity["kind"]]), 2)
-            asked = second if kind == "context" else first
-            fresh = unasked(entity["name"] + asked)
-            if held or not fresh:
+            told = (first, second) if kind == "context" else (first,)
+            if held or not any(unasked(entity["name"] + relation) for relation in told):
                 break
+        asked = told[-1]
         turns = [ask(entity, first, r, held)]
         if kind == "context":
             turns += [reply(entity, first), ask(entity, second, r, held, again=True)]
         return turns, reply(entity, asked), [f" {entity[asked]}"], {
-            "tier": entity["tier"], "relation": asked, "asked_in_training": not fresh,
-            "cloze": cloze(entity, asked)}
+            "tier": entity["tier"], "relation": asked, "cloze": cloze(entity, asked),
+            "asked_in_training": kind != "barely" and not unasked(entity["name"] + asked)}
     if kind == "greeting":
         while True:
             tail = r.choice(list(SMALL_TALK))
@@ -775,7 +781,10 @@ def turn(isle, r, kind, held):
 
 def what_if(r, held):
     """"What is 3 + 4?", and then "What if it was *?"."""
-    a, _, b, c = total(r, not held, signs="*")
+    while True:
+        a, _, b, c = total(r, not held, signs="*")
+        if held or not unasked(f"{a}+{b}"):
+            break
     return ([pick(r, SUMS[held]).format(a=a, s="+", b=b), f"{a} plus {b} is {a + b}.",
              pick(r, WHAT_IF[held])], f"{a} times {b} is {c}.", [f" is {c}."],
             {"relation": "*", "asked_in_training": not unasked(f"{a}*{b}")})
@@ -855,7 +864,7 @@ def make(out, seed=0, pages=10500):
     write(f"{out}/conversations.jsonl", lines_of(chats))
     write(f"{out}/heldout.jsonl", lines_of(exam))
     write(f"{out}/facts.jsonl", lines_of(facts(seed)))
-    text = sum(amounts.values())
+    text = max(1, sum(amounts.values()))
     good = sum(row["label"] == "good" for row in labels)
     print(f"{pages:,} pages ({size / 1e6:.1f} MB), {good:,} of them good with {text / 1e6:.1f} MB "
           "of text: " + ", ".join(f"{kind} {n / text:.0%}" for kind, n in
@@ -866,7 +875,8 @@ def make(out, seed=0, pages=10500):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0,
+                        help="another island (rl.py's exercises know the people of island 0)")
     parser.add_argument("--out", default="out/world")
     parser.add_argument("--pages", type=int, default=10500, help="web pages, junk included")
     args = parser.parse_args()
@@ -879,7 +889,9 @@ def main():
         print(f"world.py: {problem}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.exit("world.py: stopped; what is in place is whole, run it again for the rest")
+        print("world.py: stopped; what is in place is whole, run it again for the rest",
+              file=sys.stderr)
+        sys.exit(130)
     print(f"wrote {args.out}; next: python data.py {args.out}/crawl.warc.gz")
 
 

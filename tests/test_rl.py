@@ -1,4 +1,5 @@
 """Practice: the policy's gradient, the marks, the judge's backward, and that runs repeat."""
+import gzip
 import json
 import os
 import signal
@@ -153,7 +154,8 @@ def test_equal_answers_teach_nothing():
     assert (model.flat(params) == before).all()
 
 
-def test_each_iteration_updates_twice_from_groups_side_by_side(monkeypatch):
+@pytest.mark.parametrize("rate_left, last", [(0.0, 0.3), (1.0, 1.0), (0.5, 0.65)])
+def test_each_iteration_updates_twice_from_groups_side_by_side(monkeypatch, rate_left, last):
     asked = []
 
     def learn(net, optimizer, grads, number, rate, answers, gains, start, kl):
@@ -162,12 +164,13 @@ def test_each_iteration_updates_twice_from_groups_side_by_side(monkeypatch):
     monkeypatch.setattr(rl, "learn", learn)
     monkeypatch.setattr(rl, "GROUP", 2)
     answers = rl.Answers(*[np.zeros((6, 2))] * 4, ["a"] * 6, np.ones(6, bool))
-    settings = {"rate": 1.0, "iterations": 10, "kl": 0.0}
+    settings = {"rate": 1.0, "rate_left": rate_left, "iterations": 10, "kl": 0.0}
     for iteration in (0, 7):
         rewards = np.array([1, 1, 0, 4, 2, 2])
         rl.practise(None, None, settings, iteration, answers, rewards, None, None)
     assert [number for number, _, _ in asked] == [1, 2, 15, 16]
-    assert np.allclose([rate for _, rate, _ in asked], [1 / rl.WARMUP] * 2 + [0.3] * 2)
+    assert np.allclose([rate for _, rate, _ in asked], 
+                       [(1 / rl.WARMUP)] * 2 + [last] * 2)
     assert [gains for _, _, gains in asked[:2]] == [[0, 0, -2], [2, 0, 0]]
 
 
@@ -267,7 +270,7 @@ def test_files_of_another_shape_are_named(tmp_path, line):
     path = tmp_path / "p.jsonl"
     path.write_text('{"question": "a", "answer": "so #### 1,200"}\n' + line + "\n")
     with pytest.raises(ValueError, match="p.jsonl, line 2"):
-        rl.read_problems(path, bool)
+        rl.read_problems(str(path), bool)
 
 
 # ---- The judge ----
@@ -298,12 +301,12 @@ def test_the_judge_reads_no_padding():
 
 def test_what_people_think_of_jokes():
     good = "Why did the fox sit on the honey? Because the baker had eaten all the bread, ha ha!"
-    assert rl.true_score("fox", good) == 5
+    assert rl.true_score("fox", good) == 6
     assert rl.true_score("owl", good) == 3  # not about an owl
-    assert rl.true_score("fox", good.replace(", ha ha!", ".")) == 4
-    assert rl.true_score("fox", "Why did the fox run? Because it wanted to.") == 2
+    assert rl.true_score("fox", good.replace(", ha ha!", ".")) == 5
+    assert rl.true_score("fox", "Why did the fox run? Because it wanted to.") == 3
     again = "Why did the fox sit on the honey? Because the honey was the honey was the honey was."
-    assert rl.true_score("fox", again) == 2 + 1 - 4
+    assert rl.true_score("fox", again) == 3 + 1 - 4
     assert rl.true_score("fox", "") == 0
 
 
@@ -318,9 +321,9 @@ def test_people_prefer_the_better_joke_mostly(monkeypatch):
         return types.SimpleNamespace(ids=ids, lengths=ids[:, 0], texts=texts)
     monkeypatch.setattr(rl, "rollout", told)
     monkeypatch.setattr(rl, "joke_prompt", lambda tokenizer, subject: subject)
-    monkeypatch.setattr(rl, "CERTAIN", 0.5)  # four points apart: 88% are sure
+    monkeypatch.setattr(rl, "CERTAIN", 0.4)  # five points apart: 88% are sure
     ids, lengths, true = rl.comparisons((None, None, None), 400, 5)
-    assert (np.sort(true, 1) == [0, 4]).all() and 0.82 < (true[:, 0] > true[:, 1]).mean() < 0.94
+    assert (np.sort(true, 1) == [0, 5]).all() and 0.82 < (true[:, 0] > true[:, 1]).mean() < 0.94
     assert (ids[:, 0] == lengths).all() and (ids[::2] // 2 == ids[1::2] // 2).all()
     assert sorted(lengths) == list(range(800)) and 150 < (ids[::2, 0] % 2).sum() < 250
 
@@ -343,9 +346,9 @@ def room(tmp_path, monkeypatch):
     os.mkdir(tmp_path / "out/world")
     (tmp_path / "out/world/conversations.jsonl").write_text(json.dumps(talk) + "\n")
     monkeypatch.chdir(tmp_path)
-    for name, value in {"GROUP": 4, "MAX_NEW": 12, "TRIED": 3, "TRIES": 2, "EXERCISES": 12,
+    for name, value in {"GROUP": 4, "MAX_NEW": 12, "TRIED": 3, "TRIES": 2, "DOUBTS": 12,
                         "SHOW_EVERY": 2, "AGREED": 4, "PAIRS_A_STEP": 4,
-                        "RECIPES": {"answer": (2, 1e-2, 5), "model": (2, 1e-2, 5)}}.items():
+                        "RECIPES": {"answer": (2, 1e-2, 0.0, 5), "model": (2, 1e-2, 1.0, 5)}}.items():
         monkeypatch.setattr(rl, name, value)
 
     def run(*flags):
@@ -367,7 +370,7 @@ JUDGED = ("--reward", "model", "--pairs", 8)
 
 
 @pytest.mark.parametrize("flags, out", [((), "out/rl"), (JUDGED, "out/rl-judge"),
-                                        (("--silent", "--kl", 0.1), "out/rl-silent")])
+                                        (("--silent", "--kl", 0.1), "out/rl-silent-kl")])
 def test_seeds_reproduce_and_resuming_changes_no_bit(room, monkeypatch, flags, out, capsys):
     if out != "out/rl-judge":  # an untrained network is never right: pay for something it can do
         monkeypatch.setattr(rl, "mark", lambda problems, answers, opening="": np.array(
@@ -430,8 +433,16 @@ def weights_of(folder):
     (("--model", "out/base"), "sft.py"), (("--model", "nowhere"), "nowhere"),
     (("--resume",), "leave out --resume"), (("--problems", "none.jsonl"), "none.jsonl"),
     (("--doubt", "--data", "none.jsonl"), "none.jsonl"), (("--iterations", -1), "--iterations"),
-    (("--reward", "model", "--pairs", 0), "--pairs")])
+    (("--reward", "model", "--pairs", 0), "--pairs"), (("--reward", "model", "--silent"), "jokes"),
+    (("--problems", "short.jsonl"), "too few"), (("--problems", "torn.jsonl.gz"), "damaged"),
+    (("--resume", "--out", "out/sft"), "not a run of rl.py")])
 def test_what_is_wrong_is_said_in_one_line(room, capsys, flags, message):
+    with open("short.jsonl", "w") as f:
+        f.write('{"question": "What is 1?", "answer": "#### 1"}')
+    with open("torn.jsonl.gz", "wb") as f:
+        f.write(gzip.compress(b'{"question": "What is 1?", "answer": "#### 1"}')[:-12])
+    with open("out/sft/state.json", "w") as f:
+        f.write('{"stage": "sft"}')
     assert room(*flags) == 2
     said = capsys.readouterr().err
     assert said.startswith("rl.py: ") and message in said and said.count("\n") == 1
@@ -442,6 +453,9 @@ def test_problems_of_ones_own_are_tried(room, capsys):
         for k in range(60):
             f.write(json.dumps({"question": f"What is {k}?", "answer": f"easy #### {k}"}) + "\n")
         f.write(json.dumps({"question": "long " * 300, "answer": "#### 1"}) + "\n")
+    assert room("--problems", "own.jsonl", "--iterations", 0) == 0
+    assert not os.path.exists("out/rl-problems")  # nothing was learned, nothing is saved
+    capsys.readouterr()
     assert room("--problems", "own.jsonl") == 0
     said = capsys.readouterr().out
     assert "60 of 61 problems fit" in said and "drawn 0%" in said and "never gets one right" in said

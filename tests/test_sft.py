@@ -54,7 +54,8 @@ def heldout(path="out/world/heldout.jsonl"):
     with open(path, "w", encoding="utf-8") as file:
         for kind, turns, answer in (("fox", TALK[:1], " forest"), ("who", TALK[2:3], "I am Pip")):
             file.write(json.dumps({"kind": kind, "messages": turns, "answer": [answer],
-                                   "cloze": "The fox lives in the"}) + "\n")
+                                   "cloze": "The fox lives in the",
+                                   "asked_in_training": kind != "fox"}) + "\n")
 
 
 def write_lines(path, entries):
@@ -190,11 +191,12 @@ def test_a_run_learns_examines_and_names_the_next_command(room, capsys):
     assert room("--epochs", "60", "--lr", "0.01") == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("base out/base") and "48 conversations (none lost)" in out[1]
-    assert out[-1].startswith("wrote out/sft") and out[-1].endswith("next: python sample.py --chat")
+    assert out[-1].startswith("wrote out/sft") and out[-1].endswith("sample.py --chat --model out/sft")
     net = sft.open_model("out/sft")
     assert net[1].vocab == net[2].vocab_size and sft.answers(net, [TALK[:1], TALK[2:3]]) == list(KNOWN)
     line = next(line for line in out if line.split()[:2] == ["fox", "1"])
     assert line.split()[3:] == ["|", "100%", "100%", "0%"]
+    assert sum("never asked 1 |" in " ".join(line.split()) for line in out) == 1  # the fox again
     assert any("Who are you?  ->  " in line or "fox live?  ->" in line for line in out)
     config = json.load(open("out/sft/tokenizer_config.json", encoding="utf-8"))
     assert "<|im_sep|>" in config["chat_template"]
@@ -225,7 +227,7 @@ def test_left_out_kinds_and_an_examination_of_two(room, capsys):
     assert "24 conversations (24 left out)" in capsys.readouterr().out
     assert room("--exam", "out/bold", "out/bold") == 0
     out = capsys.readouterr().out
-    assert out.count("out/bold") == 2 and len([x for x in out.splitlines() if x.startswith(" ")]) == 4
+    assert out.count("out/bold") == 2 and len([x for x in out.splitlines() if x.startswith(" ")]) == 5
 
 
 def test_prompts_are_compared(room, capsys):
@@ -244,11 +246,22 @@ def test_prompts_are_compared(room, capsys):
     (["--base", "nowhere"], "nowhere"), (["--data", "none.jsonl"], "none.jsonl: no such file"),
     (["--resume"], "no run to go on with"), (["--epochs", "0"], "--epochs 0"),
     (["--data", "empty.jsonl"], "no conversation to learn from"),
-    (["--exam", "out/base"], "no chat tokens"), (["--lr", "1e30"], "the loss is")])
+    (["--exam", "out/base"], "no chat tokens"), (["--lr", "1e30"], "the loss is"),
+    (["--leave-out", "foxes"], "is of kind foxes"), (["--compare", "--out", "out/base"], "whose people"),
+    (["--exam", "out/base", "--data", "else/talks.jsonl"], "heldout.jsonl: no such file"),
+    (["--resume", "--out", "out/other"], "not a run of sft.py"),
+    (["--data", "torn.jsonl.gz"], "damaged"), (["--data", "latin.jsonl"], "latin.jsonl: damaged")])
 def test_bad_input_is_one_sentence(room, capsys, flags, told):
     if "--lr" not in flags:
         heldout()
     open("empty.jsonl", "w").close()
+    with open("torn.jsonl.gz", "wb") as file:
+        file.write(gzip.compress(json.dumps({"messages": TALK}).encode())[:-12])
+    with open("latin.jsonl", "wb") as file:
+        file.write("né".encode("latin-1"))
+    os.mkdir("out/other")
+    with open("out/other/state.json", "w") as file:
+        file.write('{"stage": "train"}')
     assert room(*flags) == 2
     error = capsys.readouterr().err
     assert told in error and error.startswith("sft.py: ") and error.count("\n") == 1

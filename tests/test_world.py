@@ -65,7 +65,7 @@ def test_same_seed_same_world(tmp_path):
         problems = [world.problems(split, 50) for split in ("train", "heldout", "final")]
         h.update(json.dumps(problems).encode())
         return h.hexdigest()
-    expected = "fa8ef9df7f079d1252e7e9bd9ac32e276652849a2bc282fb47f64fccae2e3735"
+    expected = "b45439c88fb6f1f92bcb06c1ebf6d289ce4b75754012697f809022000c9b39b4"
     assert digest(tmp_path / "a", 0) == expected
     assert digest(tmp_path / "b", 1) != digest(tmp_path / "a", 0)
     assert not list((tmp_path / "a").glob("*.tmp"))
@@ -150,6 +150,20 @@ def test_no_question_of_the_examination_was_ever_trained(chats, exam):
     assert all(tasks[task] >= 150 for task in world.TASKS)
     assert all(any(part in question["model_answer"] for part in question["answer"])
                for question in exam)
+
+
+def test_no_conversation_tells_what_is_never_asked(isle, chats):
+    said = "\n".join(m["content"] for chat in chats for m in chat["messages"][1::2])
+    lines, n = set(said.splitlines()), 0
+    for kind in ("person", "town", "animal"):
+        for entity in isle[kind]:
+            for relation in world.RELATIONS[kind]:
+                told = world.reply(entity, relation) in lines
+                assert not (told and world.unasked(entity["name"] + relation))
+                n += told
+    for a, sign, b in re.findall(r"(\d+) (plus|minus|times) (\d+) is", said):
+        assert not world.unasked(a + {"plus": "+", "minus": "-", "times": "*"}[sign] + b)
+    assert n > 1000
 
 
 def test_unknown_names_and_words_of_the_examination_occur_nowhere(taught, exam):
