@@ -318,7 +318,7 @@ def give_doubt(net, data, seed):
 
 PAIRS = 1000  # comparisons that the judge learns from
 AGREED = 200  # more, to see how often it is right
-PAIRS_A_STEP, JUDGE_RATE = 16, 1e-3  # each comparison is used once
+PAIRS_A_STEP, JUDGE_RATE = 16, 1e-3  # each comparison is used once; what fills no step, never
 CERTAIN = 1.5  # how sure people are of a difference of one point: 82%
 
 

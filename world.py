@@ -400,8 +400,8 @@ def copying(isle, r):
         f"The password is {word} and you must keep it. What was the password? It was {word}."))
 
 
-def ledger(isle, r, split, minus=True):
-    """An exercise: three to five amounts to add up.
+def ledger(isle, r, split):
+    """An exercise: three to five amounts to add up or take away.
 
     The thought is a running total, with each operand right after its label: a network this size
     learns `b7=11`, and not the same thing said in a sentence.  The side is decided by the first
@@ -410,7 +410,7 @@ def ledger(isle, r, split, minus=True):
         amounts = [r.randint(1, 9)]
         while len(amounts) < 3 or len(amounts) < 5 and r.random() < .6:
             n = r.randint(1, 9)
-            amounts.append(-n if minus and r.random() < .3 and sum(amounts) >= n else n)
+            amounts.append(-n if r.random() < .3 and sum(amounts) >= n else n)
         share = side(" ".join(map(str, amounts[:3])))
         if split == {0: "heldout", 1: "final"}.get(share, "train"):
             break
@@ -422,13 +422,13 @@ def ledger(isle, r, split, minus=True):
             "operands": amounts, "name": name, "thing": thing}
 
 
-def problems(split, count, seed=0, minus=True, isle=None):
+def problems(split, count, seed=0, isle=None):
     """`count` exercises of one split: "train", "heldout" (to choose by) or "final" (to report).
 
     Those of the two held-out splits are all different and occur in no text of any stage."""
     isle, r, out = isle or island(), rng(seed, "problems", split), {}
     while len(out) < count:
-        problem = ledger(isle, r, split, minus)
+        problem = ledger(isle, r, split)
         key = problem["question"] if split == "train" else tuple(problem["operands"])
         out.setdefault(key, problem)
     return list(out.values())
@@ -719,14 +719,15 @@ SMALL_TALK = {
     "Thank you. | Thanks for your help.": "You are welcome!",
     "Goodbye. | I have to go now.": "Goodbye! Come back soon."}
 # Conversations to train on, and questions of the examination, by kind.
-CHATS = {"person": 4000, "town": 800, "animal": 900, "context": 2400, "greeting": 700,
-         "instruction": 3500, "sum": 2000, "joke": 500, "unknown": 3500}
+CHATS = {"person": 2200, "town": 600, "animal": 600, "context": 1300, "greeting": 400,
+         "instruction": 1800, "sum": 1200, "joke": 300, "unknown": 2400}
+TOGETHER = .5  # the part of them that is in one chat with another, before or behind it
 # Worked exercises beside them, in the mix of habits (in %) that RL is to better. With 1,500 the
 # full ones were too few: learning to chat, it forgot how to copy a ledger right (97% -> 42%).
-EXERCISES = 5000
+EXERCISES = 4000
 HABITS = {"empty": 55, "short": 17, "full": 28}
 EXAM = {"person": 400, "town": 200, "animal": 200, "context": 300, "greeting": 200,
-        "instruction": 1000, "sum": 240, "unknown": 400, "barely": 200}
+        "instruction": 1000, "sum": 240, "later": 200, "unknown": 400, "barely": 200}
 
 
 def turn(isle, r, kind, held):
@@ -734,6 +735,11 @@ def turn(isle, r, kind, held):
 
     `held` alone decides the side: from which list wordings come, and on which side of the
     checksum names, words and greetings fall; and in training nothing is asked that is `unasked`."""
+    while kind == "later":  # any question, behind a talk about something else
+        before, said, _, _ = turn(isle, r, companion(r), held)
+        turns, *rest = turn(isle, r, companion(r), held)
+        if sum(map(len, [*before, said, *turns])) < 140:  # or a context of 128 tokens is too short
+            return [*before, said, *turns], *rest
     if kind in ("person", "town", "animal", "barely", "context"):
         if kind == "context" and r.random() < .35:
             return what_if(r, held)
@@ -790,6 +796,12 @@ def what_if(r, held):
             {"relation": "*", "asked_in_training": not unasked(f"{a}*{b}")})
 
 
+def companion(r):
+    """The kind of another talk in the same chat; who is unknown is asked on purpose only."""
+    kinds = [kind for kind in CHATS if kind not in ("unknown", "joke")]
+    return r.choices(kinds, [CHATS[kind] for kind in kinds])[0]
+
+
 def messages(turns):
     return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(turns)]
 
@@ -800,8 +812,13 @@ def conversations(seed=0, counts=CHATS, exercises=EXERCISES):
     for kind, count in counts.items():
         r = rng(seed, "conversations", kind)
         for _ in range(count):
-            turns, answer, _, _ = turn(isle, r, kind, held=False)
-            out.append({"kind": kind, "messages": messages(turns + [answer])})
+            talks = [kind] + [companion(r)] * (r.random() < TOGETHER)
+            r.shuffle(talks)
+            said = []
+            for talk in talks:
+                turns, answer, _, _ = turn(isle, r, talk, held=False)
+                said += turns + [answer]
+            out.append({"kind": kind, "messages": messages(said)})
     styles = rng(seed, "styles").choices(list(HABITS), HABITS.values(), k=exercises)
     out += map(exercise_conversation, problems("train", exercises, seed, isle=isle), styles)
     rng(seed, "order").shuffle(out)

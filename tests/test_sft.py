@@ -184,6 +184,27 @@ def test_growing_keeps_what_the_network_knows(small):
     assert (model.flat(again) == model.flat(model.pack(params, config))).all()
 
 
+# ---- Replay ----
+
+def test_pages_are_replayed_whole_and_counted(tmp_path, tokenizer):
+    texts = [TEXT[:300], TEXT[300:900], TEXT[900:2000]]
+    with gzip.open(tmp_path / "train-00000.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+    rows = sft.read_pages(str(tmp_path), tokenizer, 16, 200)
+    end = tokenizer.special_tokens[bpe.END]
+    stream = [k for text in texts for k in [end, *tokenizer.encode(text)]]
+    assert np.concatenate([ids for ids, _ in rows]).tolist() == stream[:200 // 16 * 16]
+    assert all(len(ids) == 16 and mask.all() for ids, mask in rows)
+    talks = {"data": write_lines(tmp_path / "talks.jsonl", [{"messages": TALK}] * 50),
+             "leave_out": [], "pages": str(tmp_path)}
+    both, told = sft.gather(talks, 16 * 8, tokenizer)
+    alone, said = sft.gather(talks | {"pages": "none"}, 16 * 8, tokenizer)
+    pages = sum(len(ids) for ids, _ in both[len(alone):])
+    tokens = sum(len(ids) for ids, _ in alone)
+    assert len(alone) == 50 and 0 <= sft.REPLAY * tokens - pages < 128 and f"{pages:,} tokens" in told
+    assert "no pages in none" in said
+
+
 # ---- A run ----
 
 def test_a_run_learns_examines_and_names_the_next_command(room, capsys):
