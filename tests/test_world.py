@@ -65,7 +65,7 @@ def test_same_seed_same_world(tmp_path):
         problems = [world.problems(split, 50) for split in ("train", "heldout", "final")]
         h.update(json.dumps(problems).encode())
         return h.hexdigest()
-    expected = "3ec7d7e0849a70bab0a4023e522c81971ca1d21b08f9eaceaff6f7e7ab9301c7"
+    expected = "679a9f5a95f124068180ee5e02b04a006975d50386b31a16825848050fb105a0"
     assert digest(tmp_path / "a", 0) == expected
     assert digest(tmp_path / "b", 1) != digest(tmp_path / "a", 0)
     assert not list((tmp_path / "a").glob("*.tmp"))
