@@ -9,8 +9,8 @@ text can be compared between tokenizers.
     python train.py --size 5M --steps 4000       a larger network, for longer
     python train.py --resume                     go on where an interrupted run stopped
 
-On two cores of an AMD EPYC (Zen 4), the default world's 1M model: 2,600 steps of 16 x 128 tokens =
-5.3M tokens take 4 min, some 22,000 tokens a second with other programs running beside it.
+On two cores of an AMD EPYC (Zen 4), the default world's 1M model: 3,000 steps of 16 x 128 tokens =
+6.1M tokens take 5 min, some 20,000 tokens a second with other programs running beside it.
 
 out/base/ is a checkpoint folder (model.py), with the optimizer's averages and where the run stands
 beside the weights, and log.jsonl, one line for each one shown. Ctrl-C saves; --resume goes on to
@@ -37,7 +37,7 @@ from model import (SIZES, Buffers, Config, count, flat, flops_per_token, forward
 from sample import generate, open_model
 
 RECIPES = {  # size: (learning rate, windows a step, steps): small networks bear large steps
-    "0.3M": (5e-3, 16, 2000), "1M": (3e-3, 16, 2600),
+    "0.3M": (5e-3, 16, 2000), "1M": (3e-3, 16, 3000),
     "5M": (1.5e-3, 16, 2000), "25M": (8e-4, 16, 2000)}
 # AdamW's averages look back over some 1 / (1 - beta) steps: 10 for the gradient, 20 for its square
 # (GPT-3's value; the usual 0.999 would remember the first, wild steps for a thousand).

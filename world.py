@@ -400,16 +400,15 @@ def copying(isle, r):
         f"The password is {word} and you must keep it. What was the password? It was {word}."))
 
 
-def ledger(isle, r, split, more=.6):
-    """An exercise: three to five amounts to add up or take away, each beyond the third with
-    probability `more`.
+def ledger(isle, r, split):
+    """An exercise: three to five amounts to add up or take away.
 
     The thought is a running total, with each operand right after its label: a network this size
     learns `b7=11`, and not the same thing said in a sentence.  The side is decided by the first
     three operands, so no held-out exercise is even the beginning of a longer one in training."""
     while True:
         amounts = [r.randint(1, 9)]
-        while len(amounts) < 3 or len(amounts) < 5 and r.random() < more:
+        while len(amounts) < 3 or len(amounts) < 5 and r.random() < .6:
             n = r.randint(1, 9)
             amounts.append(-n if r.random() < .3 and sum(amounts) >= n else n)
         share = side(" ".join(map(str, amounts[:3])))
@@ -473,9 +472,7 @@ def total(r, training=False, signs="++--**"):
 
 
 def told_ledger(isle, r):
-    """A ledger worked out.  More than half of them have five amounts: of a third (.6 for .75) the
-    base model learned to copy the fifth right in 36% of cases; so it does in all."""
-    p = ledger(isle, r, "train", more=.75)
+    p = ledger(isle, r, "train")
     return (f"{p['question']} Adding up gives {p['thought']} and so in the end {p['name']} has "
             f"{p['answer']} in all.")
 
@@ -725,8 +722,9 @@ SMALL_TALK = {
 CHATS = {"person": 2200, "town": 700, "animal": 600, "context": 1300, "greeting": 400,
          "instruction": 1800, "sum": 1200, "joke": 300, "unknown": 2900}
 TOGETHER = .5  # the part of them that is in one chat with another, before or behind it
-# Worked exercises beside them, in the mix of habits (in %) that RL is to better.
-EXERCISES = 4500
+# Worked exercises beside them, in the mix of habits (in %) that RL is to better.  With 4,000 some
+# runs did not learn to copy the fifth amount of a ledger (29% right), which RL can't mend.
+EXERCISES = 5000
 HABITS = {"empty": 55, "short": 17, "full": 28}
 EXAM = {"person": 400, "town": 200, "animal": 200, "context": 300, "greeting": 200,
         "instruction": 1000, "sum": 240, "later": 200, "unknown": 400, "barely": 200}
