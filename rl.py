@@ -14,9 +14,9 @@ likelier, worse ones less likely. That is all. It needs no new kernel: the gradi
 loss in pretraining, each token weighed by how much better its answer was (its advantage). What a
 network says is now what it does, so in this trade it is called a policy.
 
-On two cores of an AMD EPYC (Zen 4) the first takes 50 s. Drawn at temperature 1, 33% of the answers
-are right before and 92% after (the worst of three seeds); 38% think before, all do after; silent
-practice stays under 15%. pass@8, whether any of eight answers is right, goes from 94% to 98%:
+On two cores of an AMD EPYC (Zen 4) the first takes 50 s. Drawn at temperature 1, 29% of the answers
+are right before and 90% after (the worst of three seeds); 43% think before, all do after; silent
+practice stays under 12%. pass@8, whether any of eight answers is right, goes from 90% to 96%:
 little was taught that was not there, but it became a habit. log.jsonl has each iteration's figures,
 state.json those before and after.
 
@@ -313,8 +313,8 @@ def give_doubt(net, data, seed):
 # hidden from the networks, so that we can always see what the judge's favourites are really worth:
 # more at first, and in the end less than before. The judge has seen the jokes that the network told
 # in the beginning, and is right about them. Practice leaves them, for where the judge errs upwards:
-# beans are funny, so "Why did the beans sing to the beans? Because the beans was too loud, ha ha!",
-# whoever the joke was to be about. A checked answer has no such place: its reward is the truth.
+# "Why did the roofer sit on the roofer sit on the roofer sit on the turnips?", whoever the joke was
+# to be about. A checked answer has no such place: its reward is the truth.
 
 PAIRS = 1000  # comparisons that the judge learns from
 AGREED = 200  # more, to see how often it is right

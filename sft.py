@@ -30,13 +30,14 @@ a fifth as many tokens of pretraining's pages are read again (replay), and it is
 
 One conversation is one row. Several in a row would save padding, but attention would have to be
 cut between them, or each would read its neighbours. Batches of rows of like length do better: they
-are padded by 1.4%, so there is nothing to save. A conversation longer than the context loses its
+are padded by 1%, so there is nothing to save. A conversation longer than the context loses its
 last turns, whole; one without an answer left is dropped, and counted.
 
 Reads JSON lines: {"messages": [{"role", "content"}]}, UltraChat's {"data": [user, assistant, ...]},
 ShareGPT's {"conversations": [{"from", "value"}]}. A line that is none of these is named, skipped.
 If heldout.jsonl stands beside them (world.py), an examination on questions never trained ends the
-run: each answered twice, drawn at temperature 1 and taken greedily.
+run: each answered twice, drawn at temperature 1 and taken greedily. On two cores of an AMD EPYC
+(Zen 4) all of it takes 2 min.
 
 Sources: Ouyang et al. 2022 (fine-tuning on conversations), Hewitt 2021 ("Initializing new word
 embeddings for pretrained language models"). Left out: packing (several conversations in one row),
