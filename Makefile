@@ -1,5 +1,5 @@
 # make                 everything, from a raw crawl to a chat with a model trained before your eyes
-# make rl              practice behind it: learn to think, to doubt, and to fool a judge (5 minutes)
+# make rl              practice behind it: learn to think, to doubt, and to fool a judge (6 minutes)
 # make TEXT=my.txt     tokenizer, pretraining and a sample on a text of your own
 # make test            the proofs
 # make bench           the speeds, measured against other programs (installs them: PyTorch is large)
@@ -28,6 +28,7 @@ rl: .venv/ready
 	$(RUN) rl.py --doubt
 	$(RUN) rl.py --silent
 	$(RUN) rl.py --reward model
+	$(RUN) rl.py --reward model --kl 0.1
 
 test: .venv/ready
 	$(RUN) -m pytest
