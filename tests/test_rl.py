@@ -348,7 +348,8 @@ def room(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, value in {"GROUP": 4, "MAX_NEW": 12, "TRIED": 3, "TRIES": 2, "DOUBTS": 12,
                         "SHOW_EVERY": 2, "AGREED": 4, "PAIRS_A_STEP": 4,
-                        "RECIPES": {"answer": (2, 1e-2, 0.0, 5), "model": (2, 1e-2, 1.0, 5)}}.items():
+                        "RECIPES": {"answer": (2, 1e-2, 0.0, 5),
+                                    "model": (2, 1e-2, 1.0, 5)}}.items():
         monkeypatch.setattr(rl, name, value)
 
     def run(*flags):

@@ -1,4 +1,4 @@
-"""Fine-tuning: what is read, what counts, what a batch holds, what new tokens start as, and a run."""
+"""Fine-tuning: what is read and counts, what a batch holds, what new tokens start as, a run."""
 import gzip
 import json
 import os
@@ -30,7 +30,8 @@ def tokenizer():
 def room(tmp_path, monkeypatch):
     """A folder with a base model and 48 conversations; returns a function that runs sft.py."""
     made = bpe.train([TEXT], 300, (bpe.END,))
-    config = model.Config(vocab=made.vocab_size, ctx=64, dim=32, layers=2, heads=2, kv_heads=1, hidden=48)
+    config = model.Config(vocab=made.vocab_size, ctx=64, dim=32, layers=2, heads=2, kv_heads=1,
+                          hidden=48)
     monkeypatch.chdir(tmp_path)
     model.save("out/base", model.init_params(config, 1), config, made)
     os.makedirs("out/world")
@@ -100,13 +101,15 @@ def test_three_shapes_give_the_same_rows(tmp_path, tokenizer):
 
 
 def test_malformed_lines_are_named_and_skipped(tmp_path, tokenizer, capsys):
-    bad = ["{", "[1]", "", '"text"', {"text": "x"}, {"data": "user said"}, {"messages": [{"role": "user"}]},
+    bad = ["{", "[1]", "", '"text"', {"text": "x"}, {"data": "user said"},
+           {"messages": [{"role": "user"}]},
            {"messages": [{"role": "pirate", "content": "arr"}]}, {"data": ["hi", 7]}]
     path = write_lines(tmp_path / "x.jsonl", [*bad[:2], {"messages": TALK}, *bad[2:]])
     rows, lost = sft.read_conversations(path, tokenizer, 64)
     assert len(rows) == 1 and lost == f"{len(bad)} malformed"
     told = capsys.readouterr().err.splitlines()
-    assert len(told) == sft.WARN and "line 1:" in told[0] and "line 2:" in told[1] and "line 4:" in told[2]
+    assert len(told) == sft.WARN
+    assert "line 1:" in told[0] and "line 2:" in told[1] and "line 4:" in told[2]
 
 
 def test_what_people_write_is_no_special_token(tokenizer):
@@ -147,7 +150,8 @@ def test_an_epoch_holds_every_row_once_in_batches_of_like_length():
 def test_padding_and_questions_change_nothing(small):
     params, config, ids, targets, _ = small
     rng = np.random.default_rng(0)
-    rows = [(rng.integers(0, 37, n).astype(np.int32), np.array([0] * (n - 3) + [1] * 3)) for n in (6, 9)]
+    rows = [(rng.integers(0, 37, n).astype(np.int32), np.array([0] * (n - 3) + [1] * 3))
+            for n in (6, 9)]
     together, grads = model.loss_and_grads(params, config, *sft.to_arrays(rows))
     vector = model.flat(grads).copy()
     alone = [model.loss_and_grads(params, config, *sft.to_arrays([row])) for row in rows]
@@ -161,7 +165,8 @@ def test_padding_and_questions_change_nothing(small):
 
 def test_a_batch_without_a_counted_token(small):
     params, config, *_ = small
-    loss, grads = model.loss_and_grads(params, config, *sft.to_arrays([(np.arange(5), np.zeros(5))] * 2))
+    batch = sft.to_arrays([(np.arange(5), np.zeros(5))] * 2)
+    loss, grads = model.loss_and_grads(params, config, *batch)
     assert loss == 0 and not model.flat(grads).any()
 
 
@@ -201,7 +206,8 @@ def test_pages_are_replayed_whole_and_counted(tmp_path, tokenizer):
     alone, said = sft.gather(talks | {"pages": "none"}, 16 * 8, tokenizer)
     pages = sum(len(ids) for ids, _ in both[len(alone):])
     tokens = sum(len(ids) for ids, _ in alone)
-    assert len(alone) == 50 and 0 <= sft.REPLAY * tokens - pages < 128 and f"{pages:,} tokens" in told
+    assert len(alone) == 50 and 0 <= sft.REPLAY * tokens - pages < 128
+    assert f"{pages:,} tokens" in told
     assert "no pages in none" in said
 
 
@@ -212,9 +218,10 @@ def test_a_run_learns_examines_and_names_the_next_command(room, capsys):
     assert room("--epochs", "60", "--lr", "0.01") == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("base out/base") and "48 conversations (none lost)" in out[1]
-    assert out[-1].startswith("wrote out/sft") and out[-1].endswith("sample.py --chat --model out/sft")
+    assert out[-1].startswith("wrote out/sft") and out[-1].endswith("--chat --model out/sft")
     net = sft.open_model("out/sft")
-    assert net[1].vocab == net[2].vocab_size and sft.answers(net, [TALK[:1], TALK[2:3]]) == list(KNOWN)
+    assert net[1].vocab == net[2].vocab_size
+    assert sft.answers(net, [TALK[:1], TALK[2:3]]) == list(KNOWN)
     line = next(line for line in out if line.split()[:2] == ["fox", "1"])
     assert line.split()[3:] == ["|", "100%", "100%", "0%"]
     assert sum("never asked 1 |" in " ".join(line.split()) for line in out) == 1  # the fox again
@@ -248,7 +255,8 @@ def test_left_out_kinds_and_an_examination_of_two(room, capsys):
     assert "24 conversations (24 left out)" in capsys.readouterr().out
     assert room("--exam", "out/bold", "out/bold") == 0
     out = capsys.readouterr().out
-    assert out.count("out/bold") == 2 and len([x for x in out.splitlines() if x.startswith(" ")]) == 5
+    assert out.count("out/bold") == 2
+    assert len([x for x in out.splitlines() if x.startswith(" ")]) == 5
 
 
 def test_prompts_are_compared(room, capsys):
@@ -260,7 +268,8 @@ def test_prompts_are_compared(room, capsys):
     assert room("--epochs", "1") == 0 and capsys.readouterr()
     assert room("--compare") == 0
     out = capsys.readouterr().out.splitlines()
-    assert sum("out/base" in line for line in out) == 5 and sum("out/sft" in line for line in out) == 7
+    assert sum("out/base" in line for line in out) == 5
+    assert sum("out/sft" in line for line in out) == 7
 
 
 @pytest.mark.parametrize("flags, told", [
@@ -268,7 +277,8 @@ def test_prompts_are_compared(room, capsys):
     (["--resume"], "no run to go on with"), (["--epochs", "0"], "--epochs 0"),
     (["--data", "empty.jsonl"], "no conversation to learn from"),
     (["--exam", "out/base"], "no chat tokens"), (["--lr", "1e30"], "the loss is"),
-    (["--leave-out", "foxes"], "is of kind foxes"), (["--compare", "--out", "out/base"], "whose people"),
+    (["--leave-out", "foxes"], "is of kind foxes"),
+    (["--compare", "--out", "out/base"], "whose people"),
     (["--exam", "out/base", "--data", "else/talks.jsonl"], "heldout.jsonl: no such file"),
     (["--resume", "--out", "out/other"], "not a run of sft.py"),
     (["--data", "torn.jsonl.gz"], "damaged"), (["--data", "latin.jsonl"], "latin.jsonl: damaged")])
