@@ -1,10 +1,26 @@
 """What the tests share: where the real inputs are, and a network small enough for differences."""
 import os
+import signal
+import sys
 
 import numpy as np
 import pytest
 
 import model
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """command(script, *flags): its main() as if it were typed; Ctrl-C means afterwards what it meant
+    before."""
+    def run(script, *flags):
+        monkeypatch.setattr(sys, "argv", [script.__name__ + ".py", *map(str, flags)])
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            return script.main()
+        finally:
+            signal.signal(signal.SIGINT, before)
+    return run
 
 
 @pytest.fixture

@@ -331,7 +331,7 @@ def test_people_prefer_the_better_joke_mostly(monkeypatch):
 # ---- A run ----
 
 @pytest.fixture
-def room(tmp_path, monkeypatch):
+def room(tmp_path, monkeypatch, command):
     """A folder with an untrained assistant; returns a function that runs rl.py."""
     told = [f"{p['question']} <think> {p['thought']}</think>" for p in world.problems("train", 60)]
     tokenizer = bpe.train(told + [world.joke(world.island(), world.rng(0))], 340, (bpe.END,))
@@ -352,14 +352,7 @@ def room(tmp_path, monkeypatch):
                                     "model": (2, 1e-2, 1.0, 5)}}.items():
         monkeypatch.setattr(rl, name, value)
 
-    def run(*flags):
-        monkeypatch.setattr(sys, "argv", ["rl.py", *map(str, flags)])
-        before = signal.getsignal(signal.SIGINT)
-        try:
-            return rl.main()
-        finally:
-            signal.signal(signal.SIGINT, before)
-    return run
+    return lambda *flags: command(rl, *flags)
 
 
 def weights(folder):

@@ -27,7 +27,7 @@ def tokenizer():
 
 
 @pytest.fixture
-def room(tmp_path, monkeypatch):
+def room(tmp_path, monkeypatch, command):
     """A folder with a base model and 48 conversations; returns a function that runs sft.py."""
     made = bpe.train([TEXT], 300, (bpe.END,))
     config = model.Config(vocab=made.vocab_size, ctx=64, dim=32, layers=2, heads=2, kv_heads=1,
@@ -41,14 +41,7 @@ def room(tmp_path, monkeypatch):
             file.write(json.dumps({"kind": ("who", "fox")[i % 2], "messages": turns}) + "\n")
     monkeypatch.setattr(sft, "BATCH_TOKENS", 200)
 
-    def run(*flags):
-        monkeypatch.setattr(sys, "argv", ["sft.py", *flags])
-        before = signal.getsignal(signal.SIGINT)
-        try:
-            return sft.main()
-        finally:
-            signal.signal(signal.SIGINT, before)
-    return run
+    return lambda *flags: command(sft, *flags)
 
 
 def heldout(path="out/world/heldout.jsonl"):

@@ -15,7 +15,7 @@ TEXT = "The pelican of Sarn sells honey. Who sells honey? The pelican does. " * 
 
 
 @pytest.fixture
-def room(tmp_path, monkeypatch):
+def room(tmp_path, monkeypatch, command):
     """A folder with a small tokenizer and tokens in it; returns a function that runs train.py."""
     tokenizer = bpe.train([TEXT], 300, (bpe.END,))
     os.makedirs(tmp_path / "out/tokens")
@@ -26,14 +26,7 @@ def room(tmp_path, monkeypatch):
     monkeypatch.setitem(model.SIZES, "0.3M",
                         dict(ctx=16, dim=16, layers=2, heads=2, kv_heads=1, hidden=24))
 
-    def run(*flags):
-        monkeypatch.setattr(sys, "argv", ["train.py", "--size", "0.3M", "--batch", "3", *flags])
-        before = signal.getsignal(signal.SIGINT)
-        try:
-            return train.main()
-        finally:
-            signal.signal(signal.SIGINT, before)
-    return run
+    return lambda *flags: command(train, "--size", "0.3M", "--batch", "3", *flags)
 
 
 def test_learning_rate_rises_and_falls_to_zero():
@@ -124,6 +117,10 @@ def test_bad_input_is_one_clear_sentence(room, capsys):
     assert "fewer than one window" in said("--ctx", "5000")
     assert "python bpe.py" in said("--tokens", "nowhere")
     assert "nowhere.json" in said("--tokenizer", "nowhere.json")
+    os.mkdir("out/other")
+    with open("out/other/state.json", "w") as file:
+        file.write('{"stage": "sft"}')
+    assert "not a run of train.py" in said("--resume", "--out", "out/other")
     np.save("out/tokens/train.npy", np.full(1000, 300, np.uint16))
     assert "token 300 is not in the vocabulary of 288" in said()
     assert not os.path.exists("out/base/model.safetensors")
