@@ -136,8 +136,8 @@ def run(args):
         ids, targets = sample_windows(rng, train, B, T)
         loss, _ = loss_and_grads(params, config, ids, targets, grads=grads, buffers=buffers)
         lr, muon_lr = (optimizer.learning_rate(step - 1, steps, settings[key])
-                       for key in ("lr", "muon_lr"))
-        norm = optimizer.update(params, grads, averages, config, step, lr, muon_lr=muon_lr)
+                       for key in ("lr", "muon_lr"))  # muon_lr 0: AdamW for all weights
+        norm = optimizer.update(params, grads, averages, config, step, lr, muon_lr=muon_lr or None)
         if not math.isfinite(loss + norm):
             raise ValueError(f"step {step}: the loss is {loss}, and {not_finite(grads)} was the "
                              f"first gradient to overflow; a learning rate of {settings['lr']} is "

@@ -34,7 +34,7 @@ def test_micro_batches_change_nothing(small):
         again, parts = model.loss_and_grads(params, config, ids, targets, mask,
                                             buffers=model.Buffers(config, B, 11, np.float64))
         assert abs(again - loss) < 1e-13
-        assert relative_error(model.flat(parts), model.flat(grads)) < 1e-12
+        assert relative_error(model.vector(parts), model.vector(grads)) < 1e-12
 
 
 def test_rows_of_logits_in_blocks_change_nothing(small, monkeypatch):
@@ -43,7 +43,7 @@ def test_rows_of_logits_in_blocks_change_nothing(small, monkeypatch):
     monkeypatch.setattr(model, "HEAD_ROWS", 5)
     again, parts = model.loss_and_grads(params, config, ids, targets, mask)
     assert abs(again - loss) < 1e-13
-    assert relative_error(model.flat(parts), model.flat(grads)) < 1e-12
+    assert relative_error(model.vector(parts), model.vector(grads)) < 1e-12
 
 
 def test_loss_is_minus_log_of_the_targets_probability(small):
@@ -60,7 +60,7 @@ def test_loss_is_minus_log_of_the_targets_probability(small):
 def test_nothing_to_learn_is_no_loss_and_no_gradient(small):
     params, config, ids, targets, mask = small
     loss, grads = model.loss_and_grads(params, config, ids, targets, np.zeros_like(mask))
-    assert loss == 0 and (model.flat(grads) == 0).all()
+    assert loss == 0 and (model.vector(grads) == 0).all()
 
 
 def test_the_future_is_unseen(small):
@@ -109,7 +109,7 @@ def test_loss_and_gradients_are_pytorchs(tied, tmp_path):
     config = model.Config(vocab=301, ctx=64, dim=48, layers=3, heads=6, kv_heads=2, hidden=100,
                           tied=tied)
     params = model.init_params(config, 4)
-    model.flat(params)[:] *= 3
+    model.vector(params)[:] *= 3
     twin = torch_twin(config, params, str(tmp_path / "twin"))
     rng = np.random.default_rng(5)
     ids, targets = rng.integers(0, 301, (2, 4, 50))
@@ -160,7 +160,7 @@ def test_a_saved_folder_loads_to_the_same_bits(small, tmp_path):
         model.save(folder, params, config, optimizer={"m1": np.ones(3, np.float32)},
                    state={"step": 7})
     again, read = model.load(folder)
-    assert read == config and (model.flat(again) == model.flat(params)).all()
+    assert read == config and (model.vector(again) == model.vector(params)).all()
     assert sorted(os.listdir(tmp_path)) == ["checkpoint"]
     assert json.load(open(os.path.join(folder, "state.json"))) == {"step": 7}
     moments = dict(model.read_safetensors(os.path.join(folder, "optimizer.safetensors")))

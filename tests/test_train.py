@@ -48,10 +48,10 @@ def test_a_long_gradient_is_cut_to_length_one():
     config = model.Config(vocab=5, ctx=4, dim=4, layers=1, heads=1, kv_heads=1, hidden=4)
     grads = model.init_params(config, 1)
     for factor, length in ((100, 1.0), (0.001, None)):
-        model.flat(grads)[:] *= factor
+        model.vector(grads)[:] *= factor
         params, optimizer = model.init_params(config), train.Optimizer(grads, config)
         norm = optimizer.step(params, grads, 1, 0.1)
-        assert abs(norm / np.linalg.norm(model.flat(grads)) - 1) < 1e-5
+        assert abs(norm / np.linalg.norm(model.vector(grads)) - 1) < 1e-5
         taken = np.linalg.norm(optimizer.m1) / (1 - train.BETA1)
         assert abs(taken - (length or norm)) < 1e-4
 
