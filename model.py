@@ -72,7 +72,7 @@ class Config:
 
 SIZES = {  # name, about the number of parameters -> everything but the vocabulary
     "0.3M": dict(ctx=128, dim=64, layers=4, heads=4, kv_heads=4, hidden=192),
-    "1M": dict(ctx=128, dim=128, layers=4, heads=4, kv_heads=4, hidden=344),
+    "1M": dict(ctx=256, dim=128, layers=4, heads=4, kv_heads=4, hidden=344),
     "5M": dict(ctx=256, dim=256, layers=6, heads=8, kv_heads=8, hidden=688),
     "25M": dict(ctx=512, dim=512, layers=8, heads=8, kv_heads=4, hidden=1376),
 }
