@@ -3,7 +3,7 @@
     the command line   run_command, print_settings
     files              write_file, staged, recover, locked; read_text_lines, read_json, ...
     processes          map_in_order
-    the terminal       paint, printable, duration, show_line
+    the terminal       paint, printable, duration, show_line, compiling
     random numbers     rng, share
     a training run     Run: stops when asked, logs, says when to evaluate and save
 
@@ -275,6 +275,15 @@ def show_line(text, keep=True):
         return
     text = text if keep else text[:shutil.get_terminal_size().columns - 1]
     print("\r\x1b[K" + text, end="\n" if keep else "", flush=True)  # back to the start; erase
+
+
+@contextlib.contextmanager
+def compiling():
+    """Around a first, tiny use of the kernels. Numba compiles them then; if that took time, says so."""
+    start = time.perf_counter()
+    yield
+    if (seconds := time.perf_counter() - start) > 3:
+        print(f"compiled the kernels in {seconds:.0f} s (kept on disk for the next run)", flush=True)
 
 
 # ---- random numbers ------------------------------------------------------------------------------

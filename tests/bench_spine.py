@@ -87,7 +87,7 @@ def our_step(sizes, seconds):
     optimizer, rng = train.Optimizer(params, config), np.random.default_rng(0)
     times, stop = [], None
     buffers = model.Buffers(config, model.micro_batch(config, BATCH, config.ctx), config.ctx)
-    grads = model.views(np.empty_like(model.flat(params)), config)
+    grads = model.views(np.empty_like(model.vector(params)), config)
     while stop is None or time.perf_counter() < stop or len(times) < 5:
         windows = rng.integers(0, config.vocab, (BATCH, config.ctx + 1))
         start = time.perf_counter()
@@ -161,7 +161,7 @@ def our_shakespeare(path, steps=850, batch=12, T=64, rate=0.01):
                           hidden=192)
     params, rng = model.init_params(config), np.random.default_rng(0)
     optimizer, buffers = train.Optimizer(params, config), model.Buffers(config, batch, T)
-    grads = model.views(np.empty_like(model.flat(params)), config)
+    grads = model.views(np.empty_like(model.vector(params)), config)
     n, seconds, curve = (len(val) - 1) // T, 0.0, []
     train.first_call(params, config, buffers, grads)
     for step in range(steps):
@@ -199,7 +199,7 @@ def bench_decode():
     ours, sums = seconds_per_token(params, config, np.ones((1, 4), int), 60), []
     for _ in range(15):
         start = time.perf_counter()
-        model.flat(params).sum()
+        model.vector(params).sum()
         sums.append(time.perf_counter() - start)
     figures["decode_15m_vs_memory_speed"] = statistics.median(sums) / ours
     path = os.path.join(os.environ.get("TEST_DATA", ""), "stories260K.bin")

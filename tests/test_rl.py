@@ -116,13 +116,13 @@ class Captured:
     """An optimizer that only looks."""
 
     def step(self, params, grads, number, rate, decay):
-        self.grads = model.flat(grads).copy()
+        self.grads = model.vector(grads).copy()
         return 1.0
 
 
 def answers_of(params, config, seed=3):
     """Answers that were drawn by a slightly different network."""
-    other = model.views(model.flat(params) * 0.97, config)
+    other = model.views(model.vector(params) * 0.97, config)
     prompts = [[1, 2, 3], [4, 5], [6, 7, 8, 9], [1, 2]]
     rl_answers = rl.rollout((other, config, Letters()), prompts, seed)
     return rl_answers
@@ -139,19 +139,19 @@ def test_the_gradient_through_the_network(kl):
         total = rl.policy_loss(now, answers.logprobs, gains, answers.mask, rl.CLIP)[0]
         before = rl.logprobs_of(start, CONFIG, answers.ids)
         return total + kl * rl.kl_penalty(now, before, answers.mask)[0]
-    optimizer, grads = Captured(), model.views(np.empty_like(model.flat(params)), CONFIG)
+    optimizer, grads = Captured(), model.views(np.empty_like(model.vector(params)), CONFIG)
     rl.learn((params, CONFIG, None), optimizer, grads, 1, 0.1, answers, gains, start, kl)
-    places = np.random.default_rng(0).integers(0, model.flat(params).size, 40)
-    expected = differences(loss, model.flat(params), places, 1e-6)
+    places = np.random.default_rng(0).integers(0, model.vector(params).size, 40)
+    expected = differences(loss, model.vector(params), places, 1e-6)
     assert relative_error(optimizer.grads[places], expected) < 1e-5
 
 
 def test_equal_answers_teach_nothing():
     params = opinionated(CONFIG, 1)
-    answers, before = answers_of(params, CONFIG), model.flat(params).copy()
+    answers, before = answers_of(params, CONFIG), model.vector(params).copy()
     net, grads = (params, CONFIG, None), model.views(np.empty_like(before), CONFIG)
     assert rl.learn(net, Captured(), grads, 1, 0.1, answers, np.zeros(4)) == 0.0
-    assert (model.flat(params) == before).all()
+    assert (model.vector(params) == before).all()
 
 
 @pytest.mark.parametrize("rate_left, last", [(0.0, 0.3), (1.0, 1.0), (0.5, 0.65)])
@@ -198,7 +198,7 @@ def test_two_armed_bandit():
     net = (model.init_params(config, 0), config, types.SimpleNamespace(
         special_tokens={"<|im_end|>": 8}, decode=lambda ids: "".join(map(str, ids))))
     optimizer = train.Optimizer(*net[:2])
-    grads = model.views(np.empty_like(model.flat(net[0])), config)
+    grads = model.views(np.empty_like(model.vector(net[0])), config)
     for step in range(50):
         answers = rl.rollout(net, [[7, 7]] * 32, step)
         rewards = np.array([text.startswith("3") for text in answers.texts], float)
@@ -279,12 +279,12 @@ def test_judge_backward_by_central_differences():
     params = opinionated(CONFIG, 4, np.float64)
     rng = np.random.default_rng(0)
     ids, lengths = rng.integers(0, 36, (6, 11)), np.array([11, 4, 7, 7, 2, 9])
-    grads = model.views(np.empty_like(model.flat(params)), CONFIG)
+    grads = model.views(np.empty_like(model.vector(params)), CONFIG)
     loss = rl.judge_loss_and_grads(params, CONFIG, ids, lengths, grads)
-    ours, spare = model.flat(grads).copy(), model.views(np.empty_like(model.flat(grads)), CONFIG)
+    ours, spare = model.vector(grads).copy(), model.views(np.empty_like(model.vector(grads)), CONFIG)
     places = np.concatenate([rng.integers(0, ours.size, 40), np.arange(36 * 24, 36 * 24 + 5)])
     expected = differences(lambda: rl.judge_loss_and_grads(params, CONFIG, ids, lengths, spare),
-                           model.flat(params), places, 1e-6)
+                           model.vector(params), places, 1e-6)
     assert relative_error(ours[places], expected) < 1e-6
     scores = rl.scores_of((params, CONFIG), ids, lengths)
     assert abs(loss - np.mean(np.log1p(np.exp(-(scores[::2] - scores[1::2]))))) < 1e-9
@@ -356,7 +356,7 @@ def room(tmp_path, monkeypatch, command):
 
 
 def weights(folder):
-    return (model.flat(model.load(folder)[0]).tobytes(),
+    return (model.vector(model.load(folder)[0]).tobytes(),
             *(x.tobytes() for _, x in model.read_safetensors(f"{folder}/optimizer.safetensors")))
 
 
@@ -420,7 +420,7 @@ def test_exercises_of_the_old_habit_are_not_replayed(room, capsys):
 
 
 def weights_of(folder):
-    return model.flat(model.load(folder)[0]).tobytes()
+    return model.vector(model.load(folder)[0]).tobytes()
 
 
 @pytest.mark.parametrize("flags, message", [

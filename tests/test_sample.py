@@ -209,7 +209,7 @@ def test_settings_out_of_range(net, how):
 
 
 def test_damaged_weights_are_told(net):
-    params = model.views(model.flat(net[0]).copy(), CONFIG)
+    params = model.views(model.vector(net[0]).copy(), CONFIG)
     params["model.norm.weight"][3] = np.nan
     for temperature in (0, 1):
         with pytest.raises(ValueError, match="no number"):

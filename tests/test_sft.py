@@ -146,10 +146,10 @@ def test_padding_and_questions_change_nothing(small):
     rows = [(rng.integers(0, 37, n).astype(np.int32), np.array([0] * (n - 3) + [1] * 3))
             for n in (6, 9)]
     together, grads = model.loss_and_grads(params, config, *sft.to_arrays(rows))
-    vector = model.flat(grads).copy()
+    vector = model.vector(grads).copy()
     alone = [model.loss_and_grads(params, config, *sft.to_arrays([row])) for row in rows]
     assert abs(together - np.mean([loss for loss, _ in alone])) < 1e-12
-    assert np.abs(vector - sum(model.flat(g) for _, g in alone) / 2).max() < 1e-12
+    assert np.abs(vector - sum(model.vector(g) for _, g in alone) / 2).max() < 1e-12
     changed = [(ids, mask) for ids, mask in rows]
     x, y, mask = sft.to_arrays(changed)
     y[mask == 0] = 5  # targets that don't count may be anything
@@ -160,7 +160,7 @@ def test_a_batch_without_a_counted_token(small):
     params, config, *_ = small
     batch = sft.to_arrays([(np.arange(5), np.zeros(5))] * 2)
     loss, grads = model.loss_and_grads(params, config, *batch)
-    assert loss == 0 and not model.flat(grads).any()
+    assert loss == 0 and not model.vector(grads).any()
 
 
 # ---- New tokens ----
@@ -170,7 +170,7 @@ def test_growing_keeps_what_the_network_knows(small):
     params = {name: p.astype(np.float32) for name, p in params.items()}
     table = params["model.embed_tokens.weight"]
     grown, bigger = sft.grow(params, config, 40)
-    assert bigger.vocab == 40 and model.flat(grown).size == model.count(bigger)[0]
+    assert bigger.vocab == 40 and model.vector(grown).size == model.count(bigger)[0]
     for name, p in params.items():
         assert (grown[name][:len(p)] == p).all()
     new = grown["model.embed_tokens.weight"][37:]
@@ -179,7 +179,7 @@ def test_growing_keeps_what_the_network_knows(small):
     old = model.forward(model.pack(params, config), config, ids)
     assert np.abs(model.forward(grown, bigger, ids)[..., :37] - old).max() < 1e-5
     again, _ = sft.grow(params, config, 37)
-    assert (model.flat(again) == model.flat(model.pack(params, config))).all()
+    assert (model.vector(again) == model.vector(model.pack(params, config))).all()
 
 
 # ---- Replay ----
@@ -239,7 +239,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(room, monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines()[-1].startswith("stopped at step 4 and saved")
     assert room("--resume") == 0
     whole, parts = (sft.open_model(f"out/{name}")[0] for name in ("whole", "sft"))
-    assert (model.flat(whole) == model.flat(parts)).all()
+    assert (model.vector(whole) == model.vector(parts)).all()
 
 
 def test_left_out_kinds_and_an_examination_of_two(room, capsys):
