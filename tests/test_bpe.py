@@ -82,13 +82,13 @@ def test_ties_go_to_the_greatest_pair_of_byte_strings():
 
 
 def test_counting_does_not_depend_on_workers(monkeypatch):
-    monkeypatch.setattr(bpe, "BATCH_CHARS", 300)
+    monkeypatch.setattr(bpe, "JOB_CHARS", 300)
     rng = random.Random(1)
     texts = [random_text(rng, 15) for _ in range(60)]
     one, two = (bpe.train(texts, 400, [bpe.END], workers=workers) for workers in (1, 2))
     assert one.merges == two.merges == bpe.naive_train(texts, 143)
     texts.append(random_text(rng, 2000))  # longer than a job
-    streams = [np.concatenate(list(bpe.in_order(one.encode_documents, bpe.batches(texts), workers)))
+    streams = [np.concatenate(list(bpe.map_in_order(one.encode_documents, bpe.jobs(texts, bpe.GPT4_SPLIT), workers)))
                for workers in (1, 2)]
     assert np.array_equal(*streams)
     assert streams[0].dtype == np.uint16
@@ -98,9 +98,9 @@ def test_counting_does_not_depend_on_workers(monkeypatch):
 
 @pytest.mark.parametrize("pattern", [bpe.GPT4_SPLIT, bpe.DIGIT_SPLIT, bpe.GPT2_SPLIT])
 def test_long_texts_are_cut_between_pieces(pattern, monkeypatch):
-    monkeypatch.setattr(bpe, "BATCH_CHARS", 50)
+    monkeypatch.setattr(bpe, "JOB_CHARS", 50)
     text = random_text(random.Random(2), 5000)
-    jobs = list(bpe.batches(["short", text, "end"]))
+    jobs = list(bpe.jobs(["short", text, "end"], pattern))
     parts = [part for texts, _ in jobs for part in texts]
     assert len(jobs) > 20 and "".join(parts) == f"short{text}end"
     assert jobs[0][0][0] == "short" and jobs[-1][0][-1] == "end" and jobs[-1][1]
@@ -119,7 +119,7 @@ def test_training_stops_when_nothing_is_left_to_join():
 def test_training_says_how_it_goes():
     lines, text = [], " ".join(TEXTS)
     tokenizer = bpe.train([text], 300, workers=1, show=lines.append)
-    left, right = map(bpe.printable, tokenizer.merges[-1])
+    left, right = map(bpe.readable, tokenizer.merges[-1])
     density = len(text.encode()) / len(tokenizer.encode(text))
     assert lines[-1].startswith(f"merge 44/44 | {left} + {right} | ")
     assert lines[-1].endswith(f" times | {density:.3f} bytes/token")
@@ -130,7 +130,7 @@ def test_training_says_how_it_goes():
 
 def cut(text, pattern):
     """Pieces in order; no two of the distinct ones may be equal."""
-    distinct, numbers = bpe.pieces(text, pattern)
+    distinct, numbers = bpe.pre_tokenize(text, pattern)
     assert len(set(distinct)) == len(distinct)
     return [distinct[k] for k in numbers]
 
@@ -176,7 +176,7 @@ def test_round_trip(small):
 
 def test_a_full_cache_starts_over(small, monkeypatch):
     expected = [small.encode(text) for text in TEXTS]
-    monkeypatch.setattr(bpe, "CACHE_PIECES", 3)
+    monkeypatch.setattr(bpe, "CACHE_SIZE", 3)
     assert [small.encode(text) for text in TEXTS] == expected
     assert len(small.cache) < 40
 
@@ -259,7 +259,7 @@ def test_many_ids_need_wide_tokens(small):
 
 def test_the_fingerprint_covers_all_that_decides_ids(small):
     other = bpe.Tokenizer(small.tokens, small.merge_rows, small.special_tokens, bpe.DIGIT_SPLIT)
-    whole = bpe.Tokenizer(small.tokens, small.merge_rows, small.special_tokens, whole_pieces=True)
+    whole = bpe.Tokenizer(small.tokens, small.merge_rows, small.special_tokens, ignore_merges=True)
     fewer = bpe.Tokenizer(small.tokens, small.merge_rows[:-1], small.special_tokens)
     assert len({tok.fingerprint() for tok in (small, other, whole, fewer)}) == 4
 
