@@ -126,6 +126,8 @@ def read_pages(folder, tokenizer, ctx, n_tokens):
     What is no longer trained is forgotten. After a run on conversations alone, 69% of the answers
     about facts never asked are right, though the base model knew nearly all of them; with a fifth
     as many tokens of pages beside them (replay) it is 92%."""
+    if not glob.glob(f"{glob.escape(folder)}/train-*.jsonl.gz"):
+        return []
     ids, end = [], [tokenizer.special_tokens[END]] if END in tokenizer.special_tokens else []
     for text in read_texts((), folder, "train"):
         ids += end + tokenizer.encode(text)
@@ -133,19 +135,6 @@ def read_pages(folder, tokenizer, ctx, n_tokens):
             break
     return [(np.array(ids[i:i + ctx], np.int32), np.ones(ctx, np.int8))
             for i in range(0, min(len(ids), n_tokens) - ctx + 1, ctx)]
-
-
-def read_rows(settings, tokenizer, ctx):
-    """All rows of a run, conversations and then pages, and in words what they are."""
-    rows, lost = read_conversations(settings["data"], tokenizer, ctx, settings["leave_out"])
-    n_tokens, n_counted = (int(sum(row[i].sum() if i else len(row[i]) for row in rows))
-                           for i in (0, 1))
-    in_words = (f"{len(rows):,} conversations ({lost}), {n_tokens:,} tokens, {n_counted:,} of them "
-                "learned")
-    if not glob.glob(f"{glob.escape(settings['pages'])}/train-*.jsonl.gz"):
-        return rows, f"{in_words}; no pages in {settings['pages']} to replay"
-    pages = read_pages(settings["pages"], tokenizer, ctx, int(REPLAY * n_tokens))
-    return rows + pages, f"{in_words}; {len(pages) * ctx:,} tokens of pages"
 
 
 # ---- From rows to batches: the loss mask ---------------------------------------------------------
@@ -215,40 +204,53 @@ def open_run(args):
     return settings, (params, config, tokenizer), optimizer.start(params), {"step": 0}, []
 
 
+def read_batches(settings, tokenizer, ctx):
+    """Each step's batch of rows; a checksum of all rows; and in words what they are."""
+    rows, lost = read_conversations(settings["data"], tokenizer, ctx, settings["leave_out"])
+    n_tokens, n_learned = sum(len(ids) for ids, _ in rows), sum(int(m.sum()) for _, m in rows)
+    pages = read_pages(settings["pages"], tokenizer, ctx, int(REPLAY * n_tokens))
+    words = (f"{len(rows):,} conversations ({lost}), {n_tokens:,} tokens, {n_learned:,} of them "
+             f"learned | {len(pages) * ctx:,} tokens of pages")
+    rows += pages
+    lengths = np.array([len(ids) for ids, _ in rows])
+    batches = [batch for epoch in range(settings["epochs"])
+               for batch in plan(lengths, (settings["seed"], epoch), settings["mix_lengths"])]
+    padded = sum(len(batch) * lengths[batch].max() for batch in batches)
+    words += f" | {1 - settings['epochs'] * lengths.sum() / padded:.1%} padding"
+    checksum = zlib.crc32(np.concatenate([array for row in rows for array in row]))
+    return [[rows[k] for k in batch] for batch in batches], checksum, words
+
+
 def run(args):
-    """Trains as args say; ten times a run it answers a held-out question and saves; at the end it
+    """Trains as args say; ten times a run it saves and answers a held-out question; at the end it
     prints the evaluation."""
     settings, net, averages, state, log = open_run(args)
     params, config, tokenizer = net
     print_settings("sft.py", settings | {"out": args.out})
-    rows, in_words = read_rows(settings, tokenizer, config.ctx)
-    lengths = np.array([len(ids) for ids, _ in rows])
-    batches = [batch for epoch in range(settings["epochs"])
-               for batch in plan(lengths, (settings["seed"], epoch), settings["mix_lengths"])]
+    questions = read_questions(settings["data"])
+    batches, checksum, words = read_batches(settings, tokenizer, config.ctx)
     steps, lr = len(batches), settings["lr"]
-    checksum = zlib.crc32(np.concatenate([array for row in rows for array in row]))
     if state.get("data", checksum) != checksum:
         raise ValueError(f"{settings['data']}: it, or the pages in {settings['pages']}, changed "
                          f"since the run in {args.out} began; leave out --resume to begin another")
     if state["step"] >= steps:
         raise ValueError(f"{args.out}: has done its {steps} steps; leave out --resume to begin "
                          "another run")
-    questions = read_questions(settings["data"])
-    padded = sum(len(batch) * lengths[batch].max() for batch in batches)
-    print(f"{in_words} | {steps} steps, {1 - lengths.sum() * settings['epochs'] / padded:.1%} of "
-          "the tokens padding", flush=True)
+    print(f"{words} | {steps} steps", flush=True)
     grads = views(np.empty_like(vector(params)), config)
     with compiling():
-        loss_and_grads(params, config, *to_arrays(rows[:1]), grads=grads)
-    progress = Run(args.out, state["step"], steps, PAUSES, log)
-    losses, n_tokens = [], 0
+        loss_and_grads(params, config, *to_arrays(batches[0][:1]), grads)
+    progress, losses, n_tokens = Run(args.out, state["step"], steps, PAUSES, log), [], 0
     for step in progress.steps():
-        ids, targets, mask = to_arrays([rows[k] for k in batches[step - 1]])
+        ids, targets, mask = to_arrays(batches[step - 1])
         loss, _ = loss_and_grads(params, config, ids, targets, mask, grads)
         rate = optimizer.learning_rate(step - 1, steps, lr)
         norm = optimizer.update(params, grads, averages, config, step, rate, decay=0.0)
-        if not math.isfinite(loss + norm):
-            raise ValueError(overflow(step, f"the gradient of {not_finite(grads)}", lr, state))
+        wrong = not_finite(grads) or not_finite(params)
+        if wrong or not math.isfinite(loss + norm):
+            kept = f"{args.out} keeps step {state['step']}" if state["step"] else "nothing was saved"
+            raise ValueError(f"step {step}: overflow in {wrong}, loss {loss}; the learning rate {lr} "
+                             f"is too large, try a third; {kept}")
         losses.append(loss)
         n_tokens += ids.size
         if step % LOG_EVERY == 0 or step == steps:
@@ -257,8 +259,6 @@ def run(args):
                           f"{speed:,.0f} tok/s | {progress.left()} left", keep=False, step=step,
                           loss=loss, lr=rate, grad_norm=norm, tokens_per_s=speed)
         if progress.pause():
-            if name := not_finite(params):
-                raise ValueError(overflow(step, name, lr, state))
             state |= {"step": step, "settings": settings, "data": checksum}
             save_run(args.out, "sft", net, averages, state, progress.log)
             if questions:
@@ -269,15 +269,8 @@ def run(args):
         return status
     if questions:
         print_table([args.out], settings["base"], questions)
-    print(f"wrote {args.out}: {duration(progress.seconds())}; next: python sample.py --chat "
+    print(f"wrote {args.out} in {duration(progress.seconds())}; next: python sample.py --chat "
           f"--model {args.out}")
-
-
-def overflow(step, what, lr, state):
-    """Why a run can't go on, for people."""
-    kept = f"--out keeps step {state['step']}" if state["step"] else "nothing was saved yet"
-    return (f"step {step}: {what} is not finite; the learning rate {lr} is too large, try a third. "
-            f"{kept[0].upper()}{kept[1:]}")
 
 
 # ---- Evaluation on held-out questions ------------------------------------------------------------
