@@ -94,7 +94,7 @@ def load(path):
     # more memory than there is.
     if 2 * count(config)[0] > sum(map(os.path.getsize, files)):
         raise ValueError(f"{path}: config.json describes {count(config)[0]:,} parameters, more than "
-                         "the weight files hold")
+                         "the weight files hold: these are cut short, or it is damaged")
     params, found = views(np.empty(count(config)[0], np.float32), config), set()
     for file in files:
         for name, numbers in read_safetensors(file):
