@@ -152,7 +152,8 @@ def load_run(out, stage):
     if state.get("stage") != stage:
         raise ValueError(f"{path}: not a run of {stage}.py; --out names the folder to go on in")
     net = open_model(out)
-    averages = dict(read_safetensors(os.path.join(out, "optimizer.safetensors")))
+    averages = {name: x.copy() for name, x in
+                read_safetensors(os.path.join(out, "optimizer.safetensors"))}
     for name, x in averages.items():
         if x.shape != vector(net[0]).shape:
             raise ValueError(f"{out}/optimizer.safetensors: {name} does not fit the parameters")
