@@ -812,6 +812,13 @@ def read_texts(inputs, folder, part):
             raise ValueError(f"{path} is damaged ({error}); run python data.py again") from None
 
 
+def read_tokens(folder, part, tokenizer=None):
+    path = os.path.join(folder, part + ".npy")
+    if not os.path.exists(path):
+        raise ValueError(f"{path}: no tokens there; python bpe.py makes them")
+    return np.load(path, mmap_mode="r")
+
+
 # ---- the command ---------------------------------------------------------------------------------
 
 def printable(token):

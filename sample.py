@@ -38,7 +38,8 @@ from numba import njit
 
 from bpe import CHAT_SPECIALS, END, Tokenizer, paint, printable, render_chat
 from kernels.rows import FAST, exp
-from model import Cache, count, decode, load, prefill, token_losses
+from checkpoint import Llama2cTokenizer, open_model
+from model import Cache, count, decode, forward, prefill, token_losses
 
 # --probs: how many lines a token takes, and how many letters a bar of 100%.
 CANDIDATES, BAR = 6, 40
@@ -212,75 +213,6 @@ def generate(params, config, ids, max_new_tokens, temperature=1.0, top_k=None, t
 
 # ---- Files ----
 
-class Llama2cTokenizer:
-    """The tokenizer of llama2.c's models, with the methods of ours that are used here.
-
-    Its file: int32 longest length, then per token float32 score, int32 length, bytes. As in
-    SentencePiece, text begins with a blank, and what merges first is not the pair learned first but
-    the one whose union scores best: with ab -2 and ba -1, "aba" becomes a ba. Nothing cuts text
-    into words before. Ids: 1 stands before every document (so it is our END), 3 to 258 are the
-    bytes, for characters that are no token of their own."""
-
-    def __init__(self, path):
-        with open(path, "rb") as file:
-            content, at, self.tokens, self.scores = file.read(), 4, [], []
-        try:
-            while at < len(content) or len(self.tokens) < 259:
-                score, n = struct.unpack_from("<fi", content, at)
-                self.tokens += struct.unpack_from(f"{n}s", content, at + 8)
-                self.scores.append(score)
-                at += 8 + n
-        except struct.error:
-            raise ValueError(f"{path}: no llama2.c tokenizer, or cut short at byte {at}") from None
-        # The file spells them "<0x0A>". Ids 0 to 2 are markers, which no text may produce.
-        self.tokens[3:259] = [bytes([byte]) for byte in range(256)]
-        self.ids = {token: k for k, token in enumerate(self.tokens) if k > 2}
-        self.vocab_size, self.special_tokens = len(self.tokens), {END: 1}
-
-    def fingerprint(self):
-        """A hash that no checkpoint of ours asks for."""
-        return "llama2.c"
-
-    def token_bytes(self, token_id):
-        """The bytes that an id stands for."""
-        return self.tokens[token_id]
-
-    def encode(self, text):
-        """Ids of text: its characters, then join by join. Slow, but prompts are short."""
-        ids = []
-        for c in map(str.encode, " " + text if text else ""):
-            ids += [self.ids[c]] if c in self.ids else [byte + 3 for byte in c]
-        while True:
-            unions = [self.ids.get(self.tokens[a] + self.tokens[b]) for a, b in zip(ids, ids[1:])]
-            best = max((k for k in unions if k), key=self.scores.__getitem__, default=None)
-            if best is None:
-                return ids
-            ids[unions.index(best):unions.index(best) + 2] = [best]
-
-    def decode(self, ids):
-        """Text of the ids, without markers and the blank that encoding put first."""
-        text = b"".join([self.tokens[k] for k in ids if k > 2]).decode("utf-8", "replace")
-        return text.removeprefix(" ")
-
-
-def open_model(path, tokenizer_path=None):
-    """(params, config, tokenizer) of a checkpoint. It must be the tokenizer it learned with: any
-    other would read and write, but nonsense. So ours leave its fingerprint in config.json; a
-    llama2.c file has none, and of those only the number of tokens is compared."""
-    params, config = load(path)
-    file, wanted = tokenizer_path or os.path.join(path, "tokenizer.json"), None
-    if not os.path.exists(file):
-        raise ValueError(f"{file}: no tokenizer there; name the model's with --tokenizer")
-    tokenizer = Llama2cTokenizer(file) if file.endswith(".bin") else Tokenizer.load(file)
-    if os.path.isdir(path):
-        with open(os.path.join(path, "config.json"), encoding="utf-8") as f:
-            wanted = json.load(f).get("tokenizer_fingerprint")
-    if wanted not in (None, tokenizer.fingerprint()) or tokenizer.vocab_size > config.vocab:
-        raise ValueError(f"{file}: not the tokenizer that {path} was trained with ({config.vocab} "
-                         f"tokens, fingerprint {wanted}); leave out --tokenizer, or name that one")
-    return params, config, tokenizer
-
-
 def stored_tokens(model, part, T):
     """tokens/PART.npy beside the checkpoint folder, memory-mapped; more than T tokens. These are
     the tokens that the network was trained on (train) and examined on (val)."""
@@ -291,6 +223,24 @@ def stored_tokens(model, part, T):
     if len(tokens) <= T:
         raise ValueError(f"{path}: {len(tokens)} tokens; this needs more than a context of {T}")
     return tokens
+
+
+def recall(params, config, tokenizer, facts):
+    """Part of the facts {"prompt", "answer"} that the network completes: of all tokens of the
+    answer, each the likeliest. Loss falls smoothly; this jumps when facts are really known.
+
+    Nothing is generated: one forward pass over prompt and answer tells, at every place, which token
+    would have come next. If each is the answer's, greedy decoding would write just that."""
+    told = [list(tokenizer.encode(fact["prompt"])) for fact in facts]
+    full = [ids + list(tokenizer.encode(fact["answer"])) for ids, fact in zip(told, facts)]
+    ids = np.zeros((len(full), max(map(len, full))), np.int64)  # behind an answer: unseen padding
+    for row, tokens in zip(ids, full):
+        row[:len(tokens)] = tokens
+    best = np.concatenate([forward(params, config, ids[i:i + 64]).argmax(-1)  # 64: logits are large
+                           for i in range(0, len(ids), 64)])
+    # What is said at place i is the guess for place i + 1.
+    return sum(list(row[len(start) - 1:len(tokens) - 1]) == tokens[len(start):]
+               for row, start, tokens in zip(best, told, full)) / len(facts)
 
 
 # ---- The terminal ----
