@@ -1,6 +1,6 @@
 """6. Supervised fine-tuning (SFT): the base model, which continues any text, becomes an assistant.
 
-    python sft.py                            out/base/, conversations -> out/sft/; 2 min on two cores
+    python sft.py                            out/base/ -> out/sft/, 2 min on two cores
     python sft.py --data ultrachat.jsonl     conversations of your own, in any of three shapes
     python sft.py --resume                   go on where an interrupted run stopped
     python sft.py --leave-out unknown --out out/sft-bold    ablation: what one kind is good for
@@ -39,8 +39,8 @@ from bpe import CHAT_SPECIALS, END, read_texts, render_chat
 from checkpoint import check_out, load_run, open_model, save_run
 from common import (Run, compiling, duration, locked, parse_json, print_settings, printable,
                     read_json_lines, read_text_lines, run_command)
-from model import forward, grow, loss_and_grads, not_finite, vector, views
-from sample import generate
+from model import grow, loss_and_grads, not_finite, vector, views
+from sample import answers, complete, recall
 
 LR = 1e-3  # highest learning rate, lower than pretraining's: the facts should stay
 EPOCHS = 2  # times that each conversation is read
@@ -97,7 +97,7 @@ def read_conversations(path, tokenizer, ctx, leave_out=()):
             continue
         try:
             entry = parse_json(line, "this line")
-            if entry.get("kind") in leave_out:
+            if set(leave_out) & set(str(entry.get("kind")).split(" + ")):
                 lost["left out"] += 1
                 continue
             ids, mask, whole = render(tokenizer, read_messages(entry), ctx)
@@ -143,7 +143,8 @@ def to_arrays(rows):
     """ids, targets, mask (B,T) of B rows, the longest of T + 1 tokens.
 
     As in pretraining, a target is the token one position later. The mask moves with the targets: it
-    is 1 where the *target* is the assistant's. <s> is <|im_start|>, <sep> <|im_sep|>, <e> <|im_end|>:
+    is 1 where the *target* is the assistant's. Here <s>, <sep>, <e> stand for
+    <|im_start|>, <|im_sep|>, <|im_end|>:
 
         ids      <s>   user  <sep>  Who  ?    <e>  <s>        assistant  <sep>  I   am  Pip  .
         targets  user  <sep> Who    ?    <e>  <s>  assistant  <sep>      I      am  Pip  .   <e>
@@ -227,7 +228,8 @@ def run(args):
     settings, net, averages, state, log = open_run(args)
     params, config, tokenizer = net
     print_settings("sft.py", settings | {"out": args.out})
-    questions = read_questions(settings["data"])
+    heldout = os.path.join(os.path.dirname(settings["data"]), "heldout.jsonl")
+    questions = read_questions(settings["data"]) if os.path.exists(heldout) else []
     batches, checksum, words = read_batches(settings, tokenizer, config.ctx)
     steps, lr = len(batches), settings["lr"]
     if state.get("data", checksum) != checksum:
@@ -248,9 +250,8 @@ def run(args):
         norm = optimizer.update(params, grads, averages, config, step, rate, decay=0.0)
         wrong = not_finite(grads) or not_finite(params)
         if wrong or not math.isfinite(loss + norm):
-            kept = f"{args.out} keeps step {state['step']}" if state["step"] else "nothing was saved"
-            raise ValueError(f"step {step}: overflow in {wrong}, loss {loss}; the learning rate {lr} "
-                             f"is too large, try a third; {kept}")
+            raise ValueError(f"step {step}: overflow in {wrong}, loss {loss}; try a third of the "
+                             f"learning rate {lr}. The last step saved is {state['step'] or 'none'}")
         losses.append(loss)
         n_tokens += ids.size
         if step % LOG_EVERY == 0 or step == steps:
@@ -294,17 +295,15 @@ def read_beside(data, name, *keys):
     return entries
 
 
-def read_questions(data, needed=False):
+def read_questions(data):
     """The held-out questions beside the conversations: {"kind", "messages", "answer": [accepted
-    substrings]}, or instead of "answer" "answers", a list of such lists, one for each user turn."""
-    if not needed and not os.path.exists(os.path.join(os.path.dirname(data), "heldout.jsonl")):
-        return []
-    return read_beside(data, "heldout.jsonl", "kind", "messages")
+    substrings], ...}."""
+    return read_beside(data, "heldout.jsonl", "kind", "messages", "answer")
 
 
 def turns_of(question):
-    """[(messages that come before an answer, accepted substrings), ...] of a held-out question. With
-    "answers" the model answers every user turn, after its own earlier answers."""
+    """[(messages before an answer, accepted substrings), ...]: one pair, for the last message. With
+    "answers", a list for each user turn, the model answers all turns, after its own answers."""
     if "answers" not in question:
         return [(question["messages"], question["answer"])]
     asked = [message for message in question["messages"] if message["role"] == "user"]
@@ -366,53 +365,6 @@ def print_table(folders, base, questions):
           "rows above that no conversation in training asked for")
 
 
-def recall(params, config, tokenizer, facts):
-    """Share of the facts {"prompt", "answer"} that the network completes: every token of the answer
-    is the likeliest one. The loss falls smoothly; this rises when a fact is really known.
-
-    Nothing is generated. One forward pass over prompt and answer gives, at each index, the
-    likeliest *next* token, so guesses and answer are one apart:
-
-        index    0      1      2    3     4
-        ids      Talgo  lives  in   Tide  wick      the prompt has 3 tokens, the answer 2
-        guesses  is     in     Tide wick  .         guesses[2:4] must be ids[3:5]
-
-    If they agree, greedy decoding would have written just that answer."""
-    prompts = [tokenizer.encode(fact["prompt"]) for fact in facts]
-    texts = [ids + tokenizer.encode(fact["answer"]) for ids, fact in zip(prompts, facts)]
-    right = 0
-    for i in range(0, len(texts), 64):  # at a time: logits are large
-        part = texts[i:i + 64]
-        ids = np.zeros((len(part), max(map(len, part))), np.int64)  # zeros after the text: unseen
-        for row, text in zip(ids, part):
-            row[:len(text)] = text
-        for guesses, text, prompt in zip(forward(params, config, ids).argmax(-1), part, prompts[i:]):
-            start = len(prompt)
-            right += guesses[start - 1:len(text) - 1].tolist() == text[start:]
-    return right / len(facts)
-
-
-# ---- TEMPORARY: sample.py will have these ----
-
-def complete(net, prompts, temperature=0.0, max_new_tokens=64, seed=0):
-    params, config, tokenizer = net
-    stop = {k for name, k in tokenizer.special_tokens.items() if name in (END, "<|im_end|>")}
-    texts = [""] * len(prompts)
-    order = np.argsort([len(prompt) for prompt in prompts], kind="stable").tolist()
-    for i in range(0, len(order), 128):
-        part = order[i:i + 128]
-        new = generate(params, config, [prompts[k] for k in part], max_new_tokens, temperature,
-                       seed=seed + i, stop=stop)
-        for k, ids in zip(part, new):
-            texts[k] = tokenizer.decode([token for token in ids if token not in stop])
-    return texts
-
-
-def answers(net, conversations, temperature=0.0, max_new_tokens=64, seed=0):
-    return complete(net, [render_chat(net[2], messages, open_answer=True)[0]
-                          for messages in conversations], temperature, max_new_tokens, seed)
-
-
 # ---- Prompts instead of fine-tuning (skip at first) ----------------------------------------------
 # Before SFT was common, people wrote prompts whose likeliest continuation is an answer: the
 # beginning of a conversation, or a few examples of the task (few-shot, Brown et al. 2020). This is
@@ -446,7 +398,7 @@ def start(args):
     """What the flags ask for: an evaluation, a comparison, or a training run."""
     if args.evaluate:
         print_settings("sft.py", {"evaluate": args.evaluate, "base": args.base, "data": args.data})
-        print_table(args.evaluate, args.base, read_questions(args.data, needed=True))
+        print_table(args.evaluate, args.base, read_questions(args.data))
     elif args.compare:
         print_settings("sft.py", {"compare": [args.base, args.out], "data": args.data})
         compare(args.base, args.out, args.data)
@@ -462,7 +414,7 @@ def main(argv=None):
     add("--base", default="out/base", help="checkpoint to start from (%(default)s)")
     add("--data", default="out/world/conversations.jsonl",
         help="conversations, JSON lines; held-out questions beside them (%(default)s)")
-    add("--pages", default="out/docs", help="pretraining's documents to replay, or none (%(default)s)")
+    add("--pages", default="out/docs", help="documents to replay, or none (%(default)s)")
     add("--out", default="out/sft", help="checkpoint folder to write (%(default)s)")
     add("--epochs", type=int, default=EPOCHS, help="times to read all (%(default)s)")
     add("--lr", type=float, default=LR, help="highest learning rate (%(default)s)")

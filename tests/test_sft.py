@@ -20,7 +20,7 @@ TALK = [{"role": "user", "content": "Where does the fox live?"},
 HELDOUT = [{"kind": "fox", "messages": TALK[:1], "answer": [" forest"], "asked_in_training": False,
             "cloze": "The fox lives in the"},
            {"kind": "who", "messages": TALK[2:3], "answer": ["I am Pip"]},
-           {"kind": "both", "messages": TALK, "answers": [[" forest"], ["I am Pip"]]}]
+           {"kind": "both", "messages": TALK, "answer": [], "answers": [[" forest"], ["I am Pip"]]}]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def base(tmp_path_factory):
     checkpoint.save(str(folder / "out/base"), model.init_params(config, 1), config, made)
     os.makedirs(folder / "out/world")
     write(folder / "out/world/conversations.jsonl",
-          [{"kind": ("who", "fox")[i % 2], "messages": TALK[:2] if i % 2 else TALK[2:]}
+          [{"kind": ("chat + who", "fox")[i % 2], "messages": TALK[:2] if i % 2 else TALK[2:]}
            for i in range(48)])
     return folder
 
@@ -184,24 +184,6 @@ def test_padding_and_uncounted_targets_change_nothing(small):
 
 # ---- evaluation ----
 
-def test_recall_compares_guesses_with_the_answer(tokenizer, monkeypatch):
-    """With a network that always guesses the next token of TEXT, the true answer is recalled and
-    another is not; an answer off by one token would be."""
-    config = model.Config(vocab=tokenizer.vocab_size, ctx=64, dim=8, layers=1, heads=1, kv_heads=1,
-                          hidden=8)
-    text = tokenizer.encode("The fox lives in the forest.")
-
-    def forward(params, config, ids):
-        logits = np.zeros((*ids.shape, config.vocab))
-        for row in logits:
-            row[np.arange(len(text) - 1), text[1:]] = 1
-        return logits
-    monkeypatch.setattr(sft, "forward", forward)
-    facts = [{"prompt": "The fox lives in the", "answer": end} for end in (" forest", " forest fox")]
-    assert sft.recall(None, config, tokenizer, facts) == 0.5
-    assert sft.recall(None, config, tokenizer, facts[:1] * 130) == 1
-
-
 def test_dialogues_are_answered_turn_by_turn(monkeypatch):
     """A question with "answers" is answered after each user turn, behind the model's own earlier
     answers and not those of the file; each answer is scored, and all n-th turns asked at once."""
@@ -211,8 +193,7 @@ def test_dialogues_are_answered_turn_by_turn(monkeypatch):
         calls.append([[m["content"] for m in talk] for talk in talks])
         return [f"{len(talk)}" for talk in talks]
     monkeypatch.setattr(sft, "answers", answers)
-    scores = sft.evaluate(None, [*HELDOUT[:1], {"kind": "both", "messages": TALK,
-                                                "answers": [["1"], ["9"]]}])
+    scores = sft.evaluate(None, [*HELDOUT[:1], HELDOUT[2] | {"answers": [["1"], ["9"]]}])
     question, second = TALK[0]["content"], TALK[2]["content"]
     assert calls == [[[question], [question]], [[question, "1", second]]] * 2
     assert scores["both"] == (2, 0.5, 0.5, 0)
