@@ -3,17 +3,17 @@
     python rl.py                 learn to reason                    out/sft/ -> out/rl/
     python rl.py --silent        the same with thoughts forbidden   -> out/rl-silent/
     python rl.py --doubt         learn to doubt a first guess       out/sft-doubt/ -> out/rl-doubt/
-    python rl.py --reward model  follow a learned reward         -> out/rl-jokes/, out/rl-jokes-best/
+    python rl.py --reward model  follow a learned reward      -> out/rl-jokes/, out/rl-jokes-best/
     python rl.py --reward model --kl 0.1      the same, held near its start    -> out/rl-jokes-kl/
     python rl.py --problems gsm8k_test.jsonl --iterations 0     only evaluate, on your own problems
     python rl.py --resume        go on where an interrupted run stopped
 
 Fine-tuning shows a network right answers. Here it writes sixteen answers to each question itself
-(*rollouts*), each gets a number (its *reward*), and answers above the group's mean are made more
-likely, those below it less. That is all. The network is called the *policy*: what it writes is what
-it does. On two cores of an AMD EPYC (Zen 4) the first run takes 46 s. 29% of its sampled answers
-are right before, 90% after (the worst of three seeds); 43% contain a chain of thought before, all
-do after. Without thoughts at most 12% become right.
+(*rollouts*), and each gets a number (its *reward*). An update makes answers above the group's mean
+more likely and those below it less likely. That is all. The network is called the *policy*: what it
+writes is what it does. On two cores of an AMD EPYC (Zen 4) the first run takes 46 s. 29% of its
+sampled answers are right before, 90% after (the worst of three seeds). 43% contain a *chain of
+thought* before, a calculation in steps; all do after. Without thoughts at most 12% become right.
 
 Reads exercises-train.jsonl, exercises-final.jsonl and jokes.json in out/world/. Reading order: 1
 and 2 are the algorithm, 3 rewards by checking, 4 rewards by a model of them, 5 the loop.
@@ -67,9 +67,10 @@ DOUBT_COMMAND = ("python sft.py --base out/sft --data out/world/doubt.jsonl --mi
 
 # ---- 1. The policy gradient ----------------------------------------------------------------------
 # An iteration samples rollouts with the policy as it is and then updates it twice, from half of the
-# groups each time. Before the second update the policy has already moved, so its rollouts are
-# slightly out of date: ratio = p_now / p_when_sampled says by how much. Clipping stops a token's
-# gradient once the ratio has moved far enough. Four rollouts of one question, of one token each:
+# groups each time. Before the first update the ratio p_now / p_when_sampled is 1. Before the second
+# the policy has moved, its rollouts are slightly out of date, and the ratio says by how much.
+# Clipping stops a token's gradient once its ratio has moved far enough. An example: four rollouts
+# of one question, of one token each.
 #     reward                     1      0      0      1      mean 0.5
 #     advantage A              +.5    -.5    -.5    +.5      reward - mean
 #     p when sampled            .5     .5     .5     .5
@@ -79,8 +80,8 @@ DOUBT_COMMAND = ("python sft.py --base out/sft --data out/world/doubt.jsonl --mi
 #     clipped ratio A          .60   -.40   -.55    .55      the ratio kept within 0.8 ... 1.2
 #     the smaller of both      .60   -.40   -.55    .55      loss = -mean = -0.05
 #     4 d loss/d log p           0      0   +.55   -.55
-# The first is likelier by more than 20%, as it should be, and the second less likely: enough. The
-# third moved the wrong way and is pushed down, the fourth may still rise.
+# The first is more likely by over 20%, as it should be, the second less likely: both have moved far
+# enough. The third has moved the wrong way and is pushed down. The fourth may rise further.
 
 def advantages(rewards):
     """How much better than its group each rollout is: rewards (...,GROUP) minus their rows' means.
@@ -108,20 +109,22 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, clip):
 
 
 def kl_penalty(logprobs, reference_logprobs, mask):
-    """(loss, dlogprobs) of the distance from the reference policy, the network before RL: the mean
-    of e^d - d - 1 with d = log p_reference - log p, an estimate of the KL divergence that is never
-    negative (Schulman's k3, GRPO's equation 4). Its slope 1 - e^d pulls p back from either side."""
+    """(loss, dlogprobs) of the distance from the *reference policy*, the network before RL.
+
+    With d = log p_reference - log p, the mean of e^d - d - 1 estimates the KL divergence and is
+    never negative (Schulman's k3, GRPO's equation 4). Its slope 1 - e^d pulls p back from either
+    side."""
     d, weights = reference_logprobs - logprobs, mask / max(np.sum(mask), 1)
     return float(np.sum((np.exp(d) - d - 1) * weights)), (1 - np.exp(d)) * weights
 
 
 def policy_update(net, averages, grads, step, rate, rollouts, rows, advantages, reference, kl):
     """One update of the policy net (params, config, tokenizer) from some rows of the rollouts and
-    their advantages. Returns the gradient's length. kl: what the penalty counts, 0 for none.
+    their advantages. Returns the gradient's length. kl: the penalty's weight, 0 for none.
 
-    Pretraining's loss is a sum of w (-log p) over tokens: its d loss/d log p is -w. So with weights
-    w = -dlogprobs the same backward pass gives our gradient. A rollout above the mean is learned
-    like a text, one below it is unlearned. Rollouts of advantage 0 are not worth a pass."""
+    Pretraining's loss is a sum of w (-log p) over tokens, so its d loss/d log p is -w. With weights
+    w = -dlogprobs the same backward pass therefore gives our gradient. A rollout above the mean is
+    learned like a text, one below it is unlearned. One of advantage 0 is not worth a pass."""
     params, config, _ = net
     used = np.ones(len(rows), bool) if kl else advantages != 0
     if not used.any():
@@ -199,8 +202,8 @@ def ask(tokenizer, question, opening=""):
 
 # ---- 3. Exercises: answers that can be checked ---------------------------------------------------
 
-# The whole answer must be a thought, if any, and one number. With no other text allowed, a second
-# number can't be smuggled in. Few digits keep int() quick; nothing is evaluated.
+# The whole answer must be a thought, if any, and one number. As no other text is allowed, a second
+# number can't be smuggled in. Few digits keep int() quick.
 ANSWER_FORM = re.compile(r"(?:<think>[^<]*</think> )?(-?[0-9]{1,12})")
 
 
@@ -230,8 +233,7 @@ def rollout_exercises(net, problems, settings, iteration):
 
 
 def habits(rollouts):
-    """Shares of the answers that calculate in their thought and that say "wait", and their mean
-    length."""
+    """Shares of the answers that calculate in their thought and that say "wait"; mean length."""
     return {"thinks": float(np.mean(["=" in text for text in rollouts.texts])),
             "waits": float(np.mean(["wait" in text for text in rollouts.texts])),
             "tokens": float(rollouts.mask.sum(1).mean())}
@@ -317,9 +319,9 @@ def gold_reward(subject, joke, foods):
 def read_jokes(path):
     """The question with {subject} in it, the subjects, and the foods of the gold reward."""
     jokes = read_json(path)
-    lists = [jokes.get("subjects"), jokes.get("foods")]
+    lists = [[jokes.get("question")], jokes.get("subjects"), jokes.get("foods")]
     if not all(isinstance(x, list) and x and all(isinstance(word, str) for word in x)
-               for x in lists) or "{subject}" not in str(jokes.get("question")):
+               for x in lists) or "{subject}" not in jokes["question"]:
         raise ValueError(f'{path}: not {{"question": "... {{subject}} ...", "subjects": [...], '
                          '"foods": [...]}; python world.py writes one')
     return jokes
@@ -350,9 +352,9 @@ def comparisons(net, jokes, count, seed):
     random = np.random.default_rng(seed)
     subjects = random.choice(jokes["subjects"], count).repeat(2).tolist()
     rollouts, gold = tell_jokes(net, jokes, subjects, seed)
-    gap = gold[1::2] - gold[0::2]
-    second = random.random(count) > 1 / (1 + np.exp(CERTAINTY * gap))  # people prefer the second
-    order = (2 * np.arange(count)[:, None] + np.stack([second, ~second], 1)).reshape(-1)
+    gap = gold[1::2] - gold[0::2]  # people prefer the second with probability sigmoid(c gap)
+    preferred = 2 * np.arange(count) + (random.random(count) < 1 / (1 + np.exp(-CERTAINTY * gap)))
+    order = np.stack([preferred, preferred ^ 1], 1).reshape(-1)
     return rollouts.ids[order], rollouts.lengths[order], gold[order].reshape(-1, 2)
 
 
@@ -433,10 +435,11 @@ def describe(figures):
                       for name, x in figures.items())
 
 
-def open_policy(model, command="python sft.py"):
-    """net (params, config, tokenizer) of an assistant, which `command` would make."""
+def open_policy(model):
+    """net (params, config, tokenizer) of an assistant."""
     if not os.path.exists(model):
-        raise ValueError(f"{model}: no such checkpoint; to make it: {command}")
+        raise ValueError(f"{model}: no such checkpoint; to make it: "
+                         + (DOUBT_COMMAND if model == DOUBT_MODEL else "python sft.py"))
     net = open_model(model)
     if "<|im_end|>" not in net[2].special_tokens:
         raise ValueError(f"{model}: a base model, which answers no questions; python sft.py makes "
@@ -453,15 +456,17 @@ def new_run(args):
                                ("--seed", args.seed, 0), ("--pairs", args.pairs, PAIRS_PER_STEP)):
         if not least <= value < math.inf:
             raise ValueError(f"{name} {value}: at least {least} is needed")
-    if args.reward == "model" and (args.silent or args.doubt or args.problems or args.final):
+    settings = {"model": args.model, "reward": args.reward, "questions": questions, "rate": rate,
+                "rate_left": rate_left, "iterations": iterations, "kl": args.kl, "seed": args.seed}
+    if args.reward == "answer":
+        settings |= {"silent": args.silent, "problems": args.problems or PROBLEMS,
+                     "final": args.final or (None if args.problems else FINAL)}
+    elif args.silent or args.doubt or args.problems or args.final:
         raise ValueError("--silent, --doubt, --problems and --final are about exercises; "
                          "--reward model is about jokes")
-    settings = {"model": DOUBT_MODEL if args.doubt else args.model, "reward": args.reward,
-                "silent": args.silent, "problems": args.problems or PROBLEMS,
-                "final": args.final or (None if args.problems else FINAL),
-                "kl": args.kl, "pairs": args.pairs, "questions": questions, "rate": rate,
-                "rate_left": rate_left, "iterations": iterations, "seed": args.seed}
-    net = open_policy(settings["model"], DOUBT_COMMAND if args.doubt else "python sft.py")
+    else:
+        settings["pairs"] = args.pairs
+    net = open_policy(args.model)
     state = {"iteration": 0, "settings": settings, "start": checksum(net[0])}
     return net, optimizer.start(net[0]), state, []
 
@@ -556,15 +561,16 @@ def main(argv=None):
     add("--resume", action="store_true", help="go on with the run in --out")
 
     def locked_run(args):
+        args.model = DOUBT_MODEL if args.doubt else args.model
         names = {"jokes": args.reward == "model", "doubt": args.doubt, "silent": args.silent,
                  "problems": args.problems, "kl": args.kl}
         args.out = args.out or "-".join(["out/rl", *(name for name in names if names[name])])
-        args.out = os.path.normpath(args.out)  # without a slash at its end: "-best" comes there
+        args.out = os.path.normpath(args.out)  # no slash at its end: OUT-best stands beside it
         if args.iterations == 0 and not args.resume:
             return run(args)  # writes nothing
         for folder in (args.out, args.out + "-best"):
             check_out(folder)
-            if not args.resume and os.path.realpath(folder) == os.path.realpath(args.model):
+            if os.path.realpath(folder) == os.path.realpath(args.model) and not args.resume:
                 raise ValueError(f"--out {args.out}: would replace the model that the run needs")
         with locked(args.out, "rl.py"):
             return run(args)
