@@ -94,7 +94,7 @@ def load(path):
     # more memory than there is.
     if 2 * count(config)[0] > sum(map(os.path.getsize, files)):
         raise ValueError(f"{path}: config.json describes {count(config)[0]:,} parameters, more than "
-                         "the weight files hold")
+                         "the weight files hold: these are cut short, or it is damaged")
     params, found = views(np.empty(count(config)[0], np.float32), config), set()
     for file in files:
         for name, numbers in read_safetensors(file):
@@ -152,7 +152,8 @@ def load_run(out, stage):
     if state.get("stage") != stage:
         raise ValueError(f"{path}: not a run of {stage}.py; --out names the folder to go on in")
     net = open_model(out)
-    averages = dict(read_safetensors(os.path.join(out, "optimizer.safetensors")))
+    averages = {name: x.copy() for name, x in
+                read_safetensors(os.path.join(out, "optimizer.safetensors"))}
     for name, x in averages.items():
         if x.shape != vector(net[0]).shape:
             raise ValueError(f"{out}/optimizer.safetensors: {name} does not fit the parameters")

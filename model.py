@@ -27,9 +27,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kernels import (attention_backward, attention_forward, attention_step, matmul, rmsnorm,
-                     rmsnorm_backward, rope, scatter_add, softmax_cross_entropy, store_kv, swiglu,
-                     swiglu_backward)
+from kernels import (attention_step, fused_attention_backward, fused_attention_forward, matmul,
+                     rmsnorm, rmsnorm_backward, rope, scatter_add, softmax_cross_entropy, store_kv,
+                     swiglu, swiglu_backward)
 
 MICRO_BATCH = 4_300_000  # numbers per layer that a micro-batch may touch: 17 MB, about an L3 cache
 HEAD_ROWS = 512  # rows of logits in memory at a time: 512 x 32,000 x 4 bytes = 65 MB
@@ -72,7 +72,7 @@ class Config:
 
 SIZES = {  # name, about the number of parameters -> everything but the vocabulary
     "0.3M": dict(ctx=128, dim=64, layers=4, heads=4, kv_heads=4, hidden=192),
-    "1M": dict(ctx=128, dim=128, layers=4, heads=4, kv_heads=4, hidden=344),
+    "1M": dict(ctx=256, dim=128, layers=4, heads=4, kv_heads=4, hidden=344),
     "5M": dict(ctx=256, dim=256, layers=6, heads=8, kv_heads=8, hidden=688),
     "25M": dict(ctx=512, dim=512, layers=8, heads=8, kv_heads=4, hidden=1376),
 }
@@ -103,8 +103,8 @@ def decoder_block(w, config, saved, buffers, out):
     rmsnorm(s.x, w.norm1, config.eps, b.n)
     matmul(b.n, w.qkv, trans_b=True, out=s.qkv.reshape(len(s.x), -1))  # (R,(H+2G)D)
     rope(s.qkv, config.heads + config.kv_heads, b.positions, b.cos, b.sin, 1)
-    q, k, v = split_qkv(s.qkv, config, b.B, b.T)
-    attention_forward(q, k, v, s.o.reshape(q.shape), s.lse)
+    heads = (b.B, b.T, -1, config.head_dim)  # from rows (R,...) to (B,T,heads,D), all views
+    fused_attention_forward(s.qkv.reshape(heads), config.heads, s.o.reshape(heads), s.lse)
     np.copyto(s.mid, s.x)  # the product below adds to it: mid = x + o @ w.o.T
     matmul(s.o, w.o, trans_b=True, out=s.mid, accumulate=True)  # (R,C)
 
@@ -138,9 +138,9 @@ def decoder_block_backward(w, dw, config, saved, buffers):
     # Attention, mid = x + o @ w.o.T
     matmul(dx, w.o, out=b.do)  # (R,HD)
     matmul(dx, s.o, trans_a=True, out=dw.o, accumulate=True)
-    q, k, v = split_qkv(s.qkv, config, b.B, b.T)
-    dq, dk, dv = split_qkv(b.dqkv, config, b.B, b.T)
-    attention_backward(b.do.reshape(q.shape), q, k, v, s.o.reshape(q.shape), s.lse, dq, dk, dv)
+    heads = (b.B, b.T, -1, config.head_dim)
+    fused_attention_backward(b.do.reshape(heads), s.qkv.reshape(heads), config.heads,
+                             s.o.reshape(heads), s.lse, b.dqkv.reshape(heads))
     rope(b.dqkv, config.heads + config.kv_heads, b.positions, b.cos, b.sin, -1)
     dqkv = b.dqkv.reshape(len(dx), -1)  # (R,(H+2G)D)
     rmsnorm(s.x, w.norm1, config.eps, b.n)
@@ -165,7 +165,8 @@ def transformer(params, config, ids, buffers, cache=None):
         # From the order of the tokens (B,T,G,D) to the cache's (B,G,T,D), where one head's keys
         # are contiguous.
         if cache is not None:
-            _, k, v = split_qkv(saved[layer].qkv, config, buffers.B, buffers.T)
+            qkv = saved[layer].qkv.reshape(buffers.B, buffers.T, -1, config.head_dim)
+            k, v = np.split(qkv[:, :, config.heads:], 2, axis=2)
             cache.k[layer, :buffers.B, :, :buffers.T] = k.transpose(0, 2, 1, 3)
             cache.v[layer, :buffers.B, :, :buffers.T] = v.transpose(0, 2, 1, 3)
     return buffers.x
@@ -580,10 +581,3 @@ def rope_tables(config, T, dtype=np.float32):
         speed = speed * (keep + (1 - keep) / factor)
     angles = np.outer(np.arange(T), speed)
     return np.cos(angles).astype(dtype), np.sin(angles).astype(dtype)
-
-
-def split_qkv(qkv, config, B, T):
-    """q (B,T,H,D), k and v (B,T,G,D): views into qkv (R,H+2G,D), H + G + G heads side by side."""
-    H, G = config.heads, config.kv_heads
-    qkv = qkv.reshape(B, T, H + 2 * G, config.head_dim)
-    return qkv[:, :, :H], qkv[:, :, H:H + G], qkv[:, :, H + G:]

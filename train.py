@@ -76,7 +76,8 @@ def open_run(args, tokenizer, n_tokens):
     lr, muon_lr, batch, steps = RECIPES[args.size]
     ctx = SIZES[args.size]["ctx"] if args.ctx is None else args.ctx
     batch = batch if args.batch is None else args.batch
-    for name, value in (("--ctx", ctx), ("--batch", batch), ("--steps", args.steps or 1)):
+    for name, value in (("--ctx", ctx), ("--batch", batch),
+                        ("--steps", 1 if args.steps is None else args.steps)):
         if value < 1:
             raise ValueError(f"{name} {value}: at least 1 is needed")
     if args.steps is None:
