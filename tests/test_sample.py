@@ -1,4 +1,4 @@
-"""Sampling: the cache against the naive loop, batches against single rows, what evaluation relies on,
+"""Sampling: the cache against the naive loop, batches against single rows, what evaluation needs,
 the terminal, the demonstrations, the chat, bad input."""
 import json
 import os
@@ -133,7 +133,7 @@ def test_greedy_with_the_cache_is_the_argmax_of_the_full_forward(net):
 
 
 def test_log_probabilities_are_those_of_training(net):
-    """stream's logprobs are minus the losses of the same tokens, at any temperature: RL needs it."""
+    """stream's logprobs are minus the losses of the same tokens, at any temperature."""
     ids = np.random.default_rng(2).integers(0, CONFIG.vocab, (4, 3))
     found, new = np.zeros((4, 10)), np.empty((4, 10), np.int64)
     steps = sample.stream(*net, ids, 10, temperature=0.7, top_k=20, top_p=0.9)
@@ -188,7 +188,7 @@ def test_rows_end_at_a_stop_id_and_the_others_go_on_unchanged(net):
 
 
 def test_the_context_is_filled_and_never_passed(net, capsys):
-    """Rows end at ctx tokens; of a prompt that fills the context the end is kept, and that is said."""
+    """Rows end at ctx tokens; of a prompt that fills the context the end is kept, with a notice."""
     new = sample.generate(*net, [[1] * 20, [2] * 10], 100, temperature=0)
     assert [len(row) for row in new] == [4, 14] and not capsys.readouterr().err
     assert sample.generate(*net, np.ones((1, 23), int), 5).shape == (1, 1)
@@ -247,20 +247,22 @@ def test_texts_do_not_depend_on_how_many_fit_into_memory(monkeypatch, chatty):
     sizes, generate = [], sample.generate
     monkeypatch.setattr(sample, "generate", lambda params, config, ids, *rest, **more: (
         sizes.append(len(ids)), generate(params, config, ids, *rest, **more))[1])
-    whole = [sample.complete(net, prompts, temperature, 9, seed=2) for temperature in (0, 1)]
-    monkeypatch.setattr(sample, "BATCH_BYTES", 40_000)
-    assert whole == [sample.complete(net, prompts, temperature, 9, seed=2) for temperature in (0, 1)]
+    whole = [sample.complete(net, prompts, t, 9, seed=2) for t in (0, 1)]
+    monkeypatch.setattr(sample, "BATCH_BYTES", 60_000)
+    assert whole == [sample.complete(net, prompts, t, 9, seed=2) for t in (0, 1)]
     assert sizes[:2] == [7, 7] and len(sizes) > 5 and whole[1][0] != whole[1][3]
     assert sample.complete(net, []) == []
 
 
-def test_evaluation_of_1600_rows_takes_bounded_memory():
-    """At 25M parameters a batch's keys, values and activations stay within BATCH_BYTES."""
-    config = model.Config(vocab=1024, **model.SIZES["25M"])
-    parts = list(sample.batches(config, [60] * 1600, 200))
-    assert sum(map(len, parts)) == 1600
+def test_evaluation_of_1600_rows_takes_bounded_memory(monkeypatch, chatty):
+    """At 25M parameters the keys and values of a batch stay within BATCH_BYTES."""
+    config, sizes = model.Config(vocab=1024, **model.SIZES["25M"]), []
+    monkeypatch.setattr(sample, "generate", lambda params, config, ids, *rest, **more: (
+        sizes.append(len(ids)), [[5]] * len(ids))[1])
+    sample.complete((None, config, chatty), [[1] * 60] * 1600, max_new_tokens=200)
     cache_bytes = 4 * 2 * config.layers * config.kv_heads * config.head_dim * 260
-    assert max(map(len, parts)) * cache_bytes < sample.BATCH_BYTES and len(parts) < 160
+    assert sum(sizes) == 1600 and len(sizes) < 160
+    assert max(sizes) * cache_bytes < sample.BATCH_BYTES
 
 
 def test_answers_end_at_the_turns_end(monkeypatch, chatty):
@@ -426,7 +428,7 @@ def test_the_newest_assistant_is_chosen(tmp_path, monkeypatch):
 # ---- Psychology ----
 
 def test_quoted_passages_are_found():
-    """A passage of 100 tokens in 6 texts and one of 80 in 5 are found at their beginnings, no other."""
+    """A passage that 6 texts hold and one that 5 hold are found at their beginnings, no other."""
     rng = np.random.default_rng(0)
     anthem, oath = rng.integers(0, 900, 100), rng.integers(0, 900, 80)
     parts = [part for k in range(6) for part in (rng.integers(0, 900, 150), anthem)]
@@ -434,7 +436,8 @@ def test_quoted_passages_are_found():
     tokens = np.concatenate(parts).astype(np.uint16)
     hashes = sample.window_hashes(tokens)
     windows = {tuple(tokens[i:i + sample.WINDOW].tolist()) for i in range(len(hashes))}
-    assert len(hashes) == len(tokens) - sample.WINDOW + 1 and len(set(hashes.tolist())) == len(windows)
+    assert len(hashes) == len(tokens) - sample.WINDOW + 1
+    assert len(set(hashes.tolist())) == len(windows)
     _, which, counts = np.unique(hashes, return_inverse=True, return_counts=True)
     assert sample.find_quoted(which, counts[which]) == [150, 6 * 250 + 150]
     assert sample.find_quoted(which, np.ones(len(which), int)) == []
@@ -456,7 +459,7 @@ def test_what_was_memorized_is_shown(monkeypatch, capsys, tmp_path, tokenizer):
     monkeypatch.setattr(sample, "generate", parrot)
     sample.regurgitation(small_net(tokenizer, 100), str(tmp_path / "base"), {"seed": 0})
     lines = capsys.readouterr().out.split("\n")
-    assert "first 16 tokens, how many of the next 84" in lines[0]
+    assert "first 16 tokens of a text, how many of the next 84" in lines[0]
     assert "1 passages that" in lines[1] and "84.0 on average, at most 84" in lines[1]
     assert "32 training texts that occur once: 0.0 on average, at most 0" in lines[3]
     assert "held-out texts: 0.0 on average" in lines[5]
@@ -547,7 +550,7 @@ def test_chat_keeps_special_tokens_out_of_what_people_type(chat, chatty):
 
 
 def test_chat_says_once_what_it_forgets_and_refuses_what_is_too_long(chat, chatty):
-    """A notice where messages fall out, none at a turn that loses nothing more; errors in a line."""
+    """A notice where messages fall out, none at a turn that loses no more; errors in a line."""
     out, prompts = chat(["the cat sat on"] * 4 + ["x" * 300, "the mat"])
     notices = [line for line in out.split("\n") if "are not read" in line]
     assert len(notices) == len(set(notices)) > 0 and "please say it shorter" in out
