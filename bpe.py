@@ -591,13 +591,6 @@ def gpt4_excerpt():
     return Tokenizer(tokens, rows, {}, GPT4_SPLIT)
 
 
-def read_tokens(folder, part, tokenizer=None):
-    path = os.path.join(folder, part + ".npy")
-    if not os.path.exists(path):
-        raise ValueError(f"{path}: no tokens there; python bpe.py makes them")
-    return np.load(path, mmap_mode="r")
-
-
 # ---- the command ---------------------------------------------------------------------------------
 
 def readable(token):
