@@ -267,12 +267,17 @@ class Tokenizer:
                 self.special_tokens[name] = len(self.tokens)
                 self.tokens.append(name.encode())
 
-    def fingerprint(self):
+    def fingerprint(self, chat=True):
         """Hash of all that decides ids, the Unicode tables included. Checkpoints and tokens carry
-        it, so that they are never used with another vocabulary."""
-        content = (self.tokens, self.merge_rows.tolist(), sorted(self.special_tokens.items()),
-                   self.pattern, self.ignore_merges, sorted(self.added_tokens.items()),
-                   self.bos_ids, zlib.crc32(character_kinds()))
+        it, so that they are never used with another vocabulary. chat=False: without the chat's
+        tokens; no document has them, so its tokens still fit the tokenizer that sft.py extended."""
+        special = {name: k for name, k in self.special_tokens.items()
+                   if chat or name not in CHAT_SPECIALS}
+        gone = {*self.special_tokens.values()} - {*special.values()}
+        content = ([token for k, token in enumerate(self.tokens) if k not in gone],
+                   self.merge_rows.tolist(), sorted(special.items()), self.pattern,
+                   self.ignore_merges, sorted(self.added_tokens.items()), self.bos_ids,
+                   zlib.crc32(character_kinds()))
         return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
     def encode_ordinary(self, text):
@@ -433,7 +438,7 @@ def read_tokens(folder, part, tokenizer=None):
     info = read_json(info) if os.path.exists(info) else None
     if not sound or info and info.get(part) != [len(tokens), zlib.crc32(tokens)]:
         raise ValueError(f"{path}: damaged, or not 1-D uint16 or uint32; run python bpe.py again")
-    if tokenizer and (info and info.get("tokenizer") != tokenizer.fingerprint()
+    if tokenizer and (info and info.get("tokenizer") != tokenizer.fingerprint(chat=False)
                       or tokens.max(initial=0) >= tokenizer.vocab_size):
         raise ValueError(f"{path}: tokens of another tokenizer; python bpe.py makes them anew, "
                          "together with their tokenizer.json")
@@ -610,8 +615,8 @@ def show_tokens(tokenizer, text):
     print(f"{len(ids)} tokens, {sum(map(len, tokens))} bytes")
     if sum(map(len, tokens)) <= 16:
         for k, token in zip(ids, tokens):
-            print(f"{readable(token)} -> " + " ".join(f"{byte} ({byte:08b})" for byte in token)
-                  + f" -> token {k}")
+            rows = [f"{readable(bytes([byte])):4} {byte:3}  {byte:08b}" for byte in token]
+            print("\n".join(rows) + f"  -> {readable(token)}, token {k}")
 
 
 def run(args):
@@ -619,14 +624,15 @@ def run(args):
     to learn from and once to encode: reading is cheap, and keeping them would take memory."""
     if args.show is not None:
         if args.gpt4:
-            print("an excerpt of GPT-4's vocabulary: right for hello, Hello, world, helloworld only")
+            print("excerpt of GPT-4's vocabulary, right only for hello, Hello, world, helloworld")
         show_tokens(gpt4_excerpt() if args.gpt4 else
                     Tokenizer.load(args.tokenizer or f"{args.out}/tokenizer.json"), args.show)
         return
     docs = f"{args.out}/docs"
     print_settings("bpe.py", {
-        "input": args.inputs or docs, "vocabulary": args.tokenizer or args.vocab_size, "digits":
-        args.digits, "workers": args.workers or os.cpu_count(), "output": args.out})
+        "input": args.inputs or docs, "vocabulary": args.tokenizer or args.vocab_size,
+        "digits": None if args.tokenizer else args.digits,
+        "workers": args.workers or os.cpu_count(), "output": args.out})
     train(["ab ab"], 258, workers=1).encode("a")  # compiles or loads the loops before time is taken
     with locked(args.out, "bpe.py"), staged(args.out) as staging:
         if args.tokenizer:
@@ -638,7 +644,7 @@ def run(args):
                               GPT4_SPLIT if args.digits == 3 else DIGIT_SPLIT, args.workers, print)
             print(f"learned {tokenizer.vocab_size:,} tokens in {time.perf_counter() - start:.1f} s")
         os.makedirs(f"{staging}/tokens")
-        info = {"tokenizer": tokenizer.fingerprint()}
+        info = {"tokenizer": tokenizer.fingerprint(chat=False)}
         for part in ("train", "val"):
             start = time.perf_counter()
             arrays = map_in_order(

@@ -3,7 +3,7 @@
 bpe.py tells the idea in three short functions. What is here computes the same; the tests compare
 the two. Three parts, in the order in which text passes through them:
 
-    pre-tokenize   split_points (regex.findall as a loop), number_distinct
+    pre-tokenize   pre_token_bounds (regex.findall as a loop), number_distinct
     train          find_merges, with counts that are corrected instead of made anew
     encode         merge_all, with a table of the merges; recover_merges for tiktoken's files
 
@@ -44,7 +44,7 @@ def character_kinds():
 
 
 @numba.njit(cache=True)
-def split_points(points, kinds, max_digits, bounds):
+def pre_token_bounds(points, kinds, max_digits, bounds):
     """regex.findall(GPT4_SPLIT, text), the pattern's alternatives one after the other. The kinds of
     a pre-token's first one or two characters decide which of them matches, so no character is read
     twice but the last ones of whitespace.
@@ -131,7 +131,7 @@ def pre_token_spans(text, max_digits):
     kinds = character_kinds()[points]
     kinds[-2:] = NOTHING
     bounds = np.zeros(len(text) + 1, np.int64)
-    n = split_points(points, kinds, max_digits, bounds)
+    n = pre_token_bounds(points, kinds, max_digits, bounds)
     firsts, numbers = np.empty(n, np.int64), np.empty(n, np.int64)
     firsts = firsts[:number_distinct(points, bounds, empty_slots(n), firsts, numbers)]
     return bounds[firsts], bounds[firsts + 1], numbers
