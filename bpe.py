@@ -11,7 +11,7 @@ reaches across two of them; otherwise "dog.", "dog!" and "dog?" would each be le
     python bpe.py --show "Hello, world!"  the tokens in colour, their ids and bytes
     python bpe.py --show "hello world" --gpt4    the ids that GPT-4 has for it
 
-It takes about two seconds; the first run of all takes four more, to compile.
+It takes about two seconds; the first run of all takes two more, to compile.
 Reading order: the idea (three short functions, all of BPE), the chat; then the same fast: train,
 Tokenizer, and their loops in kernels/pieces.py.
 Sources: Sennrich, Haddow and Birch 2016 (BPE); Radford et al. 2019 (bytes); tiktoken (the pattern).
@@ -554,9 +554,7 @@ def from_tree(tree):
 
 
 def from_ranks(content):
-    """tiktoken's lines "BASE64 RANK" -> Tokenizer with GPT-4's pattern and no special tokens. The
-    rank is the id, and the order in which the merges apply; which two parts made a token the file
-    does not say, since tiktoken joins any two neighbours whose union is a token."""
+    """tiktoken's lines "BASE64 RANK" -> Tokenizer with GPT-4's pattern and no special tokens."""
     tokens = []
     for line in content.splitlines():
         try:
@@ -567,33 +565,35 @@ def from_ranks(content):
         except ValueError:
             raise ValueError(f"line {len(tokens) + 1} is {line[:40]!r}, not "
                              f'"BASE64 {len(tokens)}"') from None
-    ids = byte_ids(tokens)[np.frombuffer(b"".join(tokens), np.uint8)]
-    ends, rows = np.cumsum([len(token) for token in tokens]), np.zeros((len(tokens), 3), np.int64)
+    return from_tokens(tokens)
+
+
+def from_tokens(tokens):
+    """Tokens in the order of their merges, list of bytes (None in a gap) -> Tokenizer. Which two
+    parts made a token nobody says, since tiktoken joins any two neighbours whose union is a token;
+    so that is recovered."""
+    parts = [token or b"" for token in tokens]
+    ids = byte_ids(tokens)[np.frombuffer(b"".join(parts), np.uint8)]
+    ends = np.cumsum([len(part) for part in parts])
+    rows = np.zeros((len(tokens), 3), np.int64)
     rows = rows[:recover_merges(ids, ends, empty_slots(len(tokens)), rows)]
     return Tokenizer(tokens, rows, {}, GPT4_SPLIT, ignore_merges=True)
 
 
-# The merges of GPT-4's vocabulary (cl100k_base) that "hello world", "Hello world" and "helloworld"
-# need, as (id, left, right). They show why the last one is not hello + world: "ow" was learned
-# before "lo", and so h|elloworld comes out: el, ow, ld; ell; orld; ellow; elloworld.
-GPT4_EXCERPT = [
-    (269, "o", "r"), (289, " ", "w"), (301, "e", "l"), (363, "o", "w"), (385, "l", "o"),
-    (509, "l", "d"), (616, "el", "l"), (1410, "or", "ld"), (1917, " w", "orld"),
-    (4896, "el", "lo"), (5412, "ell", "ow"), (9906, "H", "ello"), (15339, "h", "ello"),
-    (96392, "ellow", "orld")]
+# What GPT-4's vocabulary (cl100k_base) has for "hello world", "Hello world" and "helloworld". The
+# last is not hello + world, since "ow" was learned before "lo": el, ow, ld; ell; orld; ellow;
+# elloworld, and the h stays alone.
+GPT4_EXCERPT = {269: "or", 289: " w", 301: "el", 363: "ow", 385: "lo", 509: "ld", 616: "ell",
+                1410: "orld", 1917: " world", 4896: "ello", 5412: "ellow", 9906: "Hello",
+                15339: "hello", 96392: "elloworld"}
 
 
 def gpt4_excerpt():
     """Tokenizer of GPT-4's bytes and of GPT4_EXCERPT: 270 of its 100,256 tokens."""
-    ids = {chr(byte): k for k, byte in enumerate(BYTE_ORDER)}
-    rows = []
-    for k, left, right in GPT4_EXCERPT:
-        ids[left + right] = k
-        rows.append((ids[left], ids[right], k))
-    tokens = [None] * 100_256
-    for text, k in ids.items():
-        tokens[k] = text.encode("latin-1")
-    return Tokenizer(tokens, rows, {}, GPT4_SPLIT)
+    tokens = [bytes([byte]) for byte in BYTE_ORDER] + [None] * 100_000
+    for k, text in GPT4_EXCERPT.items():
+        tokens[k] = text.encode()
+    return from_tokens(tokens)
 
 
 # ---- the command ---------------------------------------------------------------------------------
