@@ -290,7 +290,8 @@ def index_merges(slots, rows, first, n):
 def merge(ids, start, end, slots, rows):
     """Merge ids[start:end] in place and return the new end: the earliest learned pair first, at all
     its positions at once, as naive_encode does. Each round reads the whole pre-token, which suits
-    those of a few bytes; for very long ones a heap of pairs would be better."""
+    those of a few bytes. For long ones a heap of pairs would be better: a million random letters in
+    one pre-token take 25 s."""
     while True:
         best = len(rows) + 1
         for i in range(start, end - 1):
