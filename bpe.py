@@ -11,7 +11,7 @@ reaches across two of them; otherwise "dog.", "dog!" and "dog?" would each be le
     python bpe.py --show "Hello, world!"  the tokens in colour, their ids and bytes
     python bpe.py --show "hello world" --gpt4    the ids that GPT-4 has for it
 
-It takes about two seconds; the first run of all takes four more, to compile.
+It takes about two seconds; the first run of all takes two more, to compile.
 Reading order: the idea (three short functions, all of BPE), the chat; then the same fast: train,
 Tokenizer, and their loops in kernels/pieces.py.
 Sources: Sennrich, Haddow and Birch 2016 (BPE); Radford et al. 2019 (bytes); tiktoken (the pattern).
@@ -267,12 +267,17 @@ class Tokenizer:
                 self.special_tokens[name] = len(self.tokens)
                 self.tokens.append(name.encode())
 
-    def fingerprint(self):
+    def fingerprint(self, chat=True):
         """Hash of all that decides ids, the Unicode tables included. Checkpoints and tokens carry
-        it, so that they are never used with another vocabulary."""
-        content = (self.tokens, self.merge_rows.tolist(), sorted(self.special_tokens.items()),
-                   self.pattern, self.ignore_merges, sorted(self.added_tokens.items()),
-                   self.bos_ids, zlib.crc32(character_kinds()))
+        it, so that they are never used with another vocabulary. chat=False: without the chat's
+        tokens; no document has them, so its tokens still fit the tokenizer that sft.py extended."""
+        special = {name: k for name, k in self.special_tokens.items()
+                   if chat or name not in CHAT_SPECIALS}
+        gone = {*self.special_tokens.values()} - {*special.values()}
+        content = ([token for k, token in enumerate(self.tokens) if k not in gone],
+                   self.merge_rows.tolist(), sorted(special.items()), self.pattern,
+                   self.ignore_merges, sorted(self.added_tokens.items()), self.bos_ids,
+                   zlib.crc32(character_kinds()))
         return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
     def encode_ordinary(self, text):
@@ -433,7 +438,7 @@ def read_tokens(folder, part, tokenizer=None):
     info = read_json(info) if os.path.exists(info) else None
     if not sound or info and info.get(part) != [len(tokens), zlib.crc32(tokens)]:
         raise ValueError(f"{path}: damaged, or not 1-D uint16 or uint32; run python bpe.py again")
-    if tokenizer and (info and info.get("tokenizer") != tokenizer.fingerprint()
+    if tokenizer and (info and info.get("tokenizer") != tokenizer.fingerprint(chat=False)
                       or tokens.max(initial=0) >= tokenizer.vocab_size):
         raise ValueError(f"{path}: tokens of another tokenizer; python bpe.py makes them anew, "
                          "together with their tokenizer.json")
@@ -549,9 +554,7 @@ def from_tree(tree):
 
 
 def from_ranks(content):
-    """tiktoken's lines "BASE64 RANK" -> Tokenizer with GPT-4's pattern and no special tokens. The
-    rank is the id, and the order in which the merges apply; which two parts made a token the file
-    does not say, since tiktoken joins any two neighbours whose union is a token."""
+    """tiktoken's lines "BASE64 RANK" -> Tokenizer with GPT-4's pattern and no special tokens."""
     tokens = []
     for line in content.splitlines():
         try:
@@ -562,33 +565,35 @@ def from_ranks(content):
         except ValueError:
             raise ValueError(f"line {len(tokens) + 1} is {line[:40]!r}, not "
                              f'"BASE64 {len(tokens)}"') from None
-    ids = byte_ids(tokens)[np.frombuffer(b"".join(tokens), np.uint8)]
-    ends, rows = np.cumsum([len(token) for token in tokens]), np.zeros((len(tokens), 3), np.int64)
+    return from_tokens(tokens)
+
+
+def from_tokens(tokens):
+    """Tokens in the order of their merges, list of bytes (None in a gap) -> Tokenizer. Which two
+    parts made a token nobody says, since tiktoken joins any two neighbours whose union is a token;
+    so that is recovered."""
+    parts = [token or b"" for token in tokens]
+    ids = byte_ids(tokens)[np.frombuffer(b"".join(parts), np.uint8)]
+    ends = np.cumsum([len(part) for part in parts])
+    rows = np.zeros((len(tokens), 3), np.int64)
     rows = rows[:recover_merges(ids, ends, empty_slots(len(tokens)), rows)]
     return Tokenizer(tokens, rows, {}, GPT4_SPLIT, ignore_merges=True)
 
 
-# The merges of GPT-4's vocabulary (cl100k_base) that "hello world", "Hello world" and "helloworld"
-# need, as (id, left, right). They show why the last one is not hello + world: "ow" was learned
-# before "lo", and so h|elloworld comes out: el, ow, ld; ell; orld; ellow; elloworld.
-GPT4_EXCERPT = [
-    (269, "o", "r"), (289, " ", "w"), (301, "e", "l"), (363, "o", "w"), (385, "l", "o"),
-    (509, "l", "d"), (616, "el", "l"), (1410, "or", "ld"), (1917, " w", "orld"),
-    (4896, "el", "lo"), (5412, "ell", "ow"), (9906, "H", "ello"), (15339, "h", "ello"),
-    (96392, "ellow", "orld")]
+# What GPT-4's vocabulary (cl100k_base) has for "hello world", "Hello world" and "helloworld". The
+# last is not hello + world, since "ow" was learned before "lo": el, ow, ld; ell; orld; ellow;
+# elloworld, and the h stays alone.
+GPT4_EXCERPT = {269: "or", 289: " w", 301: "el", 363: "ow", 385: "lo", 509: "ld", 616: "ell",
+                1410: "orld", 1917: " world", 4896: "ello", 5412: "ellow", 9906: "Hello",
+                15339: "hello", 96392: "elloworld"}
 
 
 def gpt4_excerpt():
     """Tokenizer of GPT-4's bytes and of GPT4_EXCERPT: 270 of its 100,256 tokens."""
-    ids = {chr(byte): k for k, byte in enumerate(BYTE_ORDER)}
-    rows = []
-    for k, left, right in GPT4_EXCERPT:
-        ids[left + right] = k
-        rows.append((ids[left], ids[right], k))
-    tokens = [None] * 100_256
-    for text, k in ids.items():
-        tokens[k] = text.encode("latin-1")
-    return Tokenizer(tokens, rows, {}, GPT4_SPLIT)
+    tokens = [bytes([byte]) for byte in BYTE_ORDER] + [None] * 100_000
+    for k, text in GPT4_EXCERPT.items():
+        tokens[k] = text.encode()
+    return from_tokens(tokens)
 
 
 # ---- the command ---------------------------------------------------------------------------------
@@ -610,8 +615,8 @@ def show_tokens(tokenizer, text):
     print(f"{len(ids)} tokens, {sum(map(len, tokens))} bytes")
     if sum(map(len, tokens)) <= 16:
         for k, token in zip(ids, tokens):
-            print(f"{readable(token)} -> " + " ".join(f"{byte} ({byte:08b})" for byte in token)
-                  + f" -> token {k}")
+            rows = [f"{readable(bytes([byte])):4} {byte:3}  {byte:08b}" for byte in token]
+            print("\n".join(rows) + f"  -> {readable(token)}, token {k}")
 
 
 def run(args):
@@ -619,14 +624,15 @@ def run(args):
     to learn from and once to encode: reading is cheap, and keeping them would take memory."""
     if args.show is not None:
         if args.gpt4:
-            print("an excerpt of GPT-4's vocabulary: right for hello, Hello, world, helloworld only")
+            print("excerpt of GPT-4's vocabulary, right only for hello, Hello, world, helloworld")
         show_tokens(gpt4_excerpt() if args.gpt4 else
                     Tokenizer.load(args.tokenizer or f"{args.out}/tokenizer.json"), args.show)
         return
     docs = f"{args.out}/docs"
     print_settings("bpe.py", {
-        "input": args.inputs or docs, "vocabulary": args.tokenizer or args.vocab_size, "digits":
-        args.digits, "workers": args.workers or os.cpu_count(), "output": args.out})
+        "input": args.inputs or docs, "vocabulary": args.tokenizer or args.vocab_size,
+        "digits": None if args.tokenizer else args.digits,
+        "workers": args.workers or os.cpu_count(), "output": args.out})
     train(["ab ab"], 258, workers=1).encode("a")  # compiles or loads the loops before time is taken
     with locked(args.out, "bpe.py"), staged(args.out) as staging:
         if args.tokenizer:
@@ -638,7 +644,7 @@ def run(args):
                               GPT4_SPLIT if args.digits == 3 else DIGIT_SPLIT, args.workers, print)
             print(f"learned {tokenizer.vocab_size:,} tokens in {time.perf_counter() - start:.1f} s")
         os.makedirs(f"{staging}/tokens")
-        info = {"tokenizer": tokenizer.fingerprint()}
+        info = {"tokenizer": tokenizer.fingerprint(chat=False)}
         for part in ("train", "val"):
             start = time.perf_counter()
             arrays = map_in_order(
