@@ -457,12 +457,12 @@ def test_what_was_memorized_is_shown(monkeypatch, capsys, tmp_path, tokenizer):
         return np.array([quoted[16:100] if list(row) == list(quoted[:16]) else np.full(n, 269)
                          for row in ids])
     monkeypatch.setattr(sample, "generate", parrot)
-    sample.regurgitation(small_net(tokenizer, 100), str(tmp_path / "base"), {"seed": 0})
+    sample.regurgitation(small_net(tokenizer, 100), str(tmp_path / "base"), 0)
     lines = capsys.readouterr().out.split("\n")
     assert "first 16 tokens of a text, how many of the next 84" in lines[0]
-    assert "1 passages that" in lines[1] and "84.0 on average, at most 84" in lines[1]
-    assert "32 training texts that occur once: 0.0 on average, at most 0" in lines[3]
-    assert "held-out texts: 0.0 on average" in lines[5]
+    assert "training text (1): 84.0 on average, at most 84" in lines[1]
+    assert "once in it (32): 0.0 on average, at most 0" in lines[3]
+    assert "held-out texts (32): 0.0 on average" in lines[5]
 
 
 def test_the_zip_counts_the_networks_bits(capsys, base):
