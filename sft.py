@@ -251,7 +251,7 @@ def run(args):
         wrong = not_finite(grads) or not_finite(params)
         if wrong or not math.isfinite(loss + norm):
             raise ValueError(f"step {step}: overflow in {wrong}, loss {loss}; try a third of the "
-                             f"learning rate {lr}. The last step saved is {state['step'] or 'none'}")
+                             f"learning rate {lr}. Last step saved: {state['step'] or 'none'}")
         losses.append(loss)
         n_tokens += ids.size
         if step % LOG_EVERY == 0 or step == steps:
