@@ -15,6 +15,7 @@ import checkpoint
 import model
 import sample
 from conftest import relative_error
+from formats import llama2c
 
 
 @pytest.fixture
@@ -207,7 +208,7 @@ def test_the_real_stories_model_tells_its_story(real):
 
 def test_the_real_llama2c_tokenizer(real):
     """Text comes back, whole words are one token, and text never becomes a marker."""
-    tokenizer = checkpoint.Llama2cTokenizer(real("tok512.bin"))
+    tokenizer = llama2c.Tokenizer(real("tok512.bin"))
     assert tokenizer.vocab_size == 512 and tokenizer.special_tokens == {bpe.END: 1}
     for text in ("Once upon a time", "a\nb", " two  spaces", "naïve 東京 🙂", "",
                  "<s> </s> <0x0A>"):
@@ -228,13 +229,13 @@ def test_llama2c_merges_the_best_score_first(tmp_path):
     path = tmp_path / "tiny.bin"
     content = struct.pack("<i", 6) + b"".join(struct.pack("<fi", s, len(t)) + t for t, s in pieces)
     path.write_bytes(content)
-    tokenizer = checkpoint.Llama2cTokenizer(path)
+    tokenizer = llama2c.Tokenizer(path)
     assert [tokenizer.tokens[k] for k in tokenizer.encode("aba")] == [b" ", b"a", b"ba"]
     assert [tokenizer.tokens[k] for k in tokenizer.encode("<s>")] == [b" ", b"<s", b">"]
     for wrong in (content[:-2], content[:200], b"", b"text that is no tokenizer at all" * 30):
         path.write_bytes(wrong)
         with pytest.raises(ValueError, match="tiny.bin"):
-            checkpoint.Llama2cTokenizer(path)
+            llama2c.Tokenizer(path)
 
 
 def test_broken_files_are_named_with_what_is_wrong(tiny, tmp_path):
