@@ -446,7 +446,7 @@ def chat(net, args, how):
                 answer = reply(net, ids, how | {"seed": how["seed"] + len(asked)})
                 messages = [*asked, {"role": "assistant", "content": answer}]
         except EOFError:
-            return None
+            return print()
         except (ValueError, OSError) as error:
             print(f"({printable(str(error))})")
 
