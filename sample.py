@@ -53,7 +53,8 @@ ZIPPED = 32_768  # --demo zip: held-out tokens that are compressed
 def naive_generate(params, config, ids, max_new_tokens, temperature=1.0, top_k=0, top_p=1.0,
                    seed=0):
     """All of inference: the network reads the whole text, the next token is sampled and appended,
-    and the network reads again. ids: list; returns the new ids. What `generate` does, slowly.
+    and the network reads again. ids: a list; temperature above 0. Returns the new ids, the same as
+    `generate` does, slowly.
 
     With logits (2, 1, 0), temperature 1 gives probabilities (0.67, 0.24, 0.09). Temperature 0.5
     sharpens them to (0.87, 0.12, 0.02), 2 flattens them to (0.51, 0.31, 0.19). Laid end to end they
@@ -285,23 +286,19 @@ def dreams(net, ids, stop, how, n):
     probability for every text that might follow. What it writes looks like its training text, names
     and numbers too, but nobody wrote it: a hallucination."""
     params, config, tokenizer = net
-
-    def show(title, new):
-        text = tokenizer.decode([token for token in [*ids, *new] if token not in stop])
-        print(paint(f"---- {title} ----", "2") + "\n" + printable(text, "\n"))
     sampled = generate(params, config, [ids] * n, stop=stop, **how)
-    for number, new in enumerate(sampled, 1):
-        show(number, new)
     greedy = generate(params, config, [ids] * 2, how["max_new_tokens"], temperature=0, stop=stop)
-    show("temperature 0", greedy[0])
+    for title, new in [*enumerate(sampled, 1), ("temperature 0", greedy[0])]:
+        text = tokenizer.decode([k for k in [*ids, *new] if k not in stop and k not in config.bos])
+        print(paint(f"---- {title} ----", "2") + "\n" + printable(text, "\n"))
     print(f"Same prompt, same weights, other random numbers: {n} texts at temperature "
           f"{how['temperature']:g}, {len(set(map(tuple, sampled)))} different.\nAt temperature 0 "
           f"always the likeliest token: 2 texts, {len(set(map(tuple, greedy)))} different.")
 
 
 def window_hashes(tokens):
-    """A number (n-WINDOW+1,) for each run of WINDOW tokens: equal for equal runs, and for others
-    hardly ever. The number of a run of 2n is made of those of its halves: a * m**n + b."""
+    """A number (N-WINDOW+1,) for each window of WINDOW tokens (N,): equal for equal windows, hardly
+    ever for others. That of 2n tokens comes from those of its halves, a and b: a * m**n + b."""
     hashes, n = tokens.astype(np.uint64), 1
     while n < WINDOW:
         factor = pow(0x9E3779B97F4A7C15, n, 1 << 64)  # modulo 2**64, as uint64 computes
@@ -326,7 +323,7 @@ def find_quoted(which, times):
     return starts
 
 
-def regurgitation(net, model, how):
+def regurgitation(net, model, seed):
     """Memorization: how far does the network recite a text word for word, given its first tokens?
     Passages that many pages quote, training texts that occur once, and held-out texts, which show
     how much of it is chance: anybody can finish a common phrase."""
@@ -334,21 +331,21 @@ def regurgitation(net, model, how):
     T, given = config.ctx, min(GIVEN, config.ctx // 2)
     train, val = (np.asarray(tokens_beside(model, part, tokenizer, max(T, WINDOW))[:SEARCHED])
                   for part in ("train", "val"))
-    hashes, rng = window_hashes(train), np.random.default_rng(how["seed"])
+    hashes, rng = window_hashes(train), np.random.default_rng(seed)
     _, which, counts = np.unique(hashes, return_inverse=True, return_counts=True)
     times = counts[which][:len(train) - T + 1]  # where a text of T tokens may begin
     quoted = find_quoted(which[:len(times)], times)
-    once = np.flatnonzero(times == 1)
+    once = rng.permutation(np.flatnonzero(times == 1))[:TEXTS]
     new = rng.integers(0, len(val) - max(T, WINDOW), TEXTS)
     new = new[~np.isin(window_hashes(val)[new], hashes)]  # held-out pages quote, too
     print(f"Given the first {given} tokens of a text, how many of the next {T - given} does the "
           "network write word for word (greedy)?")
     for name, tokens, starts in (
-            (f"passages that the training text quotes {QUOTED} times or more", train, quoted),
-            ("training texts that occur once", train, rng.permutation(once)[:TEXTS]),
+            (f"passages quoted at least {QUOTED} times in the training text", train, quoted),
+            ("texts that occur once in it", train, once),
             ("held-out texts", val, new)):
         if not len(starts):
-            print(f"  no {name}")
+            print(f"  {name}: none")
             continue
         texts = np.array([tokens[start:start + T] for start in starts], np.int64)  # (N,T)
         written = generate(params, config, texts[:, :given], T - given, temperature=0)
@@ -357,7 +354,7 @@ def regurgitation(net, model, how):
         best = right.argmax()
         prompt, recited = (printable(tokenizer.decode(ids.tolist())) for ids in
                            (texts[best, :given], written[best, :right[best]]))
-        print(f"  {len(texts)} {name}: {right.mean():.1f} on average, at most {right[best]}\n"
+        print(f"  {name} ({len(texts)}): {right.mean():.1f} on average, at most {right[best]}\n"
               f"    {paint(prompt, '2')} -> {paint(recited, '32')}")
 
 
@@ -449,7 +446,7 @@ def chat(net, args, how):
                 answer = reply(net, ids, how | {"seed": how["seed"] + len(asked)})
                 messages = [*asked, {"role": "assistant", "content": answer}]
         except EOFError:
-            return None
+            return print()
         except (ValueError, OSError) as error:
             print(f"({printable(str(error))})")
 
@@ -513,7 +510,7 @@ def run(args):
     if args.chat:
         chat(net, args, how)
     elif args.demo == "regurgitation":
-        regurgitation(net, args.model, how)
+        regurgitation(net, args.model, args.seed)
     elif args.demo == "zip":
         lossy_zip(net, args.model)
     elif args.demo or args.samples > 1:

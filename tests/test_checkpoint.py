@@ -13,7 +13,9 @@ import pytest
 import bpe
 import checkpoint
 import model
+import sample
 from conftest import relative_error
+from formats import llama2c
 
 
 @pytest.fixture
@@ -195,22 +197,45 @@ def test_padding_of_the_vocabulary_is_known(tiny, tmp_path):
 
 
 def test_the_real_stories_model_tells_its_story(real):
-    """A Llama that others trained, from llama2.c's file: greedy from the BOS token 1."""
-    params, config = checkpoint.load(real("stories260K.bin"))
-    data, at, words = open(real("tok512.bin"), "rb").read(), 4, []
-    for _ in range(config.vocab):
-        _, n = struct.unpack_from("<fi", data, at)
-        words.append(data[at + 8:at + 8 + n].decode())
-        at += 8 + n
-    cache, said, row = model.Cache(params, config, 1, 100), "", np.array([0])
-    logits = model.prefill(config, cache, np.array([[1]]), np.array([1]))
-    for _ in range(80):
-        token = logits.argmax(1)
-        said += words[token[0]]
-        logits = model.decode(config, cache, token, row)
-    assert said.strip().startswith(
+    """A Llama that others trained, from llama2.c's files: greedy from the BOS token 1."""
+    params, config, tokenizer = checkpoint.open_model(real("stories260K.bin"), real("tok512.bin"))
+    new = sample.generate(params, config, [config.bos], 120, temperature=0)[0]
+    assert tokenizer.decode(new).startswith(
         "Once upon a time, there was a little girl named Lily. She loved to play outside in the "
-        "park. One day, she saw a big, red ball. She wanted to play with it, but it was too high.")
+        "park. One day, she saw a big, red ball. She wanted to play with it, but it was too "
+        "high.\n")
+
+
+def test_the_real_llama2c_tokenizer(real):
+    """Text comes back, whole words are one token, and text never becomes a marker."""
+    tokenizer = llama2c.Tokenizer(real("tok512.bin"))
+    assert tokenizer.vocab_size == 512 and tokenizer.special_tokens == {bpe.END: 1}
+    for text in ("Once upon a time", "a\nb", " two  spaces", "naïve 東京 🙂", "",
+                 "<s> </s> <0x0A>"):
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text and tokenizer.decode([1, *ids]) == text
+        assert not {0, 1, 2} & set(ids)
+    assert [tokenizer.token_bytes(k) for k in tokenizer.encode("Once upon")] == [b" Once", b" upon"]
+    assert tokenizer.encode("\n")[-1] == 13
+    assert tokenizer.encode("東")[1:] == [3 + byte for byte in "東".encode()]
+
+
+def test_llama2c_merges_the_best_score_first(tmp_path):
+    """With ab -2 and ba -1, "aba" is a and ba; a file that is cut short is named."""
+    pieces = [(b"<unk>", 0), (b"<s>", 0), (b"</s>", 0),
+              *((f"<0x{k:02X}>".encode(), 0) for k in range(256)),
+              (b" ", -9), (b"a", -9), (b"b", -9), (b"ab", -2), (b"ba", -1),
+              (b"<", -9), (b"s", -9), (b">", -9), (b"<s", -5)]
+    path = tmp_path / "tiny.bin"
+    content = struct.pack("<i", 6) + b"".join(struct.pack("<fi", s, len(t)) + t for t, s in pieces)
+    path.write_bytes(content)
+    tokenizer = llama2c.Tokenizer(path)
+    assert [tokenizer.tokens[k] for k in tokenizer.encode("aba")] == [b" ", b"a", b"ba"]
+    assert [tokenizer.tokens[k] for k in tokenizer.encode("<s>")] == [b" ", b"<s", b">"]
+    for wrong in (content[:-2], content[:200], b"", b"text that is no tokenizer at all" * 30):
+        path.write_bytes(wrong)
+        with pytest.raises(ValueError, match="tiny.bin"):
+            llama2c.Tokenizer(path)
 
 
 def test_broken_files_are_named_with_what_is_wrong(tiny, tmp_path):

@@ -14,7 +14,6 @@ import checkpoint
 import kernels
 import model
 import sample
-from kernels import plain
 
 CONFIG = model.Config(vocab=61, ctx=24, dim=32, layers=2, heads=4, kv_heads=2, hidden=40)
 
@@ -60,56 +59,20 @@ def base(tmp_path, tokenizer):
 
 # ---- One token ----
 
-def sample_many(logits, temperature, top_k, top_p, numbers, sample_tokens=kernels.sample_tokens):
-    """The kernel on the same logits (V,) for each of the numbers: tokens and logprobs."""
-    tokens, logprobs = np.empty(len(numbers), np.int64), np.empty(len(numbers), np.float32)
-    rows = np.tile(logits, (len(numbers), 1))
-    sample_tokens(rows, float(temperature), top_k, float(top_p), numbers, tokens, logprobs)
-    return tokens, logprobs
-
-
-@pytest.mark.parametrize("V", [1, 2, 61, 500])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_kernel_samples_what_the_plain_version_does(V, dtype):
-    """Same logits, same random numbers: the same tokens and log-probabilities, for any setting."""
-    rng = np.random.default_rng(V)
-    for temperature in (0.3, 1.0, 2.0):
-        for top_k, top_p in ((0, 1.0), (1, 1.0), (7, 1.0), (V, 1.0), (V + 5, 0.9), (0, 0.5),
-                             (20, 0.8)):
-            logits = rng.normal(0, 3, V).astype(dtype)
-            edges = np.cumsum(plain.probabilities(logits, temperature, top_k, top_p))
-            numbers = rng.random(400)
-            # Not on a border, where rounding decides.
-            numbers = numbers[np.abs(numbers[:, None] - edges).min(axis=1) > 1e-5]
-            how = logits, temperature, top_k, top_p, numbers
-            tokens, logprobs = sample_many(*how)
-            expected = sample_many(*how, plain.sample_tokens)
-            np.testing.assert_array_equal(tokens, expected[0])
-            np.testing.assert_allclose(logprobs, expected[1], atol=1e-5)
-
-
 def test_what_temperature_top_k_and_top_p_keep():
-    """Probabilities worked out by hand, and the tokens that are sampled at all."""
-    logits = np.log(np.array([0.1, 0.4, 0.2, 0.3], np.float32))
-    numbers = np.linspace(0, 0.999999, 1001)
+    """Probabilities worked out by hand, and which tokens are ever sampled."""
+    logits = np.log(np.array([[0.1, 0.4, 0.2, 0.3]], np.float32))
     for how, expected in (((), [0.1, 0.4, 0.2, 0.3]), ((1, 0, 0.6), [0, 4 / 7, 0, 3 / 7]),
                           ((0.5,), [1 / 30, 16 / 30, 4 / 30, 9 / 30]), ((2, 1), [0, 1, 0, 0])):
-        np.testing.assert_allclose(plain.probabilities(logits, *how), expected, rtol=1e-6)
-    for top_k, top_p, kept in ((0, 0.39, {1}), (0, 0.41, {1, 3}), (0, 0.69, {1, 3}),
-                               (0, 0.71, {1, 2, 3}), (0, 0.91, {0, 1, 2, 3}), (1, 1, {1}),
-                               (2, 1, {1, 3}), (3, 1, {1, 2, 3}), (2, 0.5, {1})):
-        assert set(sample_many(logits, 1, top_k, top_p, numbers)[0].tolist()) == kept
-    assert set(sample_many(logits, 0, 0, 1, numbers)[0].tolist()) == {1}  # greedy
-    assert sample_many(logits, 1, 0, 1, np.array([0, 1 - 2**-24]))[0][0] == 0
-
-
-def test_a_token_of_no_probability_is_never_sampled():
-    """A logit of -inf is left out, whatever the random number and the other settings."""
-    logits = np.array([-np.inf, 1, -np.inf, 0, -np.inf], np.float32)
-    numbers = np.array([0, 1e-300, 0.5, 1 - 2**-53])
-    for how in ((1, 0, 1), (2, 0, 0.99), (1, 4, 1), (0, 0, 1), (1e6, 0, 1)):
-        tokens, logprobs = sample_many(logits, *how, numbers)
-        assert set(tokens.tolist()) <= {1, 3} and np.isfinite(logprobs).all()
+        np.testing.assert_allclose(kernels.probabilities(logits[0], *how), expected, rtol=1e-6)
+    tokens, logprobs = np.empty(1001, np.int64), np.empty(1001, np.float32)
+    for temperature, top_k, top_p, kept in (
+            (1, 0, 0.39, {1}), (1, 0, 0.41, {1, 3}), (1, 0, 0.69, {1, 3}), (1, 0, 0.71, {1, 2, 3}),
+            (1, 0, 0.91, {0, 1, 2, 3}), (1, 1, 1, {1}), (1, 2, 1, {1, 3}), (1, 3, 1, {1, 2, 3}),
+            (1, 2, 0.5, {1}), (0, 0, 1, {1})):
+        kernels.sample_tokens(np.tile(logits, (1001, 1)), float(temperature), top_k, float(top_p),
+                              np.linspace(0, 0.999999, 1001), tokens, logprobs)
+        assert set(tokens.tolist()) == kept
 
 
 # ---- Many tokens ----
@@ -457,12 +420,12 @@ def test_what_was_memorized_is_shown(monkeypatch, capsys, tmp_path, tokenizer):
         return np.array([quoted[16:100] if list(row) == list(quoted[:16]) else np.full(n, 269)
                          for row in ids])
     monkeypatch.setattr(sample, "generate", parrot)
-    sample.regurgitation(small_net(tokenizer, 100), str(tmp_path / "base"), {"seed": 0})
+    sample.regurgitation(small_net(tokenizer, 100), str(tmp_path / "base"), 0)
     lines = capsys.readouterr().out.split("\n")
     assert "first 16 tokens of a text, how many of the next 84" in lines[0]
-    assert "1 passages that" in lines[1] and "84.0 on average, at most 84" in lines[1]
-    assert "32 training texts that occur once: 0.0 on average, at most 0" in lines[3]
-    assert "held-out texts: 0.0 on average" in lines[5]
+    assert "training text (1): 84.0 on average, at most 84" in lines[1]
+    assert "once in it (32): 0.0 on average, at most 0" in lines[3]
+    assert "held-out texts (32): 0.0 on average" in lines[5]
 
 
 def test_the_zip_counts_the_networks_bits(capsys, base):
