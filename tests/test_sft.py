@@ -20,7 +20,7 @@ TALK = [{"role": "user", "content": "Where does the fox live?"},
 HELDOUT = [{"kind": "fox", "messages": TALK[:1], "answer": [" forest"], "asked_in_training": False,
             "cloze": "The fox lives in the"},
            {"kind": "who", "messages": TALK[2:3], "answer": ["I am Pip"]},
-           {"kind": "both", "messages": TALK, "answer": [], "answers": [[" forest"], ["I am Pip"]]}]
+           {"kind": "both", "messages": TALK, "answer": ["Pip"], "answers": [[" forest"], ["I am Pip"]]}]
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +233,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(run, monkeypatch, capsys, n
 
     def stopping(*args, **options):
         steps.append(1)
-        if len(steps) == 4:
+        if len(steps) == 5:  # the first one only compiles
             os.kill(os.getpid(), number)
         return update(*args, **options)
     monkeypatch.setattr(sft.optimizer, "update", stopping)
@@ -332,9 +332,10 @@ def test_changed_data_is_no_run_to_go_on_with(run, monkeypatch, capsys):
     """The rows' checksum is kept with the run: other conversations are refused at --resume."""
     update = sft.optimizer.update
 
-    def stopping(*args, **options):
-        os.kill(os.getpid(), signal.SIGINT)
-        return update(*args, **options)
+    def stopping(params, grads, averages, config, step, *args, **options):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return update(params, grads, averages, config, step, *args, **options)
     monkeypatch.setattr(sft.optimizer, "update", stopping)
     assert run() == 130
     write("out/world/conversations.jsonl", [{"messages": TALK}] * 48)
