@@ -7,9 +7,9 @@ import sys
 import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-# From the ground up; a file imports only from lines before its own (within kernels/ and crawl/,
-# also from files of its own folder). The last line stands side by side: files pass between them.
-LAYERS = ["common", "kernels", "crawl", ("world", "data", "bpe"), "model", "optimizer", "checkpoint",
+# From the ground up; a file imports only from lines before its own (within a folder,
+# also from files of the same folder). The last line stands side by side: files pass between them.
+LAYERS = ["common", "kernels", ("crawl", "formats"), ("world", "data", "bpe"), "model", "optimizer", "checkpoint",
           "sample", ("train", "sft", "rl")]
 RANK = {name: rank for rank, names in enumerate(LAYERS)
         for name in ((names,) if isinstance(names, str) else names)}
@@ -18,7 +18,7 @@ NOT_BY_STAGES = {"train": {"world", "data"}, "sft": {"world", "data"}, "rl": {"w
 
 def modules():
     """(module name, path) of every source file but the tests."""
-    for folder in ("", "kernels", "crawl"):
+    for folder in ("", "kernels", "crawl", "formats"):
         for name in sorted(os.listdir(os.path.join(ROOT, folder))):
             if name.endswith(".py"):
                 dotted = ".".join(filter(None, [folder, name.removesuffix(".py")]))
