@@ -109,12 +109,12 @@ def read_conversations(path, tokenizer, ctx, leave_out=()):
             continue
         lost["cut at a turn"] += not whole
         rows.append((np.array(ids, np.int32), np.array(mask, np.int8)))
-    in_words = ", ".join(f"{n:,} {what}" for what, n in lost.items() if n) or "none lost"
+    words = ", ".join(f"{n:,} {what}" for what, n in lost.items() if n) or "none lost"
     if not rows:
-        raise ValueError(f"{path}: no conversation to learn from ({in_words})")
+        raise ValueError(f"{path}: no conversation to learn from ({words})")
     if leave_out and not lost["left out"]:
         raise ValueError(f"{path}: no conversation is of kind {' or '.join(leave_out)}")
-    return rows, in_words
+    return rows, words
 
 
 def read_pages(folder, tokenizer, ctx, n_tokens):
@@ -214,8 +214,6 @@ def read_batches(settings, tokenizer, ctx):
     lengths = np.array([len(ids) for ids, _ in rows])
     batches = [batch for epoch in range(settings["epochs"])
                for batch in plan(lengths, (settings["seed"], epoch), settings["mix_lengths"])]
-    padded = sum(len(batch) * lengths[batch].max() for batch in batches)
-    words += f" | {1 - settings['epochs'] * lengths.sum() / padded:.1%} padding"
     checksum = zlib.crc32(np.concatenate([array for row in rows for array in row]))
     return [[rows[k] for k in batch] for batch in batches], checksum, words
 
