@@ -95,6 +95,7 @@ def read_conversations(path, tokenizer, ctx, leave_out=()):
             continue
         try:
             entry = parse_json(line, "this line")
+            # A chat of several talks names all of their kinds: "person + unknown".
             if set(leave_out) & set(str(entry.get("kind")).split(" + ")):
                 lost["left out"] += 1
                 continue
@@ -119,7 +120,7 @@ def read_conversations(path, tokenizer, ctx, leave_out=()):
 
 def read_pages(folder, tokenizer, ctx, n_tokens):
     """Rows of ctx tokens, about n_tokens in all, from the documents that data.py left in `folder`;
-    all their tokens are learned, as in pretraining. No folder, no rows.
+    all their tokens are learned, as in pretraining. Without such a folder there are none.
 
     What is no longer trained is forgotten. After a run on conversations alone, 69% of the answers
     about facts never asked are right, though the base model knew nearly all of them; with a fifth
@@ -197,7 +198,7 @@ def open_run(args):
     # The base model has never met the three tokens, so they have no rows in its embedding.
     tokenizer.add_special_tokens(CHAT_SPECIALS)
     params, config = grow(params, config, max(config.vocab, tokenizer.vocab_size), args.seed)
-    special = tokenizer.special_tokens
+    special = tokenizer.special_tokens  # an embedding padded with unused rows may have had room
     config = replace(config, eos=(special["<|im_end|>"],),
                      unused=tuple(k for k in config.unused if k not in special.values()))
     return settings, (params, config, tokenizer), optimizer.start(params), {"step": 0}, []
@@ -348,22 +349,21 @@ def evaluate(net, questions):
 def print_table(folders, base, questions):
     """Prints the evaluation of chat models side by side, and how many of the same facts the base
     model recalls, asked in its own way: to complete a sentence."""
-    recalled = {}
+    facts, recalled = {}, {}
+    for question in questions:
+        if "cloze" in question:
+            facts.setdefault(question["kind"], []).append(
+                {"prompt": question["cloze"], "answer": question["answer"][0]})
     if os.path.exists(base):
-        base_net = open_model(base)
-        for kind in {question["kind"] for question in questions}:
-            facts = [{"prompt": question["cloze"], "answer": question["answer"][0]}
-                     for question in questions if question["kind"] == kind and "cloze" in question]
-            if facts:
-                recalled[kind] = recall(*base_net, facts)
+        net = open_model(base)
+        recalled = {kind: f"{recall(*net, some):.0%}" for kind, some in facts.items()}
     results = [evaluate(open_model(folder), questions) for folder in folders]
     print(printable(f"{'right answers to':>27} {base:^12}"
                     + "".join(f" |{folder:^30}" for folder in folders)))
     print(f"{'held-out questions':>27} {'recalls':^12}"
           + f" |{'sampled':>8} {'greedy':>8} {'abstains':>11} " * len(folders))
     for kind, (n, *_) in results[0].items():
-        known = f"{recalled[kind]:.0%}" if kind in recalled else ""
-        print(printable(f"{kind:>21} {n:>5} {known:^12}") + "".join(
+        print(printable(f"{kind:>21} {n:>5} {recalled.get(kind, ''):^12}") + "".join(
             " |{1:>8.0%} {2:>8.0%} {3:>11.0%} ".format(*result[kind]) for result in results))
     print('abstains: the greedy answer says "I don\'t know"; never asked: facts and sums of the '
           "rows above that no conversation in training asked for")
