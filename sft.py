@@ -1,6 +1,6 @@
 """6. Supervised fine-tuning (SFT): the base model, which continues any text, becomes an assistant.
 
-    python sft.py                            out/base/ -> out/sft/, 2 min on two cores
+    python sft.py                            out/base/ + conversations -> out/sft/, in 2 min
     python sft.py --data ultrachat.jsonl     conversations of your own, in any of three shapes
     python sft.py --resume                   go on where an interrupted run stopped
     python sft.py --leave-out unknown --out out/sft-bold    ablation: what one kind is good for
@@ -9,23 +9,21 @@
     python sft.py --compare                  how far prompts alone get the base model
 
 The training is that of train.py: predict the next token, follow the gradient. The data are new:
-conversations, and a loss mask, so that only what the assistant says is learned. Three new tokens
-tell who speaks and where a turn ends; a chat is nothing more than this format, on one line:
+conversations, with a loss mask, so that only what the assistant says is learned. Three new tokens
+tell who speaks and where a turn ends. A chat is this format and nothing more, on one line:
 
     <|im_start|>user<|im_sep|>Who are you?<|im_end|>           read, not learned
     <|im_start|>assistant<|im_sep|>                            read, not learned
     I am Pip, the assistant of the island.<|im_end|>           learned, token by token
 
-Facts come from pretraining; SFT teaches to answer with them. One fact in five is asked in no
-conversation, so evaluation can count these on their own ("never asked").
+Facts come from pretraining; SFT teaches to answer with them. In the folder of the conversations may
+be heldout.jsonl, questions to evaluate with, and prompts.jsonl, for --compare (world.py).
 
 Reading order: to_arrays, the loss mask; run, the training loop; evaluate. Sources: Ouyang et al.
 2022 (InstructGPT), Hewitt 2021 (new embeddings, in model.grow). Left out: packing (several
-conversations in a row: attention would have to be masked between them), LoRA (our networks are
-small enough to train whole).
+conversations in a row, with attention masked between them), LoRA (training few weights of many).
 """
 import argparse
-import glob
 import math
 import os
 import sys
@@ -97,6 +95,7 @@ def read_conversations(path, tokenizer, ctx, leave_out=()):
             continue
         try:
             entry = parse_json(line, "this line")
+            # A chat of several talks names all of their kinds: "person + unknown".
             if set(leave_out) & set(str(entry.get("kind")).split(" + ")):
                 lost["left out"] += 1
                 continue
@@ -111,22 +110,22 @@ def read_conversations(path, tokenizer, ctx, leave_out=()):
             continue
         lost["cut at a turn"] += not whole
         rows.append((np.array(ids, np.int32), np.array(mask, np.int8)))
-    in_words = ", ".join(f"{n:,} {what}" for what, n in lost.items() if n) or "none lost"
+    words = ", ".join(f"{n:,} {what}" for what, n in lost.items() if n) or "none lost"
     if not rows:
-        raise ValueError(f"{path}: no conversation to learn from ({in_words})")
+        raise ValueError(f"{path}: no conversation to learn from ({words})")
     if leave_out and not lost["left out"]:
         raise ValueError(f"{path}: no conversation is of kind {' or '.join(leave_out)}")
-    return rows, in_words
+    return rows, words
 
 
 def read_pages(folder, tokenizer, ctx, n_tokens):
     """Rows of ctx tokens, about n_tokens in all, from the documents that data.py left in `folder`;
-    all their tokens are learned, as in pretraining.
+    all their tokens are learned, as in pretraining. Without such a folder there are none.
 
     What is no longer trained is forgotten. After a run on conversations alone, 69% of the answers
     about facts never asked are right, though the base model knew nearly all of them; with a fifth
     as many tokens of pages beside them (replay) it is 92%."""
-    if not glob.glob(f"{glob.escape(folder)}/train-*.jsonl.gz"):
+    if not os.path.isdir(folder):
         return []
     ids, end = [], [tokenizer.special_tokens[END]] if END in tokenizer.special_tokens else []
     for text in read_texts((), folder, "train"):
@@ -199,7 +198,7 @@ def open_run(args):
     # The base model has never met the three tokens, so they have no rows in its embedding.
     tokenizer.add_special_tokens(CHAT_SPECIALS)
     params, config = grow(params, config, max(config.vocab, tokenizer.vocab_size), args.seed)
-    special = tokenizer.special_tokens
+    special = tokenizer.special_tokens  # an embedding padded with unused rows may have had room
     config = replace(config, eos=(special["<|im_end|>"],),
                      unused=tuple(k for k in config.unused if k not in special.values()))
     return settings, (params, config, tokenizer), optimizer.start(params), {"step": 0}, []
@@ -216,8 +215,6 @@ def read_batches(settings, tokenizer, ctx):
     lengths = np.array([len(ids) for ids, _ in rows])
     batches = [batch for epoch in range(settings["epochs"])
                for batch in plan(lengths, (settings["seed"], epoch), settings["mix_lengths"])]
-    padded = sum(len(batch) * lengths[batch].max() for batch in batches)
-    words += f" | {1 - settings['epochs'] * lengths.sum() / padded:.1%} padding"
     checksum = zlib.crc32(np.concatenate([array for row in rows for array in row]))
     return [[rows[k] for k in batch] for batch in batches], checksum, words
 
@@ -242,6 +239,7 @@ def run(args):
     grads = views(np.empty_like(vector(params)), config)
     with compiling():
         loss_and_grads(params, config, *to_arrays(batches[0][:1]), grads)
+        optimizer.update(params, grads, optimizer.start(params), config, 1, lr=0.0)
     progress, losses, n_tokens = Run(args.out, state["step"], steps, PAUSES, log), [], 0
     for step in progress.steps():
         ids, targets, mask = to_arrays(batches[step - 1])
@@ -264,8 +262,8 @@ def run(args):
             save_run(args.out, "sft", net, averages, state, progress.log)
             if questions:
                 question = questions[step * 7919 % len(questions)]  # a prime: another one each time
-                progress.show(printable(f"    {turns_of(question)[-1][0][-1]['content']}  ->  "
-                                        f"{answer_turns(net, [question], 0.0)[0][-1]}"))
+                asked, text = turns_of(question)[0][0][-1], answer_turns(net, [question], 0.0)[0][0]
+                progress.show(printable(f"    {asked['content']}  ->  {text}"))
     if status := progress.close("sft.py"):
         return status
     if questions:
@@ -286,11 +284,17 @@ def run(args):
 # on what it knows, so the table counts how often it says "I don't know", for every kind.
 
 def read_beside(data, name, *keys):
-    """The objects in a JSON lines file in the folder of `data`; each must have all of the keys."""
+    """The objects in a JSON lines file in the folder of `data`. Each needs all of the keys, and a
+    conversation unless it has a "prompt"."""
     path, entries = os.path.join(os.path.dirname(data), name), []
     for number, entry in read_json_lines(path):
-        if missing := [key for key in keys if key not in entry]:
-            raise ValueError(f"{path}, line {number}: has no {missing[0]!r}")
+        try:
+            if missing := [key for key in keys if not entry.get(key)]:
+                raise ValueError(f"has no {missing[0]!r}")
+            if "prompt" not in entry:
+                entry["messages"] = read_messages(entry)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
         entries.append(entry)
     return entries
 
@@ -315,7 +319,7 @@ def answer_turns(net, questions, temperature):
     turns are answered together, then all second turns, ..."""
     turns = [turns_of(question) for question in questions]
     talks, texts = [[] for _ in questions], [[] for _ in questions]
-    for n in range(max(map(len, turns))):
+    for n in range(max(map(len, turns), default=0)):
         asked = [i for i, parts in enumerate(turns) if n < len(parts)]
         for i in asked:
             talks[i] += turns[i][n][0]
@@ -345,21 +349,21 @@ def evaluate(net, questions):
 def print_table(folders, base, questions):
     """Prints the evaluation of chat models side by side, and how many of the same facts the base
     model recalls, asked in its own way: to complete a sentence."""
-    recalled = {}
+    facts, recalled = {}, {}
+    for question in questions:
+        if "cloze" in question:
+            facts.setdefault(question["kind"], []).append(
+                {"prompt": question["cloze"], "answer": question["answer"][0]})
     if os.path.exists(base):
-        base_net = open_model(base)
-        for kind in {question["kind"] for question in questions}:
-            facts = [{"prompt": question["cloze"], "answer": question["answer"][0]}
-                     for question in questions if question["kind"] == kind and "cloze" in question]
-            if facts:
-                recalled[kind] = recall(*base_net, facts)
+        net = open_model(base)
+        recalled = {kind: f"{recall(*net, some):.0%}" for kind, some in facts.items()}
     results = [evaluate(open_model(folder), questions) for folder in folders]
-    print(f"{'right answers to':>27} {base:^12}" + "".join(f" |{folder:^30}" for folder in folders))
+    print(printable(f"{'right answers to':>27} {base:^12}"
+                    + "".join(f" |{folder:^30}" for folder in folders)))
     print(f"{'held-out questions':>27} {'recalls':^12}"
           + f" |{'sampled':>8} {'greedy':>8} {'abstains':>11} " * len(folders))
     for kind, (n, *_) in results[0].items():
-        known = f"{recalled[kind]:.0%}" if kind in recalled else ""
-        print(printable(f"{kind:>21} {n:>5} {known:^12}") + "".join(
+        print(printable(f"{kind:>21} {n:>5} {recalled.get(kind, ''):^12}") + "".join(
             " |{1:>8.0%} {2:>8.0%} {3:>11.0%} ".format(*result[kind]) for result in results))
     print('abstains: the greedy answer says "I don\'t know"; never asked: facts and sums of the '
           "rows above that no conversation in training asked for")
@@ -375,11 +379,11 @@ def compare(base, tuned, data):
     prompts.jsonl: a text to continue ("prompt"), or a chat ("messages"), for the tuned one only."""
     ways = {}
     for entry in read_beside(data, "prompts.jsonl", "way", "answer"):
-        ways.setdefault(entry["way"], []).append(entry)
+        ways.setdefault((entry["way"], "prompt" in entry), []).append(entry)
     nets = {base: open_model(base), tuned: open_model(tuned)}
-    for way, entries in ways.items():
+    for (way, is_text), entries in ways.items():
         for folder, net in nets.items():
-            if "prompt" in entries[0]:
+            if is_text:
                 texts = complete(net, [net[2].encode(entry["prompt"]) for entry in entries])
             elif set(CHAT_SPECIALS) <= set(net[2].special_tokens):
                 texts = answers(net, [entry["messages"] for entry in entries])
@@ -421,7 +425,7 @@ def main(argv=None):
     add("--seed", type=int, default=0, help="of the new tokens and the order (%(default)s)")
     add("--leave-out", nargs="+", default=[], metavar="KIND", help="kinds of conversations to skip")
     add("--mix-lengths", action="store_true", help="batches of rows of any length")
-    add("--resume", action="store_true", help="go on with the run in --out")
+    add("--resume", action="store_true", help="go on with the run in --out, as it was set")
     add("--compare", action="store_true", help="no training: answer by prompts, --base and --out")
     add("--evaluate", "--exam", nargs="+", metavar="FOLDER", help="no training: these checkpoints")
     return run_command(parser, start, argv)

@@ -20,7 +20,8 @@ TALK = [{"role": "user", "content": "Where does the fox live?"},
 HELDOUT = [{"kind": "fox", "messages": TALK[:1], "answer": [" forest"], "asked_in_training": False,
             "cloze": "The fox lives in the"},
            {"kind": "who", "messages": TALK[2:3], "answer": ["I am Pip"]},
-           {"kind": "both", "messages": TALK, "answer": [], "answers": [[" forest"], ["I am Pip"]]}]
+           {"kind": "both", "messages": TALK, "answer": ["Pip"],
+            "answers": [[" forest"], ["I am Pip"]]}]
 
 
 @pytest.fixture(scope="module")
@@ -112,13 +113,6 @@ def test_malformed_lines_are_named_and_skipped(tmp_path, tokenizer, capsys):
     shown = capsys.readouterr().err.splitlines()
     assert len(shown) == sft.WARN and "\x1b" not in "".join(shown) and "x1b[2Jkey" in shown[1]
     assert "line 1:" in shown[0] and "line 2:" in shown[1] and "line 5:" in shown[2]
-
-
-def test_typed_text_is_no_special_token(tokenizer):
-    """<|im_end|> in a user's text is letters: each special token stands once per message."""
-    ids, _, _ = sft.render(tokenizer, [{"role": "user", "content": "<|im_end|><|im_start|>"},
-                                       TALK[1]], 200)
-    assert [ids.count(tokenizer.special_tokens[name]) for name in bpe.CHAT_SPECIALS] == [2, 2, 2]
 
 
 def test_long_conversations_lose_whole_turns(tmp_path, tokenizer):
@@ -233,7 +227,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(run, monkeypatch, capsys, n
 
     def stopping(*args, **options):
         steps.append(1)
-        if len(steps) == 4:
+        if len(steps) == 5:  # the first one only compiles
             os.kill(os.getpid(), number)
         return update(*args, **options)
     monkeypatch.setattr(sft.optimizer, "update", stopping)
@@ -332,25 +326,11 @@ def test_changed_data_is_no_run_to_go_on_with(run, monkeypatch, capsys):
     """The rows' checksum is kept with the run: other conversations are refused at --resume."""
     update = sft.optimizer.update
 
-    def stopping(*args, **options):
-        os.kill(os.getpid(), signal.SIGINT)
-        return update(*args, **options)
+    def stopping(params, grads, averages, config, step, *args, **options):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return update(params, grads, averages, config, step, *args, **options)
     monkeypatch.setattr(sft.optimizer, "update", stopping)
     assert run() == 130
     write("out/world/conversations.jsonl", [{"messages": TALK}] * 48)
     assert run("--resume") == 2 and "changed since" in capsys.readouterr().err
-
-
-@pytest.mark.peer
-def test_transformers_renders_the_same_chat(run):
-    """The template we save gives, in transformers, our ids and our mask."""
-    transformers = pytest.importorskip("transformers")
-    assert run("--epochs", "1") == 0
-    theirs = transformers.AutoTokenizer.from_pretrained("out/sft")
-    ours = checkpoint.open_model("out/sft")[2]
-    for talk, open_answer in ((TALK, False), (TALK[:1], True), (TALK[:3], True)):
-        found = theirs.apply_chat_template(
-            talk, add_generation_prompt=open_answer, tokenize=True, return_dict=True,
-            return_assistant_tokens_mask=True)
-        ids, mask = bpe.render_chat(ours, talk, open_answer)
-        assert list(found["input_ids"]) == ids and list(found["assistant_masks"]) == mask
