@@ -39,7 +39,7 @@ from common import (Run, locked, paint, print_settings, printable, read_json, re
 from kernels import rmsnorm, rmsnorm_backward
 from model import (Buffers, grow, loss_and_grads, not_finite, output_head, token_losses,
                    transformer, transformer_backward, vector, views)
-from sample import stream
+from sample import batches, stream
 
 GROUP = 16  # rollouts of one question
 CLIP_RANGE = 0.2  # a token's gradient stops when its probability has changed by 20% (PPO's value)
@@ -53,7 +53,6 @@ WARMUP_ITERATIONS = 5  # in which the learning rate rises
 RECIPES = {"answer": (16, 3e-4, 0.0, 40), "model": (8, 5e-4, 1.0, 70)}
 EVALUATED, K = 200, 8  # an evaluation: so many problems, so many sampled rollouts of each
 SEEDS = 100_000  # the seed of an iteration is --seed times this, plus the iteration
-CACHE_BYTES = 1 << 28  # of the KV cache: more rollouts than fit are generated one part at a time
 PROBLEMS, FINAL = "out/world/exercises-train.jsonl", "out/world/exercises-final.jsonl"
 JOKES = "out/world/jokes.json"
 SILENCE = "<think></think>"  # how an answer with --silent begins
@@ -171,14 +170,11 @@ def rollout(net, prompts, seed, temperature=1.0):
     for row, prompt in zip(ids, prompts):
         row[:len(prompt)] = prompt
     mask, logprobs = np.zeros((2, B, ids.shape[1] - 1))
-    # A row's keys and values, in float32: 2 x 4 bytes x L G D for each token.
-    row_bytes = 8 * config.layers * config.kv_heads * config.head_dim * ids.shape[1]
-    size = max(1, CACHE_BYTES // row_bytes)
-    for first in range(0, B, size):
+    for batch in batches(config, starts, MAX_NEW):  # as many rows as memory should hold
         for rows, tokens, token_logprobs, _ in stream(
-                params, config, prompts[first:first + size], MAX_NEW, temperature,
-                seed=(seed, first), stop=[stop]):
-            rows = rows + first
+                params, config, [prompts[row] for row in batch], MAX_NEW, temperature,
+                seed=[(seed, row) for row in batch], stop=[stop]):
+            rows = np.array(batch)[rows]
             ids[rows, ends[rows]] = tokens
             mask[rows, ends[rows] - 1] = 1
             logprobs[rows, ends[rows] - 1] = token_logprobs

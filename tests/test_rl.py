@@ -12,6 +12,7 @@ import checkpoint
 import model
 import optimizer
 import rl
+import sample
 from conftest import differences, relative_error
 
 CONFIG = model.Config(vocab=37, ctx=24, dim=24, layers=2, heads=4, kv_heads=2, hidden=21)
@@ -178,21 +179,15 @@ def test_each_iteration_updates_twice_from_whole_groups(monkeypatch, rate_left, 
 # ---- Rollouts ----
 
 def test_sampled_logprobs_are_the_training_forwards(monkeypatch):
-    """Ids, mask, ends and log-probabilities of each row fit each other, in parts of three rows,
-    as many as fit into the KV cache, too."""
+    """Ids, mask, ends and log-probabilities of each row fit each other, whether all rows are
+    generated at once or, with less memory, a few at a time."""
     params = opinionated(CONFIG, 1)
     prompts = [[1, 2, 3], [4, 5], [6, 7, 8, 9, 10, 11]] * 5
-    row_bytes = 4 * model.Cache(params, CONFIG, 1, 6 + 12).k.size * 2
-    monkeypatch.setattr(rl, "MAX_NEW", 12)
-    monkeypatch.setattr(rl, "CACHE_BYTES", 3 * row_bytes)
-    sizes, stream = [], rl.stream
-
-    def counted(params, config, prompts, *args, **kwargs):
-        sizes.append(len(prompts))
-        return stream(params, config, prompts, *args, **kwargs)
-    monkeypatch.setattr(rl, "stream", counted)
+    whole = rl.rollout((params, CONFIG, Letters()), prompts, 0)
+    monkeypatch.setattr(sample, "BATCH_BYTES", 100_000)
+    assert len(list(sample.batches(CONFIG, [6] * 15, rl.MAX_NEW))) > 4
     rollouts = rl.rollout((params, CONFIG, Letters()), prompts, 0)
-    assert sizes == [3] * 5 and len(set(rollouts.texts)) > 5
+    assert rollouts.texts == whole.texts and (rollouts.ids == whole.ids).all()
     now = rl.logprobs_of(params, CONFIG, rollouts.ids)
     assert np.abs((now - rollouts.logprobs) * rollouts.mask).max() < 1e-4
     for row, prompt in enumerate(prompts):
