@@ -11,15 +11,13 @@ reaches across two of them; otherwise "dog.", "dog!" and "dog?" would each be le
     python bpe.py --show "Hello, world!"  the tokens in colour, their ids and bytes
     python bpe.py --show "hello world" --gpt4    the ids that GPT-4 has for it
 
-The default run takes a second or two; the first run of all compiles for 4 s. On one core (AMD Zen
-4) 8,192 tokens are learned from 5.2 MB of text in 0.4 s, and text is encoded at 15 MB/s.
-
+It takes about two seconds; the first run of all takes four more, to compile.
 Reading order: the idea (three short functions, all of BPE), the chat; then the same fast: train,
 Tokenizer, and their loops in kernels/pieces.py.
 Sources: Sennrich, Haddow and Birch 2016 (BPE); Radford et al. 2019 (bytes); tiktoken (the pattern).
-Left out: Unicode normalization, vocabularies that are not byte-level BPE. What is a letter comes
-from the Unicode tables of the `regex` package: after an update of it, text in scripts new to
-Unicode may get other ids. The fingerprint covers these tables, so nobody is misled.
+Left out: Unicode normalization, vocabularies that are not byte-level BPE.
+What is a letter comes from the Unicode tables of the `regex` package. A newer package may give
+newly added scripts other ids; the fingerprint covers the tables, so this is noticed.
 """
 import argparse
 import base64
@@ -56,7 +54,7 @@ GPT2_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\
 # Patterns with a compiled loop, and how many digits they keep together.
 MAX_DIGITS = {GPT4_SPLIT: 3, DIGIT_SPLIT: 1}
 # A character after which all three patterns end a pre-token, whatever follows later.
-PRE_TOKEN_END = regex.compile(r"\S(?= )|[\p{L}\p{N}](?=[^\p{L}\p{N}\p{M}'])")
+PRE_TOKEN_END = regex.compile(r"\p{L}(?=\P{L})|\p{N}(?=\P{N})|\S(?= )")
 
 # Special tokens have ids that no text can produce: they are never learned, never merged, and
 # encoded only where the caller allows it. END stands after every document; the three of the chat
@@ -151,9 +149,8 @@ def render_chat(tokenizer, messages, open_answer=False):
 
 def pre_tokenize(text, pattern):
     """Text -> its distinct pre-tokens, list of str, and the number of each in order, list of int.
-    "a cat, a hat" -> ["a", " cat", ",", " a", " hat"], [0, 1, 2, 3, 4], and with another ", a cat"
-    after it [..., 2, 3, 1]. In 5 MB of text, 25 of 26 pre-tokens are such repetitions.
-    What the pattern does not match stays, as pre-tokens too."""
+    "a cat, a cat" -> ["a", " cat", ",", " a"], [0, 1, 2, 3, 1]. In 5 MB of text 25 of 26 are such
+    repetitions. What the pattern does not match stays, as pre-tokens too."""
     if pattern not in MAX_DIGITS:
         parts = [part for part in regex.split(f"({pattern})", text) if part]
         number = {part: k for k, part in enumerate(dict.fromkeys(parts))}
@@ -184,10 +181,9 @@ def count_pre_tokens(texts, ended=True, *, pattern):
 
 
 def train(texts, vocab_size, special_tokens=(), pattern=GPT4_SPLIT, workers=None, show=None):
-    """Learn a Tokenizer of vocab_size ids: 256 bytes, merges, special tokens (fewer if the texts
-    run out of pairs). The merges are those of naive_train. texts may be a stream: memory grows
-    with the distinct pre-tokens only. workers: processes that count, None for one per core; the
-    result is the same. show: a function for lines of progress, such as print."""
+    """Learn a Tokenizer of vocab_size ids: 256 bytes, the merges of naive_train, special tokens
+    (fewer if the texts run out of pairs). texts may be a stream: memory grows only with the
+    distinct pre-tokens. workers: processes that count, None for one per core. show: e.g. print."""
     n_merges = vocab_size - 256 - len(special_tokens)
     if n_merges < 0:
         raise ValueError(f"a vocabulary of {vocab_size} is too small: 256 bytes and "
@@ -220,14 +216,13 @@ class Tokenizer:
     """A vocabulary and what is needed to use it fast.
 
     tokens: id -> bytes (None in a gap). merge_rows (M,3): ids [left, right, made], first learned
-    first. special_tokens: name -> id. pattern: splits text into pre-tokens. The rest only foreign
-    tokenizers have. ignore_merges: a pre-token that is a token is that token, whatever the merges
-    make of it, as in tiktoken. added_tokens: name -> id, found in any text although not special.
-    post_processor: its entry in tokenizer.json, which names the bos_ids, ids that belong before
-    every text (beginning of sequence). `encode` leaves them to the caller.
+    first. special_tokens: name -> id. pattern: splits text into pre-tokens. A vocabulary learned
+    here has the bytes as ids 0 to 255, then an id per merge, then the special tokens.
 
-    A vocabulary learned here has the bytes as ids 0 to 255, then one id per merge, then the special
-    tokens; but nothing below relies on that, since other people's vocabularies differ."""
+    Other people's vocabularies have other ids, and more. ignore_merges: a pre-token that is a token
+    is that token, whatever the merges make of it (tiktoken). added_tokens: name -> id, found in any
+    text although not special. post_processor: the entry of tokenizer.json that names the bos_ids,
+    which belong before every text (beginning of sequence); `encode` leaves them to the caller."""
 
     def __init__(self, tokens, merge_rows, special_tokens, pattern=GPT4_SPLIT, ignore_merges=False,
                  added_tokens=(), post_processor=None):
@@ -282,8 +277,7 @@ class Tokenizer:
 
     def encode_ordinary(self, text):
         """Ids of text, in which nothing is special: naive_encode, with each distinct pre-token
-        merged once and then looked up. Text repeats itself so much that merging takes the smallest
-        part of the time; splitting and the list of ids take most."""
+        merged once and then looked up. Splitting the text then takes most of the time."""
         (distinct, numbers), cache = pre_tokenize(text, self.pattern), self.cache
         if len(cache) > len(self.whole) + CACHE_SIZE:
             cache = self.cache = dict(self.whole)
@@ -345,13 +339,12 @@ class Tokenizer:
             raise ValueError(f"{path}: no tokenizer there; python bpe.py makes one")
         with open(path, "rb") as file:
             content = file.read()
-        is_json = content.lstrip()[:1] == b"{"
-        tree = read_json(path) if is_json else None
+        read, content = ((from_tree, read_json(path)) if content.lstrip()[:1] == b"{" else
+                         (from_ranks, content))
         try:
-            return from_tree(tree) if is_json else from_ranks(content)
+            return read(content)
         except ValueError as error:
-            raise ValueError(f"{path}: {error} (expected a tokenizer.json of a byte-level BPE, or "
-                             "a rank file)") from None
+            raise ValueError(f"{path}: {error} (expected a tokenizer.json or rank file)") from None
 
 
 def byte_ids(tokens):
@@ -369,7 +362,7 @@ def byte_ids(tokens):
 
 def jobs(texts, pattern):
     """Group texts into jobs of about JOB_CHARS: (list of texts, whether the last one ends there). A
-    longer text is divided where a pre-token ends and goes on in the next job, so that one long file
+    longer text is divided where a pre-token ends and goes on in the next job: so one long file
     keeps all cores busy. With a foreign pattern, whose ends we do not know, it stays whole."""
     group, size = [], 0
     for text in [texts] if isinstance(texts, str) else texts:
@@ -388,10 +381,9 @@ def jobs(texts, pattern):
 
 
 def read_texts(inputs, folder, part):
-    """Yields the texts of a part, "train" or "val": of the shards in folder, or of the plain text
-    files named, the first 90% or the last 10% of each one's characters. Documents come from data.py
-    already divided. A single text can only be divided by position, in one place, so that what is
-    held out stays apart from what is learned."""
+    """Yields the texts of a part, "train" or "val": the documents in data.py's shards in folder, or
+    the first 90% or last 10% of each plain text file named. A single text can only be divided in
+    one place, so that what is held out stays apart from what is learned."""
     for path in inputs:
         text = "".join(read_text_lines(path))
         if not text:
@@ -409,8 +401,8 @@ def read_texts(inputs, folder, part):
 
 
 def write_tokens(path, arrays, dtype):
-    """Stream arrays into one 1-D .npy. Returns [their number, their checksum].
-    The header, written last, has the number; NumPy pads it to 64 bytes, so its size is known."""
+    """Stream arrays into one 1-D .npy; returns [number of tokens, checksum]. The header has that
+    number, so it is written last; NumPy pads headers to 64 bytes, so its size is known before."""
     n = checksum = 0
     with open(path, "wb") as file:
         file.seek(NPY_HEADER)
@@ -426,9 +418,8 @@ def write_tokens(path, arrays, dtype):
 
 def read_tokens(folder, part, tokenizer=None):
     """folder/PART.npy ("train" or "val"), memory-mapped, (n,) uint16 or uint32. info.json beside it
-    has the tokenizer's fingerprint and each part's length and checksum. Tokens from elsewhere have
-    none; only their ids are compared with the tokenizer's. ValueError if the file is not there,
-    damaged, or made with another tokenizer."""
+    has the tokenizer's fingerprint ("tokenizer") and each part's [length, checksum]; tokens from
+    elsewhere have none. ValueError: not there, damaged, or of another tokenizer."""
     recover(os.path.dirname(os.path.normpath(folder)))
     path, info = f"{folder}/{part}.npy", f"{folder}/info.json"
     if not os.path.exists(path):
@@ -439,15 +430,13 @@ def read_tokens(folder, part, tokenizer=None):
                  and os.path.getsize(path) == tokens.offset + tokens.nbytes)
     except Exception:  # NumPy raises nearly anything on a damaged header
         sound = False
-    known = read_json(info) if os.path.exists(info) else None
-    if known and tokenizer and known.get("tokenizer") != tokenizer.fingerprint():
-        raise ValueError(f"{path}: tokens of another tokenizer than {tokenizer.fingerprint()} (its "
-                         f"fingerprint); {info} says {known.get('tokenizer')}; run python bpe.py")
-    if not sound or known and known.get(part) != [len(tokens), zlib.crc32(tokens)]:
+    info = read_json(info) if os.path.exists(info) else None
+    if not sound or info and info.get(part) != [len(tokens), zlib.crc32(tokens)]:
         raise ValueError(f"{path}: damaged, or not 1-D uint16 or uint32; run python bpe.py again")
-    if tokenizer and len(tokens) and (top := int(tokens.max())) >= tokenizer.vocab_size:
-        raise ValueError(f"{path}: token {top} is not in the vocabulary of {tokenizer.vocab_size}; "
-                         "python bpe.py writes tokens and tokenizer together")
+    if tokenizer and (info and info.get("tokenizer") != tokenizer.fingerprint()
+                      or tokens.max(initial=0) >= tokenizer.vocab_size):
+        raise ValueError(f"{path}: tokens of another tokenizer; python bpe.py makes them anew, "
+                         "together with their tokenizer.json")
     return tokens
 
 
@@ -457,8 +446,8 @@ def read_tokens(folder, part, tokenizer=None):
 # refused by name: else a foreign network would read and write nonsense without an error.
 
 # Hugging Face writes each byte as a visible letter: itself if printable, else 256, 257, ... So a
-# space, the 33rd byte that is not, becomes chr(256 + 32), a G with a dot above. GPT-2 and GPT-4
-# number the bytes in this order too.
+# space, the 33rd byte that is not, becomes chr(256 + 32), a G with a dot above. In this order GPT-4
+# numbers the bytes.
 PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 BYTE_ORDER = PRINTABLE + [byte for byte in range(256) if byte not in PRINTABLE]
 LETTER_OF = {byte: chr(byte if k < len(PRINTABLE) else 256 + k - len(PRINTABLE))
@@ -535,22 +524,22 @@ def from_tree(tree):
         if any(refused.values()):
             raise ValueError("needs what is not done here: "
                              + ", ".join(name for name, found in refused.items() if found))
-        named = [{token["content"]: token["id"] for token in added
-                  if token.get("special", True) == special} for special in (True, False)]
-        ids = vocab | named[0] | named[1]
-        for name, k in [*vocab.items(), *named[0].items(), *named[1].items()]:
+        special, plain = [{token["content"]: token["id"] for token in added
+                           if token.get("special", True) == wanted} for wanted in (True, False)]
+        ids = vocab | special | plain
+        for name, k in [*vocab.items(), *special.items(), *plain.items()]:
             if type(k) is not int or not 0 <= k < MAX_VOCAB or ids[name] != k or not name:
                 raise ValueError(f"token {name!r:.40} cannot have the id {k!r:.40}")
         if len(set(ids.values())) < len(ids):
             raise ValueError("two tokens have the same id")
         tokens = [None] * (1 + max(ids.values(), default=-1))
         for name, k in ids.items():
-            tokens[k] = (name.encode() if name in named[0] or name in named[1]
+            tokens[k] = (name.encode() if name in special or name in plain
                          else bytes([BYTE_OF[letter] for letter in name]))
         pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
         rows = [(vocab[left], vocab[right], vocab[left + right]) for left, right in pairs]
-        tokenizer = Tokenizer(tokens, rows, named[0], pattern, bool(model.get("ignore_merges")),
-                              named[1], tree.get("post_processor"))
+        tokenizer = Tokenizer(tokens, rows, special, pattern, bool(model.get("ignore_merges")),
+                              plain, tree.get("post_processor"))
         if any(type(k) is not int or tokens[k] is None for k in tokenizer.bos_ids):
             raise ValueError(f"unknown ids {tokenizer.bos_ids} in the post_processor")
         return tokenizer
@@ -611,9 +600,8 @@ def readable(token):
 
 
 def show_tokens(tokenizer, text):
-    """Print the tokens of text, each on its own colour, and below them their ids, on the same
-    colours. Without colours, bars divide the tokens. Of a short text the bytes follow, as numbers
-    and as bits: that is how a computer keeps text."""
+    """Print the tokens of text and below them their ids, on the same colours. Without colours, bars
+    divide the tokens. Then the bytes of a short text, as numbers and as bits."""
     ids = tokenizer.encode(text, allowed_special="all")
     tokens = [tokenizer.token_bytes(k) for k in ids]
     codes = [f"30;48;5;{COLOURS[k % len(COLOURS)]}" for k in range(len(ids))]
@@ -631,8 +619,7 @@ def run(args):
     to learn from and once to encode: reading is cheap, and keeping them would take memory."""
     if args.show is not None:
         if args.gpt4:
-            print("Only an excerpt of GPT-4's vocabulary: its ids for hello, Hello, world and "
-                  "helloworld are right, most others are not.")
+            print("an excerpt of GPT-4's vocabulary: right for hello, Hello, world, helloworld only")
         show_tokens(gpt4_excerpt() if args.gpt4 else
                     Tokenizer.load(args.tokenizer or f"{args.out}/tokenizer.json"), args.show)
         return
@@ -640,10 +627,7 @@ def run(args):
     print_settings("bpe.py", {
         "input": args.inputs or docs, "vocabulary": args.tokenizer or args.vocab_size, "digits":
         args.digits, "workers": args.workers or os.cpu_count(), "output": args.out})
-    # A first tiny use loads the compiled loops, so that the times below are those of the work.
-    start = time.perf_counter()
-    train(["ab ab"], 258, workers=1).encode("a")
-    print(f"loops ready in {time.perf_counter() - start:.1f} s (the first run compiles them)")
+    train(["ab ab"], 258, workers=1).encode("a")  # compiles or loads the loops before time is taken
     with locked(args.out, "bpe.py"), staged(args.out) as staging:
         if args.tokenizer:
             tokenizer = Tokenizer.load(args.tokenizer)

@@ -1,4 +1,4 @@
-"""4. Inference: a network writes. It gives probabilities for the next token, one is sampled, and so on.
+"""4. Inference: the network writes, token after token, each sampled from its probabilities.
 
     python sample.py --prompt "Once"           continues a prompt, shown as it is written
     python sample.py --prompt "Once" --probs   the likeliest candidates for each token, as bars
@@ -6,10 +6,10 @@
     python sample.py --chat                    a conversation with what sft.py or rl.py trained
     python sample.py --model stories260K.bin --tokenizer tok512.bin      llama2.c's files work too
 
-Reading order: the naive loop, which is all of inference; the same with a KV cache and many texts at
-once (stream, generate); complete and answers, which sft.py and rl.py evaluate with; then, to skip at
-first, the terminal; the demonstrations; the chat. How one token is sampled (softmax, temperature,
-top-k, top-p) is in kernels/plain.py: probabilities and sample_tokens.
+Reading order: the naive loop, which is all of inference; how one token is sampled (softmax,
+temperature, top-k, top-p: probabilities in kernels/plain.py); the same with a KV cache for many
+texts at once (stream, generate). Then what evaluation needs (complete, answers, recall); the
+terminal, to skip at first; the demonstrations; the chat.
 
 Reads a checkpoint (out/base/; --chat the newer of out/sft/ and out/rl/), two demonstrations also
 out/tokens/. Writes to the terminal. Takes 1 s to start, and then writes 4,800 tokens/s with 0.9M
@@ -50,7 +50,8 @@ ZIPPED = 32_768  # --demo zip: held-out tokens that are compressed
 
 # ---- the naive loop ------------------------------------------------------------------------------
 
-def naive_generate(params, config, ids, max_new_tokens, temperature=1.0, top_k=0, top_p=1.0, seed=0):
+def naive_generate(params, config, ids, max_new_tokens, temperature=1.0, top_k=0, top_p=1.0,
+                   seed=0):
     """All of inference: the network reads the whole text, the next token is sampled and appended,
     and the network reads again. ids: list; returns the new ids. What `generate` does, slowly.
 
@@ -172,29 +173,20 @@ def stop_ids(config, tokenizer):
     return {*config.eos, *(specials[name] for name in CHAT_SPECIALS if name in specials)}
 
 
-def batches(config, lengths, max_new_tokens):
-    """Yields lists of row numbers: texts of about one length, as many as BATCH_BYTES can hold."""
-    # Numbers at each position: keys and values of all layers, and the activations of one.
-    numbers = 2 * config.layers * config.kv_heads * config.head_dim + 8 * config.dim + (
-        3 * config.hidden)
-    batch = []
-    for row in np.argsort(lengths, kind="stable").tolist():  # so the newest is always the longest
-        positions = min(lengths[row] + max_new_tokens, config.ctx)
-        if batch and 4 * numbers * positions * (len(batch) + 1) > BATCH_BYTES:
-            yield batch
-            batch = []
-        batch.append(row)
-    yield batch
-
-
 def complete(net, prompts, temperature=0.0, max_new_tokens=64, seed=0):
     """The texts that the network writes after prompts, lists of ids; without the stop ids. Memory
-    is bounded, however many prompts there are, and text k depends on nothing but prompt and k."""
+    is bounded however many prompts there are, and text k depends on nothing but prompt k and k."""
     params, config, tokenizer = net
-    stop, texts = stop_ids(config, tokenizer), [""] * len(prompts)
-    for rows in batches(config, [len(prompt) for prompt in prompts], max_new_tokens):
+    stop, texts, lengths = stop_ids(config, tokenizer), [""] * len(prompts), list(map(len, prompts))
+    # Numbers a position: keys and values of all layers, and about so many activations of one.
+    per_position = (2 * config.layers * config.kv_heads * config.head_dim
+                    + 8 * config.dim + 3 * config.hidden)
+    positions = min(max(lengths, default=0) + max_new_tokens, config.ctx)
+    size = max(1, BATCH_BYTES // (4 * per_position * positions))  # texts at a time
+    order = np.argsort(lengths, kind="stable").tolist()  # of about one length: little padding
+    for rows in (order[i:i + size] for i in range(0, len(order), size)):
         new = generate(params, config, [prompts[row] for row in rows], max_new_tokens, temperature,
-                       seed=[(seed, row) for row in rows], stop=stop) if rows else []
+                       seed=[(seed, row) for row in rows], stop=stop)
         for row, ids in zip(rows, new):
             texts[row] = tokenizer.decode([token for token in ids if token not in stop])
     return texts
@@ -243,17 +235,16 @@ def texts_of(net, ids, stop, how, new):
 def split_thoughts(parts):
     """Yields (text, whether it belongs to a thought <think>...</think>) from parts of one text. A
     tag may come in several parts, so the end of a part that may be a tag's beginning waits."""
-    waiting, thought = "", False
-    for part in itertools.chain(parts, [None]):
-        waiting += part or ""
-        tag = "</think>" if thought else "<think>"
-        while tag in waiting:
+    waiting, thought, tags = "", False, ("<think>", "</think>")
+    for part in itertools.chain(filter(None, parts), [""]):  # "": the end
+        waiting += part
+        while (tag := tags[thought]) in waiting:
             before, _, waiting = waiting.partition(tag)
-            yield from [(before + tag, True)] if thought else [(before, False), (tag, True)]
+            yield before, thought
+            yield tag, True
             thought = not thought
-            tag = "</think>" if thought else "<think>"
-        kept = max(n for n in range(len(tag)) if waiting.endswith(tag[:n]))
-        ready = len(waiting) - (kept if part is not None else 0)
+        kept = max(n for n in range(len(tag)) if waiting.endswith(tag[:n])) if part else 0
+        ready = len(waiting) - kept
         yield waiting[:ready], thought
         waiting = waiting[ready:]
 
@@ -304,8 +295,8 @@ def dreams(net, ids, stop, how, n):
     greedy = generate(params, config, [ids] * 2, how["max_new_tokens"], temperature=0, stop=stop)
     show("temperature 0", greedy[0])
     print(f"Same prompt, same weights, other random numbers: {n} texts at temperature "
-          f"{how['temperature']:g}, {len(set(map(tuple, sampled)))} different. At temperature 0 the "
-          f"likeliest token is always taken: 2 texts, {len(set(map(tuple, greedy)))} different.")
+          f"{how['temperature']:g}, {len(set(map(tuple, sampled)))} different.\nAt temperature 0 "
+          f"always the likeliest token: 2 texts, {len(set(map(tuple, greedy)))} different.")
 
 
 def window_hashes(tokens):
@@ -324,14 +315,14 @@ def find_quoted(which, times):
     which, times (n,): for each position the number of its window, and how often that one occurs."""
     starts, times = [], times.copy()
     while len(starts) < TEXTS and len(times) and times.max() >= QUOTED:
-        start = end = int(times.argmax())
-        few = times[start] / 2  # a passage ends where fewer than half of its copies go on alike
-        while start > 0 and times[start - 1] > few:
-            start -= 1
-        while end < len(times) and times[end] > few:
-            end += 1
+        start = end = int(times.argmax())  # the first of the most frequent windows
         starts.append(start)
-        times[np.isin(which, which[start:end])] = 0  # all copies of this passage are done
+        while end < len(times) and times[end] > times[start] / 2:  # most copies go on alike
+            end += 1
+        # This passage is done: all its copies, with every window that overlaps one.
+        copies = np.flatnonzero(np.isin(which, which[start:end]))
+        for shift in range(-WINDOW, WINDOW + 1):
+            times[np.clip(copies + shift, 0, len(times) - 1)] = 0
     return starts
 
 
@@ -348,10 +339,10 @@ def regurgitation(net, model, how):
     times = counts[which][:len(train) - T + 1]  # where a text of T tokens may begin
     quoted = find_quoted(which[:len(times)], times)
     once = np.flatnonzero(times == 1)
-    new = np.setdiff1d(rng.integers(0, len(val) - max(T, WINDOW), TEXTS), [])
+    new = rng.integers(0, len(val) - max(T, WINDOW), TEXTS)
     new = new[~np.isin(window_hashes(val)[new], hashes)]  # held-out pages quote, too
-    print(f"Given its first {given} tokens, how many of the next {T - given} does the network write "
-          "word for word (greedy)?")
+    print(f"Given the first {given} tokens of a text, how many of the next {T - given} does the "
+          "network write word for word (greedy)?")
     for name, tokens, starts in (
             (f"passages that the training text quotes {QUOTED} times or more", train, quoted),
             ("training texts that occur once", train, rng.permutation(once)[:TEXTS]),
@@ -390,8 +381,8 @@ def lossy_zip(net, model):
     for name, n in (("plain", 8 * len(text)), ("gzip", 8 * len(gzip.compress(text))),
                     ("xz", 8 * len(lzma.compress(text))), ("network", nats / np.log(2))):
         print(f"{name:>10} {n / len(text):5.2f} {'█' * round(BAR * n / len(text) / 8)}")
-    print(f"The network's perplexity there is exp(loss) = {np.exp(nats / targets.size):.2f} a token. "
-          f"gzip and xz start from nothing;\nthe network brings {count(config)[0]:,} parameters, a "
+    print(f"The network's perplexity is exp(loss) = {np.exp(nats / targets.size):.2f} a token.\n"
+          f"gzip and xz start from nothing; the network brings {count(config)[0]:,} parameters, a "
           f"lossy zip of {len(train):,} training tokens.")
 
 
@@ -480,8 +471,8 @@ def reply(net, ids, how):
 # ---- the command ---------------------------------------------------------------------------------
 
 def choose_model(for_chat):
-    """(folder, why): of the stages' usual folders the one that was written last. A chat with an
-    out/rl that is older than out/sft would be one with a model trained from what sft.py replaced."""
+    """(folder, why): of out/sft and out/rl the one that was written last. An out/rl that is older
+    than out/sft was trained from an assistant that sft.py has replaced since."""
     found = [folder for folder in (["out/sft", "out/rl"] if for_chat else [])
              if os.path.exists(os.path.join(folder, "config.json"))]
     if not found:

@@ -121,8 +121,8 @@ def run(args):
     token_bytes = np.array([len(tokenizer.token_bytes(k)) for k in range(config.vocab)])
     token_bytes[list(tokenizer.special_tokens.values())] = 0  # they are no text
     if state["step"] >= steps:
-        raise ValueError(f"{args.out}: has done its {steps} steps; leave out --resume to begin "
-                         "another run")
+        print(f"{args.out} has done its {steps} steps; leave out --resume to begin another run")
+        return 0
     describe(config, settings, len(train))
     # What is large is allocated here, once, and used by every step.
     buffers = Buffers(config, micro_batch(config, B, T), T)

@@ -313,9 +313,10 @@ def probabilities(logits, temperature=1.0, top_k=0, top_p=1.0):
     p = np.exp((logits - logits.max()).astype(np.float64) / temperature)  # the likeliest one's is 1
     if 0 < top_k < len(p):
         p[p < np.sort(p)[-top_k]] = 0
-    order = np.argsort(-p)
-    likelier = np.cumsum(p[order]) - p[order]  # what the likelier ones sum up to already
-    p[order[likelier >= top_p * p.sum()]] = 0
+    if top_p < 1:
+        order = np.argsort(-p)  # the likeliest first; it always stays
+        likelier = np.cumsum(p[order])[:-1]  # of each other one: what those before it sum up to
+        p[order[1:][likelier >= top_p * p.sum()]] = 0
     return p / p.sum()
 
 

@@ -780,7 +780,7 @@ def test_tokens_are_checked_when_opened(stored, small):
     assert isinstance(tokens, np.memmap) and tokens[-1] == tokenizer.vocab_size - 1
     with pytest.raises(ValueError, match="other.npy: no tokens there; python bpe.py makes them"):
         bpe.read_tokens(folder, "other", tokenizer)
-    with pytest.raises(ValueError, match="train.npy: tokens of another tokenizer.*python bpe.py"):
+    with pytest.raises(ValueError, match="train.npy: tokens of another tokenizer; python bpe.py"):
         bpe.read_tokens(folder, "train", small)
     os.remove(folder / "info.json")
     for wrong in (np.zeros((3, 3), np.uint16), np.zeros(9, np.int64), np.zeros(9, ">u2"),
@@ -790,7 +790,7 @@ def test_tokens_are_checked_when_opened(stored, small):
             bpe.read_tokens(folder, "train", tokenizer)
     np.save(folder / "train.npy", np.full(9, 300, np.uint16))  # without info.json, ids are checked
     assert len(bpe.read_tokens(folder, "train")) == 9
-    with pytest.raises(ValueError, match="train.npy: token 300 is not in the vocabulary of 2"):
+    with pytest.raises(ValueError, match="train.npy: tokens of another tokenizer"):
         bpe.read_tokens(folder, "train", tokenizer)
 
 
