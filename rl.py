@@ -37,9 +37,9 @@ from checkpoint import check_out, checksum, load_run, open_model, save, save_run
 from common import (Run, locked, paint, print_settings, printable, read_json, read_json_lines, rng,
                     run_command, share)
 from kernels import rmsnorm, rmsnorm_backward
-from model import (Buffers, grow, loss_and_grads, not_finite, output_head, token_losses,
-                   transformer, transformer_backward, vector, views)
-from sample import batches, stream
+from model import (Buffers, grow, loss_and_grads, micro_batches, not_finite, output_head,
+                   token_losses, transformer, transformer_backward, vector, views)
+from sample import BATCH_BYTES, stream
 
 GROUP = 16  # rollouts of one question
 CLIP_RANGE = 0.2  # a token's gradient stops when its probability has changed by 20% (PPO's value)
@@ -107,19 +107,9 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, clip):
     return float(loss), np.where(plain <= clipped, -plain, 0) * weights
 
 
-def kl_penalty(logprobs, reference_logprobs, mask):
-    """(loss, dlogprobs) of the distance from the *reference policy*, the network before RL.
-
-    With d = log p_reference - log p, the mean of e^d - d - 1 estimates the KL divergence and is
-    never negative (Schulman's k3, GRPO's equation 4). Its slope 1 - e^d pulls p back from either
-    side."""
-    d, weights = reference_logprobs - logprobs, mask / max(np.sum(mask), 1)
-    return float(np.sum((np.exp(d) - d - 1) * weights)), (1 - np.exp(d)) * weights
-
-
 def policy_update(net, averages, grads, step, rate, rollouts, rows, advantages, reference, kl):
     """One update of the policy net (params, config, tokenizer) from some rows of the rollouts and
-    their advantages. Returns the gradient's length. kl: the penalty's weight, 0 for none.
+    their advantages. Returns the gradient's length. kl: the weight of kl_penalty, 0 for none.
 
     Pretraining's loss is a sum of w (-log p) over tokens, so its d loss/d log p is -w. With weights
     w = -dlogprobs the same backward pass therefore gives our gradient. A rollout above the mean is
@@ -170,11 +160,17 @@ def rollout(net, prompts, seed, temperature=1.0):
     for row, prompt in zip(ids, prompts):
         row[:len(prompt)] = prompt
     mask, logprobs = np.zeros((2, B, ids.shape[1] - 1))
-    for batch in batches(config, starts, MAX_NEW):  # as many rows as memory should hold
+    # As many rows at a time as memory should hold: in float32 keys and values of all layers, and
+    # about so many activations of one.
+    row_bytes = 4 * ids.shape[1] * (2 * config.layers * config.kv_heads * config.head_dim
+                                    + 8 * config.dim + 3 * config.hidden)
+    size = max(1, BATCH_BYTES // row_bytes)
+    for first in range(0, B, size):
+        batch = prompts[first:first + size]
         for rows, tokens, token_logprobs, _ in stream(
-                params, config, [prompts[row] for row in batch], MAX_NEW, temperature,
-                seed=[(seed, row) for row in batch], stop=[stop]):
-            rows = np.array(batch)[rows]
+                params, config, batch, MAX_NEW, temperature,
+                seed=[(seed, first + row) for row in range(len(batch))], stop=[stop]):
+            rows = rows + first
             ids[rows, ends[rows]] = tokens
             mask[rows, ends[rows] - 1] = 1
             logprobs[rows, ends[rows] - 1] = token_logprobs
@@ -220,11 +216,11 @@ def reward_exercises(problems, rollouts):
 def rollout_exercises(net, problems, settings, iteration):
     """(rollouts, rewards (B,), figures to show) of one iteration on the exercises."""
     r = rng(settings["seed"], "exercises", iteration)
-    tried = [problem for problem in r.choices(problems, k=settings["questions"])
+    batch = [problem for problem in r.choices(problems, k=settings["questions"])
              for _ in range(GROUP)]
-    rollouts = rollout(net, [problem["prompt"] for problem in tried],
+    rollouts = rollout(net, [problem["prompt"] for problem in batch],
                        SEEDS * settings["seed"] + iteration)
-    rewards = reward_exercises(tried, rollouts)
+    rewards = reward_exercises(batch, rollouts)
     return rollouts, rewards, {"right": float(rewards.mean())} | habits(rollouts)
 
 
@@ -294,7 +290,8 @@ def open_exercises(net, settings):
 # hacking*, or *overoptimization*. The reward model has learned from jokes of the reference policy,
 # and is right about those. Then the policy leaves them for places where the reward model errs:
 # "Why did the roofer sit on the roofer sit on the roofer sit on the turnips?", about any subject.
-# A KL penalty keeps it near. A checked answer has no such places: its reward is the truth.
+# A KL penalty, on the distance from the reference policy, keeps it near (kl_penalty). A checked
+# answer has no such places: its reward is the truth.
 
 PAIRS, TEST_PAIRS = 1000, 200  # comparisons to train the reward model on, and to test it with
 PAIRS_PER_STEP, REWARD_RATE = 16, 1e-3  # each comparison is used once
@@ -411,15 +408,23 @@ def train_reward_model(net, jokes, pairs, seed):
     return params, config
 
 
-def scores_of(reward_model, ids, lengths, rows=64):
-    """The reward model's scores (B,), computed for so many rows at a time."""
+def scores_of(reward_model, ids, lengths):
+    """The reward model's scores (B,), a few rows at a time."""
     params, config = reward_model
-    out = np.empty(len(ids), vector(params).dtype)
-    for i in range(0, len(ids), rows):
-        part = ids[i:i + rows]
-        buffers = Buffers(config, *part.shape, vector(params).dtype, training=False)
-        out[i:i + rows] = reward_scores(params, config, part, lengths[i:i + rows], buffers)[0]
-    return out
+    scores = np.empty(len(ids), vector(params).dtype)
+    for rows, buffers in micro_batches(config, ids, None, scores.dtype):
+        scores[rows] = reward_scores(params, config, ids[rows], lengths[rows], buffers)[0]
+    return scores
+
+
+def kl_penalty(logprobs, reference_logprobs, mask):
+    """(loss, dlogprobs) of the distance from the *reference policy*, the network before RL.
+
+    With d = log p_reference - log p, the mean of e^d - d - 1 estimates the KL divergence and is
+    never negative (Schulman's k3, GRPO's equation 4). Its slope 1 - e^d pulls p back from either
+    side."""
+    d, weights = reference_logprobs - logprobs, mask / max(np.sum(mask), 1)
+    return float(np.sum((np.exp(d) - d - 1) * weights)), (1 - np.exp(d)) * weights
 
 
 # ---- 5. The run ----------------------------------------------------------------------------------
@@ -463,7 +468,7 @@ def new_run(args):
     else:
         settings["pairs"] = args.pairs
     net = open_policy(args.model)
-    state = {"iteration": 0, "settings": settings, "start": checksum(net[0])}
+    state = {"iteration": 0, "settings": settings, "reference": checksum(net[0])}
     return net, optimizer.start(net[0]), state, []
 
 
@@ -489,7 +494,7 @@ def run(args):
                          "begin another run")
     # The same network once more, as it was before RL: updates change net in place.
     reference = open_policy(settings["model"])
-    if checksum(reference[0]) != state["start"]:
+    if checksum(reference[0]) != state["reference"]:
         raise ValueError(f"{settings['model']}: has changed since this run began; leave out "
                          "--resume to begin another one")
     learned = settings["reward"] == "model"
