@@ -56,9 +56,9 @@ SEEDS = 100_000  # the seed of an iteration is --seed times this, plus the itera
 PROBLEMS, FINAL = "out/world/exercises-train.jsonl", "out/world/exercises-final.jsonl"
 JOKES = "out/world/jokes.json"
 SILENCE = "<think></think>"  # how an answer with --silent begins
-# RL makes more likely what happens now and then; what never happens gets no reward. The default
-# assistant thinks now and then. This one guesses, and in one answer of seven says "wait", discards
-# its guess and calculates. So --doubt shows another habit being discovered.
+# RL makes more likely what happens now and then; what never happens gets no reward. The assistant
+# of out/sft thinks now and then. This other one guesses, and in one answer of seven says "wait",
+# discards its guess and calculates. So --doubt shows another habit being discovered.
 DOUBT_MODEL = "out/sft-doubt"
 DOUBT_COMMAND = ("python sft.py --base out/sft --data out/world/doubt.jsonl --mix-lengths "
                  f"--epochs 1 --lr 5e-4 --pages none --out {DOUBT_MODEL}")
@@ -569,7 +569,7 @@ def main(argv=None):
         args.out = os.path.normpath(args.out)  # no slash at its end: OUT-best stands beside it
         if args.iterations == 0 and not args.resume:
             return run(args)  # writes nothing
-        for folder in (args.out, args.out + "-best"):
+        for folder in [args.out] + [args.out + "-best"] * (args.reward == "model"):
             check_out(folder)
             if os.path.realpath(folder) == os.path.realpath(args.model) and not args.resume:
                 raise ValueError(f"--out {args.out}: would replace the model that the run needs")
