@@ -133,7 +133,7 @@ def finite(norm, grads, what):
     """norm, or ValueError: a gradient that is no number ends the run before anything is saved."""
     if not math.isfinite(norm):
         raise ValueError(f"{what}: the gradient's length is {norm}, and {not_finite(grads)} was "
-                         "the first gradient to overflow; the last save is kept")
+                         "the first gradient to overflow; what was saved before is kept")
     return norm
 
 
