@@ -37,9 +37,9 @@ from checkpoint import check_out, checksum, load_run, open_model, save, save_run
 from common import (Run, locked, paint, print_settings, printable, read_json, read_json_lines, rng,
                     run_command, share)
 from kernels import rmsnorm, rmsnorm_backward
-from model import (Buffers, grow, loss_and_grads, not_finite, output_head, token_losses,
-                   transformer, transformer_backward, vector, views)
-from sample import stream
+from model import (Buffers, grow, loss_and_grads, micro_batches, not_finite, output_head,
+                   token_losses, transformer, transformer_backward, vector, views)
+from sample import BATCH_BYTES, stream
 
 GROUP = 16  # rollouts of one question
 CLIP_RANGE = 0.2  # a token's gradient stops when its probability has changed by 20% (PPO's value)
@@ -53,13 +53,12 @@ WARMUP_ITERATIONS = 5  # in which the learning rate rises
 RECIPES = {"answer": (16, 3e-4, 0.0, 40), "model": (8, 5e-4, 1.0, 70)}
 EVALUATED, K = 200, 8  # an evaluation: so many problems, so many sampled rollouts of each
 SEEDS = 100_000  # the seed of an iteration is --seed times this, plus the iteration
-CACHE_BYTES = 1 << 28  # of the KV cache: more rollouts than fit are generated one part at a time
 PROBLEMS, FINAL = "out/world/exercises-train.jsonl", "out/world/exercises-final.jsonl"
 JOKES = "out/world/jokes.json"
 SILENCE = "<think></think>"  # how an answer with --silent begins
-# RL makes more likely what happens now and then; what never happens gets no reward. The default
-# assistant thinks now and then. This one guesses, and in one answer of seven says "wait", discards
-# its guess and calculates. So --doubt shows another habit being discovered.
+# RL makes more likely what happens now and then; what never happens gets no reward. The assistant
+# of out/sft thinks now and then. This other one guesses, and in one answer of seven says "wait",
+# discards its guess and calculates. So --doubt shows another habit being discovered.
 DOUBT_MODEL = "out/sft-doubt"
 DOUBT_COMMAND = ("python sft.py --base out/sft --data out/world/doubt.jsonl --mix-lengths "
                  f"--epochs 1 --lr 5e-4 --pages none --out {DOUBT_MODEL}")
@@ -108,19 +107,9 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, clip):
     return float(loss), np.where(plain <= clipped, -plain, 0) * weights
 
 
-def kl_penalty(logprobs, reference_logprobs, mask):
-    """(loss, dlogprobs) of the distance from the *reference policy*, the network before RL.
-
-    With d = log p_reference - log p, the mean of e^d - d - 1 estimates the KL divergence and is
-    never negative (Schulman's k3, GRPO's equation 4). Its slope 1 - e^d pulls p back from either
-    side."""
-    d, weights = reference_logprobs - logprobs, mask / max(np.sum(mask), 1)
-    return float(np.sum((np.exp(d) - d - 1) * weights)), (1 - np.exp(d)) * weights
-
-
 def policy_update(net, averages, grads, step, rate, rollouts, rows, advantages, reference, kl):
     """One update of the policy net (params, config, tokenizer) from some rows of the rollouts and
-    their advantages. Returns the gradient's length. kl: the penalty's weight, 0 for none.
+    their advantages. Returns the gradient's length. kl: the weight of kl_penalty, 0 for none.
 
     Pretraining's loss is a sum of w (-log p) over tokens, so its d loss/d log p is -w. With weights
     w = -dlogprobs the same backward pass therefore gives our gradient. A rollout above the mean is
@@ -144,7 +133,7 @@ def finite(norm, grads, what):
     """norm, or ValueError: a gradient that is no number ends the run before anything is saved."""
     if not math.isfinite(norm):
         raise ValueError(f"{what}: the gradient's length is {norm}, and {not_finite(grads)} was "
-                         "the first gradient to overflow; the last save is kept")
+                         "the first gradient to overflow; what was saved before is kept")
     return norm
 
 
@@ -171,13 +160,16 @@ def rollout(net, prompts, seed, temperature=1.0):
     for row, prompt in zip(ids, prompts):
         row[:len(prompt)] = prompt
     mask, logprobs = np.zeros((2, B, ids.shape[1] - 1))
-    # A row's keys and values, in float32: 2 x 4 bytes x L G D for each token.
-    row_bytes = 8 * config.layers * config.kv_heads * config.head_dim * ids.shape[1]
-    size = max(1, CACHE_BYTES // row_bytes)
+    # As many rows at a time as memory should hold: in float32 keys and values of all layers, and
+    # about so many activations of one.
+    row_bytes = 4 * ids.shape[1] * (2 * config.layers * config.kv_heads * config.head_dim
+                                    + 8 * config.dim + 3 * config.hidden)
+    size = max(1, BATCH_BYTES // row_bytes)
     for first in range(0, B, size):
+        batch = prompts[first:first + size]
         for rows, tokens, token_logprobs, _ in stream(
-                params, config, prompts[first:first + size], MAX_NEW, temperature,
-                seed=(seed, first), stop=[stop]):
+                params, config, batch, MAX_NEW, temperature,
+                seed=[(seed, first + row) for row in range(len(batch))], stop=[stop]):
             rows = rows + first
             ids[rows, ends[rows]] = tokens
             mask[rows, ends[rows] - 1] = 1
@@ -224,11 +216,11 @@ def reward_exercises(problems, rollouts):
 def rollout_exercises(net, problems, settings, iteration):
     """(rollouts, rewards (B,), figures to show) of one iteration on the exercises."""
     r = rng(settings["seed"], "exercises", iteration)
-    tried = [problem for problem in r.choices(problems, k=settings["questions"])
+    batch = [problem for problem in r.choices(problems, k=settings["questions"])
              for _ in range(GROUP)]
-    rollouts = rollout(net, [problem["prompt"] for problem in tried],
+    rollouts = rollout(net, [problem["prompt"] for problem in batch],
                        SEEDS * settings["seed"] + iteration)
-    rewards = reward_exercises(tried, rollouts)
+    rewards = reward_exercises(batch, rollouts)
     return rollouts, rewards, {"right": float(rewards.mean())} | habits(rollouts)
 
 
@@ -298,7 +290,8 @@ def open_exercises(net, settings):
 # hacking*, or *overoptimization*. The reward model has learned from jokes of the reference policy,
 # and is right about those. Then the policy leaves them for places where the reward model errs:
 # "Why did the roofer sit on the roofer sit on the roofer sit on the turnips?", about any subject.
-# A KL penalty keeps it near. A checked answer has no such places: its reward is the truth.
+# A KL penalty, on the distance from the reference policy, keeps it near (kl_penalty). A checked
+# answer has no such places: its reward is the truth.
 
 PAIRS, TEST_PAIRS = 1000, 200  # comparisons to train the reward model on, and to test it with
 PAIRS_PER_STEP, REWARD_RATE = 16, 1e-3  # each comparison is used once
@@ -415,15 +408,23 @@ def train_reward_model(net, jokes, pairs, seed):
     return params, config
 
 
-def scores_of(reward_model, ids, lengths, rows=64):
-    """The reward model's scores (B,), computed for so many rows at a time."""
+def scores_of(reward_model, ids, lengths):
+    """The reward model's scores (B,), a few rows at a time."""
     params, config = reward_model
-    out = np.empty(len(ids), vector(params).dtype)
-    for i in range(0, len(ids), rows):
-        part = ids[i:i + rows]
-        buffers = Buffers(config, *part.shape, vector(params).dtype, training=False)
-        out[i:i + rows] = reward_scores(params, config, part, lengths[i:i + rows], buffers)[0]
-    return out
+    scores = np.empty(len(ids), vector(params).dtype)
+    for rows, buffers in micro_batches(config, ids, None, scores.dtype):
+        scores[rows] = reward_scores(params, config, ids[rows], lengths[rows], buffers)[0]
+    return scores
+
+
+def kl_penalty(logprobs, reference_logprobs, mask):
+    """(loss, dlogprobs) of the distance from the *reference policy*, the network before RL.
+
+    With d = log p_reference - log p, the mean of e^d - d - 1 estimates the KL divergence and is
+    never negative (Schulman's k3, GRPO's equation 4). Its slope 1 - e^d pulls p back from either
+    side."""
+    d, weights = reference_logprobs - logprobs, mask / max(np.sum(mask), 1)
+    return float(np.sum((np.exp(d) - d - 1) * weights)), (1 - np.exp(d)) * weights
 
 
 # ---- 5. The run ----------------------------------------------------------------------------------
@@ -467,7 +468,7 @@ def new_run(args):
     else:
         settings["pairs"] = args.pairs
     net = open_policy(args.model)
-    state = {"iteration": 0, "settings": settings, "start": checksum(net[0])}
+    state = {"iteration": 0, "settings": settings, "reference": checksum(net[0])}
     return net, optimizer.start(net[0]), state, []
 
 
@@ -493,7 +494,7 @@ def run(args):
                          "begin another run")
     # The same network once more, as it was before RL: updates change net in place.
     reference = open_policy(settings["model"])
-    if checksum(reference[0]) != state["start"]:
+    if checksum(reference[0]) != state["reference"]:
         raise ValueError(f"{settings['model']}: has changed since this run began; leave out "
                          "--resume to begin another one")
     learned = settings["reward"] == "model"
@@ -568,7 +569,7 @@ def main(argv=None):
         args.out = os.path.normpath(args.out)  # no slash at its end: OUT-best stands beside it
         if args.iterations == 0 and not args.resume:
             return run(args)  # writes nothing
-        for folder in (args.out, args.out + "-best"):
+        for folder in [args.out] + [args.out + "-best"] * (args.reward == "model"):
             check_out(folder)
             if os.path.realpath(folder) == os.path.realpath(args.model) and not args.resume:
                 raise ValueError(f"--out {args.out}: would replace the model that the run needs")

@@ -51,7 +51,7 @@ ASKED = {  # function: {figure: what was asked}, in the order of the pipeline
     "bench_rl.bench_thinking": {
         "rl_start_accuracy": "<= 0.35", "rl_end_accuracy": ">= 0.9",
         "rl_direct_accuracy": "<= 0.15", "rl_seconds": "<= 90"},
-    "bench_rl.bench_judge": {"hack_true_score_fall": "", "hack_kl_true_score_kept": ">= 0.9"},
+    "bench_rl.bench_reward_model": {"hack_true_score_fall": "", "hack_kl_true_score_kept": ">= 0.9"},
     "bench_rl.bench_rollouts": {"rollout_tokens_per_s_vs_torch": ">= 2"},
 }
 

@@ -18,7 +18,7 @@ CONFIG = model.Config(vocab=37, ctx=24, dim=24, layers=2, heads=4, kv_heads=2, h
 
 
 def opinionated(config, seed, dtype=np.float32):
-    """A network that finds some tokens much likelier than others, as a trained one does."""
+    """A network that finds some tokens much more likely than others, as a trained one does."""
     params = model.init_params(config, seed, dtype)
     for p in params.values():
         p *= 6 if p.ndim == 2 else 2
@@ -178,21 +178,21 @@ def test_each_iteration_updates_twice_from_whole_groups(monkeypatch, rate_left, 
 # ---- Rollouts ----
 
 def test_sampled_logprobs_are_the_training_forwards(monkeypatch):
-    """Ids, mask, ends and log-probabilities of each row fit each other, in parts of three rows,
-    as many as fit into the KV cache, too."""
+    """Ids, mask, ends and log-probabilities of each row fit each other, whether all rows are
+    generated at once or, with less memory, a few at a time."""
     params = opinionated(CONFIG, 1)
     prompts = [[1, 2, 3], [4, 5], [6, 7, 8, 9, 10, 11]] * 5
-    row_bytes = 4 * model.Cache(params, CONFIG, 1, 6 + 12).k.size * 2
-    monkeypatch.setattr(rl, "MAX_NEW", 12)
-    monkeypatch.setattr(rl, "CACHE_BYTES", 3 * row_bytes)
+    whole = rl.rollout((params, CONFIG, Letters()), prompts, 0)
     sizes, stream = [], rl.stream
 
     def counted(params, config, prompts, *args, **kwargs):
         sizes.append(len(prompts))
         return stream(params, config, prompts, *args, **kwargs)
     monkeypatch.setattr(rl, "stream", counted)
+    monkeypatch.setattr(rl, "BATCH_BYTES", 400_000)
     rollouts = rl.rollout((params, CONFIG, Letters()), prompts, 0)
-    assert sizes == [3] * 5 and len(set(rollouts.texts)) > 5
+    assert sum(sizes) == 15 and 1 < max(sizes) < 8
+    assert rollouts.texts == whole.texts and (rollouts.ids == whole.ids).all()
     now = rl.logprobs_of(params, CONFIG, rollouts.ids)
     assert np.abs((now - rollouts.logprobs) * rollouts.mask).max() < 1e-4
     for row, prompt in enumerate(prompts):
@@ -295,7 +295,7 @@ def test_files_of_another_shape_are_named(tmp_path, line):
 
 # ---- The reward model ----
 
-def test_reward_model_backward_by_central_differences():
+def test_reward_model_backward_by_central_differences(monkeypatch):
     """The gradient of the Bradley-Terry loss by every parameter, the head's row among them; scores
     do not depend on padding."""
     params = opinionated(CONFIG, 4, np.float64)
@@ -312,7 +312,8 @@ def test_reward_model_backward_by_central_differences():
     assert abs(loss - np.mean(np.log1p(np.exp(-(scores[::2] - scores[1::2]))))) < 1e-9
     for row, n in enumerate(lengths):
         ids[row, n:] = 5
-    assert np.allclose(rl.scores_of((params, CONFIG), ids, lengths, rows=4), scores, atol=1e-12)
+    monkeypatch.setattr(model, "MICRO_BATCH", 12_000)  # four rows at a time
+    assert np.allclose(rl.scores_of((params, CONFIG), ids, lengths), scores, atol=1e-12)
 
 
 FOODS = ["honey", "bread"]
