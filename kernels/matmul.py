@@ -43,7 +43,7 @@ PANEL = 256  # columns of a panel
 DEPTH = 256  # of a panel: 256 * 256 * 4 bytes = 256 KiB, inside the L2 cache of current cores
 STRIDE = PANEL + 16  # from row to row in panel and tile: a power of two would crowd few cache sets
 FEW = 8  # rows up to which packing does not pay: decoding multiplies one row
-SERIAL_FLOPS = 400_000  # below this, waking a second thread (some 10 us) costs more than it saves
+SERIAL_FLOPS = 400_000  # below this, waking a second thread costs more than it saves
 U = np.uintp  # an unsigned index needs no test for Python's a[-1], which would keep vectors away
 
 

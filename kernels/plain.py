@@ -1,16 +1,16 @@
 """This is the complete algorithm of the network; the rest of the folder is efficiency.
 
-Every operation forward and, right under it, backward, in NumPy. model.py puts them together.
-With PLAIN=1 in the environment every script runs on this file, slowly, without Numba, so that you
-can follow a step in a debugger:
+Every operation in NumPy, forward and, right under it, backward. model.py puts them together. With
+PLAIN=1 in the environment every script trains and samples on this file: slowly, and step by step
+in a debugger if you like.
 
     PLAIN=1 python train.py --size 0.3M
 
-Everything is a row of numbers per token, R = B*T rows for B texts of T tokens. A name like dx
-means "how much the loss changes when x changes", d loss/d x, and has x's shape. A backward gets
-dy for its output y and applies the chain rule. Functions write into arrays that they are given,
-because the fast versions do; tests/test_kernels.py holds each fast version against this file, and
-each backward against differences. The lines that start with >>> are examples, and tests run them.
+Each token is a row of numbers: R = B*T rows for B texts of T tokens. dx means d loss/d x, how much
+the loss changes when x changes, and has x's shape. A backward gets dy for the forward's output y
+and applies the chain rule. Functions write into arrays that they are given, as the fast ones do.
+tests/test_kernels.py holds the fast versions against these, and each backward against differences.
+It also runs the examples (lines with >>>).
 
 Reading order: from top to bottom. Sources: Vaswani et al. 2017 (attention), Su et al. 2021 (rope),
 Ainslie et al. 2023 (grouped heads), Zhang and Sennrich 2019 (RMSNorm), Shazeer 2020 (SwiGLU),
@@ -103,29 +103,35 @@ def rope(qkv, turned, positions, cos, sin, sign):
 # offers. Softmax turns a query's scores into weights that sum to 1, and the output is the average
 # of the values with these weights. A query sees its own position and earlier ones only (the causal
 # mask), because the later tokens are what the network learns to predict.
-#
-# Without 1 / sqrt(D) the products of long vectors would be so large that one weight takes all.
+#     s_tj = q_t . k_j / sqrt(D)     the score of query t and key j <= t
+#     p_tj = exp(s_tj) / sum over i <= t of exp(s_ti)     softmax: positive, sum 1 over j
+#     o_t  = sum over j <= t of p_tj v_j
+# The products of long vectors are large numbers, and of these one would take all the weight; to
+# divide by sqrt(D) keeps their size near 1.
 #
 # H heads do this side by side, each with q, k and v of its own, so that each can look for
-# something else. Often G < H heads of k and v are shared by groups of H / G query heads, which
-# saves memory when decoding: query head h reads key/value head h // (H/G).
+# something else. Often groups of H / G query heads share one of G heads of k and v, which saves
+# memory when decoding: query head h reads key/value head h // (H/G).
+
+def heads_first(x, H):
+    """(B,T,H,D) or (B,T,G,D) -> (B,H,T,D): one T x D matrix a query head, shared ones repeated."""
+    return x.repeat(H // x.shape[2], axis=2).transpose(0, 2, 1, 3)
+
 
 def attention_weights(q, k):
-    """p (B,H,T,T): how much of each position each query takes; lse (B,H,T), which the fast version
-    keeps: the log of the softmax's denominator. For q (B,T,H,D) and k (B,T,G,D)."""
-    (_, T, H, D), G = q.shape, k.shape[2]
-    q = q.transpose(0, 2, 1, 3)  # (B,H,T,D)
-    k = k.repeat(H // G, axis=2).transpose(0, 2, 3, 1)  # (B,H,D,T), a copy for each query head
-    s = q @ k / np.sqrt(D).astype(q.dtype)  # (B,H,T,T), query t in row t, key j in column j
+    """p (B,H,T,T) for q (B,T,H,D) and k (B,T,G,D): how much query t (row) takes of position j
+    (column). Also lse (B,H,T), the log of the softmax's denominator, for the fast backward."""
+    _, T, H, D = q.shape
+    s = heads_first(q, H) @ heads_first(k, H).mT / D**0.5  # (B,H,T,T); .mT turns each matrix
     s = np.where(np.tri(T, dtype=bool), s, -np.inf)  # row t keeps columns 0 to t; exp(-inf) = 0
-    top = s.max(axis=3, keepdims=True)  # the softmax stays the same, and exp can't overflow
+    top = s.max(axis=3, keepdims=True)  # (B,H,T,1); p stays the same, and exp can't overflow
     e = np.exp(s - top)
     total = e.sum(axis=3, keepdims=True)
     return e / total, (top + np.log(total))[..., 0]
 
 
 def attention(q, k, v):
-    """o (B,T,H,D) from q (B,T,H,D) and k, v (B,T,G,D): o_t = sum over j <= t of p_tj v_j.
+    """o (B,T,H,D) from q (B,T,H,D) and k, v (B,T,G,D).
 
     An example with D = 4, "Ann sang she". The first number of a key says "I am a name", the second
     "a verb", the third "a pronoun". "Ann" looks for nothing, "sang" for a name (who sang?), "she"
@@ -144,31 +150,30 @@ def attention(q, k, v):
     9.39; so the weights are (0.79, 0.11, 0.11). "sang" does not see "she": its weights are
     (2.72, 1) / 3.72 = (0.73, 0.27)."""
     p, _ = attention_weights(q, k)
-    v = v.repeat(q.shape[2] // v.shape[2], axis=2).transpose(0, 2, 1, 3)  # (B,H,T,D)
-    return (p @ v).transpose(0, 2, 1, 3)
+    return (p @ heads_first(v, q.shape[2])).transpose(0, 2, 1, 3)
 
 
 def attention_backward(do, q, k, v, o=None, lse=None):
-    """dq (B,T,H,D), dk and dv (B,T,G,D) from do (B,T,H,D). (The fast version reads o and lse.)
+    """dq (B,T,H,D), dk and dv (B,T,G,D) from do (B,T,H,D). o and lse serve the fast version only.
 
-    For query t and key j, with p_t the softmax of the scores s_t, and [i = j] 1 if equal, else 0:
-        o_t = sum_j p_tj v_j          so  dv_j = sum_t p_tj do_t   and   dp_tj = do_t . v_j
+    With [i = j] for 1 if i equals j, else 0; all sums leave out what is masked, where p is 0:
+        o_t = sum_j p_tj v_j         so  dv_j = sum_t p_tj do_t    and    dp_tj = do_t . v_j
         d p_tj/d s_ti = p_tj ([i = j] - p_ti)
-                                      so  ds_ti = p_ti (dp_ti - sum_j p_tj dp_tj)
-        s_tj = q_t . k_j / sqrt(D)    so  dq_t = sum_j ds_tj k_j / sqrt(D)
-                                      and dk_j = sum_t ds_tj q_t / sqrt(D)
-    Masked p are 0, so their ds are 0 too. A shared k or v gets the sum over its query heads."""
+                                     so  ds_ti = p_ti (dp_ti - sum_j p_tj dp_tj)
+        s_tj = q_t . k_j / sqrt(D)   so  dq_t = sum_j ds_tj k_j / sqrt(D)
+                                     and dk_j = sum_t ds_tj q_t / sqrt(D)
+    A shared head of k or v gets the sum over its query heads."""
     (B, T, H, D), G = q.shape, k.shape[2]
     p, _ = attention_weights(q, k)
-    q, do = q.transpose(0, 2, 1, 3), do.transpose(0, 2, 1, 3)  # (B,H,T,D)
-    k, v = (x.repeat(H // G, axis=2).transpose(0, 2, 1, 3) for x in (k, v))  # (B,H,T,D)
-    dp = do @ v.transpose(0, 1, 3, 2)  # (B,H,T,T)
-    ds = p * (dp - (p * dp).sum(axis=3, keepdims=True)) / np.sqrt(D).astype(q.dtype)
-    dq = ds @ k  # (B,H,T,D)
-    dk, dv = ds.transpose(0, 1, 3, 2) @ q, p.transpose(0, 1, 3, 2) @ do  # (B,H,T,D), one a head
+    q, k, v, do = (heads_first(x, H) for x in (q, k, v, do))  # (B,H,T,D)
+    dp = do @ v.mT  # (B,H,T,T)
+    ds = p * (dp - (p * dp).sum(axis=3, keepdims=True)) / D**0.5  # (B,H,T,T)
+    dq, dk, dv = ds @ k, ds.mT @ q, p.mT @ do  # (B,H,T,D)
     dk, dv = (x.reshape(B, G, H // G, T, D).sum(axis=2) for x in (dk, dv))  # (B,G,T,D)
     return tuple(x.transpose(0, 2, 1, 3) for x in (dq, dk, dv))
 
+
+# ---- Attention as model.py calls it: q, k, v are heads of one array (skip at first) ----
 
 def split_heads(qkv, n_heads):
     """q (B,T,H,D), k and v (B,T,G,D): views of qkv (B,T,H+2G,D), with H = n_heads."""
@@ -177,20 +182,18 @@ def split_heads(qkv, n_heads):
 
 
 def fused_attention_forward(qkv, n_heads, o, lse):
-    """attention as model.py calls it: q, k and v lie in one array qkv (B,T,H+2G,D). Writes o
-    (B,T,H,D) and lse (B,H,T)."""
+    """Writes o (B,T,H,D) and lse (B,H,T) for qkv (B,T,H+2G,D), H = n_heads."""
     q, k, v = split_heads(qkv, n_heads)
     o[...], lse[...] = attention(q, k, v), attention_weights(q, k)[1]
 
 
 def fused_attention_backward(do, qkv, n_heads, o, lse, dqkv):
-    """Writes dqkv (B,T,H+2G,D), all of it."""
-    for dx, found in zip(split_heads(dqkv, n_heads),
-                         attention_backward(do, *split_heads(qkv, n_heads), o, lse)):
-        dx[...] = found
+    """Writes dqkv (B,T,H+2G,D), for do (B,T,H,D)."""
+    gradients = attention_backward(do, *split_heads(qkv, n_heads))
+    dqkv[...] = np.concatenate(gradients, axis=2)
 
 
-# ---- Attention when decoding: one new token a text; k and v of the others are in a cache ----
+# ---- Attention when decoding: one new token a text; k and v of the others are in a KV cache ----
 
 def store_kv(qkv, k_cache, v_cache, rows, positions):
     """Puts k and v of qkv (N,H+2G,D) into the caches (B,G,S,D): token n belongs to text rows[n],
@@ -209,7 +212,7 @@ def attention_step(q, k_cache, v_cache, lengths, rows, o=None):
         for h in range(q.shape[1]):
             keys = k_cache[row, h // group, :length]  # (length,D)
             values = v_cache[row, h // group, :length]
-            s = keys @ q[n, h] / np.sqrt(q.shape[2]).astype(q.dtype)
+            s = keys @ q[n, h] / q.shape[2]**0.5
             p = np.exp(s - s.max())
             o[n, h] = p @ values / p.sum()
     return o
@@ -217,7 +220,7 @@ def attention_step(q, k_cache, v_cache, lengths, rows, o=None):
 
 # ---- SwiGLU: the layer that works on each token alone; a = silu(g) u,  silu(g) = g sigmoid(g) ----
 # The gate g decides how much of u passes: nearly nothing where g < -4, nearly all of g u where
-# g > 4. Without such a nonlinearity two layers would be no more than one: w2 (w1 x) = (w2 w1) x.
+# g > 4. Without such a nonlinearity two layers would be no more than one: (x w1) w2 = x (w1 w2).
 
 def sigmoid(x):
     """1 / (1 + exp(-x)), by a formula that can't overflow."""

@@ -32,7 +32,7 @@ FORM = {"fastmath": FAST, "error_model": "numpy", "cache": True}
 CHUNK = 64  # rows whose gradients are summed before they are added to other rows'
 FLAT = 65_536  # numbers of the flat parameter vector that a thread takes at a time
 LOWEST = np.float32(-87)  # exp's smallest argument
-ALONE = 65_536  # numbers up to which one thread is faster: waking another takes about 5 us
+ALONE = 65_536  # numbers up to which one thread is faster: waking another takes some 10 us
 
 
 def alone_and_threads(f):
@@ -108,7 +108,7 @@ def rmsnorm(x, weight, eps, n):
 
 
 def rmsnorm_backward(dn, x, weight, eps, dx, dweight):
-    """Adds to dx (R,C) and dweight (C). rstd is computed again, which is cheaper than to load it."""
+    """Adds to dx (R,C) and dweight (C). rstd is made again, which is cheaper than to load it."""
     # A sum over rows would have all threads write to dweight: each chunk has a row of its own.
     parts = np.empty(((x.shape[0] + CHUNK - 1) // CHUNK, x.shape[1]), x.dtype)
     _rmsnorm_backward(dn, x, weight, eps, dx, parts)
