@@ -15,7 +15,7 @@ Of the default crawl's 10,500 pages 8,900 arrive; of a real crawl one page in si
 
 Time on two cores (AMD EPYC, Zen 4): the default crawl 8 s, the first run 3 s more to compile; 343
 real pages of 150 KB 2 s. Memory: 100 MB a worker, MEMORY_MB at most (texts of 8 MB); the
-parent keeps 136 bytes of each page, for the duplicates.
+parent keeps 128 bytes of each page, for the duplicates.
 How to read: `life_of` is the whole story of one page, and `clean_crawl` that of a crawl. What the
 stages do stands in crawl/: warc.py, html.py, language.py, rules.py, duplicates.py, in this order.
 Sources: FineWeb (arXiv 2406.17557) for the recipe and its order; each rule names its own.
@@ -360,10 +360,10 @@ def explain(name, inputs, settings, blocklist=None):
             for reason, line in c4_lines(before, **settings["c4"])[1]:
                 print(f"{stage:10} {reason:22} drops the line {printable(line[:60])!r}" * bool(line))
         for rule, value, sign, limit in checks:
-            fails = FAILS[sign](value, limit)
-            verdict = verdict or (f"dropped at {stage}: {rule}" if fails else "")
+            fails = "fails" if FAILS[sign](value, limit) else ""
+            verdict = verdict or (fails and f"dropped at {stage}: {rule}")
             value = f"{value:,.4g}" if isinstance(value, float) else str(value)
-            print(f"{stage:10} {rule:22} {value:>12} {sign} {limit!s:8} {'fails' * fails}".rstrip())
+            print(f"{stage:10} {rule:22} {value:>12} {sign} {limit!s:8} {fails}".rstrip())
         before = text
     off = ", ".join(rule for rule, limits in settings.items() if limits is None)
     print(f"verdict: {verdict or 'kept, unless a duplicate'}" + f"; off: {off}" * bool(off))

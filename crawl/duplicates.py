@@ -1,8 +1,8 @@
 """What stands there twice: equal URLs, equal texts, and nearly equal texts (MinHash).
 
 Copies make a model learn by heart and waste its time; FineWeb's crawls lost 44% of their text here
-(section 3.4). This is the one stage that must know all pages. It needs 136 bytes of each: hashes
-of URL and text, and a signature in 14 bands.
+(section 3.4). This is the one stage that must know all pages. It needs 128 bytes of each:
+hashes of its URL and its text, and a signature of 14 numbers.
 
 MinHash (Broder 1997) never compares two texts. A text is the set of its shingles, the runs of five
 words in it. Two texts are as similar as the share of shingles they have in common (Jaccard: both /
@@ -120,10 +120,10 @@ def find_duplicates(keys, settings):
     """The keys of all pages (N, 2 + bands), in the order of the input -> N times None, or (stage,
     reason). Of duplicates the first stays, which does not depend on the number of workers."""
     found = [None] * len(keys)
-    if settings["exact"]:
+    if settings["exact"] and found:
         reasons = exact(keys[:, 0], keys[:, 1], **settings["exact"])
         found = [reason and ("exact", reason) for reason in reasons]
-    if settings["minhash"]:
+    if settings["minhash"] and found:
         left = np.array([i for i, why in enumerate(found) if not why and keys[i, 2:].any()], int)
         for i in left[~first_of_cluster(keys[left, 2:])]:
             found[i] = "minhash", "near_duplicate"
