@@ -5,22 +5,27 @@
     python data.py CRAWL.warc.gz --explain URL      why one page is kept or dropped
     python data.py CRAWL.warc.gz --set gopher_min_words=20 --set c4=off --rejects rejects.jsonl
 
-Reads WARC and WET files, HTML, JSON lines and plain text; writes `out/docs/train-*.jsonl.gz`,
-`val-*.jsonl.gz` (lines {"id", "url", "text", "language", "language_score"}) and `stats.json`.
-A page passes these stages in this order and leaves at the first rule it breaks:
+A page goes through these stages in this order and leaves at the first rule that it breaks:
 
-    read > url > extract > language > repetition > quality > c4 > fineweb > pii > exact > minhash
+    read        WARC, WET, HTML, JSON lines, text     drops what is no page, or unreadable
+    url         the address alone                     drops adult, gambling and spam sites
+    extract     HTML becomes its main text            menus, adverts and footers go
+    language    by its function words                 drops what is not English
+    repetition  Gopher's rules                        drops lines and phrases said over and over
+    quality     Gopher's rules                        drops what is too short, or hardly words
+    c4          C4's rules                            bad lines go; drops code, filler, fragments
+    fineweb     FineWeb's rules                       drops lists and tables
+    pii         personal data                         masks e-mail addresses, telephone numbers
+    exact       all pages together                    drops the second page of a URL or a text
+    minhash     all pages together                    drops what is nearly the same as another
 
-Of the default crawl's 10,500 pages 8,900 arrive; of a real crawl one page in six or fewer.
-
-Time on two cores (AMD EPYC, Zen 4): the default crawl 8 s, the first run 3 s more to compile; 343
-real pages of 150 KB 2 s. Memory: 100 MB a worker, MEMORY_MB at most (texts of 8 MB); the
-parent keeps 128 bytes of each page, for the duplicates.
-How to read: `life_of` is the whole story of one page, and `clean_crawl` that of a crawl. What the
-stages do stands in crawl/: warc.py, html.py, language.py, rules.py, duplicates.py, in this order.
-Sources: FineWeb (arXiv 2406.17557) for the recipe and its order; each rule names its own.
-Left out: C4's list of bad words, duplicates across runs, pages that exist only after JavaScript
-has run, and learned quality classifiers (FineWeb-Edu).
+Writes out/docs/train-*.jsonl.gz, val-*.jsonl.gz (lines {"id", "url", "text", "language",
+"language_score"}) and stats.json. The default crawl of 10,500 small pages takes 8 s on two cores
+(AMD EPYC, Zen 4), 343 real pages of 150 KB 2 s, the first run 3 s more to compile. A worker needs
+160 MB, and 600 MB at most (texts of 8 MB); the parent keeps 128 bytes of each good page.
+How to read: `life_of` is the story of one page, `clean_crawl` that of a crawl; what the stages do
+is in crawl/. Source of the recipe: FineWeb (arXiv 2406.17557); each rule names its own. Left out:
+C4's list of bad words, duplicates across runs, JavaScript, learned quality classifiers.
 """
 import argparse
 import functools
@@ -357,8 +362,9 @@ def explain(name, inputs, settings, blocklist=None):
     print(f"{'stage':10} {'rule':22} {'value':>12} fails if")
     for stage, checks, text in life_of(page, settings, load_blocklist(blocklist)):
         if stage == "c4" and settings["c4"] is not None:
-            for reason, line in c4_lines(before, **settings["c4"])[1]:
-                print(f"{stage:10} {reason:22} drops the line {printable(line[:60])!r}" * bool(line))
+            for rule, line in c4_lines(before, **settings["c4"])[1]:
+                if line:
+                    print(f"{stage:10} {rule:22} drops the line: {printable(line[:60])}")
         for rule, value, sign, limit in checks:
             fails = "fails" if FAILS[sign](value, limit) else ""
             verdict = verdict or (fails and f"dropped at {stage}: {rule}")

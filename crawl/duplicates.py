@@ -1,4 +1,4 @@
-"""What stands there twice: equal URLs, equal texts, and nearly equal texts (MinHash).
+"""What occurs twice: equal URLs, equal texts, and nearly equal texts (MinHash).
 
 Copies make a model learn by heart and waste its time; FineWeb's crawls lost 44% of their text here
 (section 3.4). This is the one stage that must know all pages. It needs 128 bytes of each:
@@ -32,14 +32,14 @@ from kernels.hashing import band_keys, first_of_cluster, hash_text, shingle_hash
 SHINGLE_WORDS, BANDS, ROWS = 5, 14, 8
 
 # "In 1999 the Café — closed, at 3.14 pm" becomes: in 0 the cafe closed at 0 pm. Copies that differ
-# in dates, accents, case or punctuation alone are the same to MinHash.
+# only in dates, accents, case or punctuation are the same to MinHash.
 
 
 @functools.cache
 def shingle_alphabet():
     """uint32 (65536,): what becomes of each character before shingling, as datatrove does it.
 
-    0 ends a word (blanks, punctuation, symbols), 1 vanishes (accents on their own), digits all
+    0 ends a word (whitespace, punctuation, symbols), 1 vanishes (accents on their own), digits all
     become "0", other letters lower case without their accents."""
     table = np.arange(1 << 16, dtype=np.uint32)
     for code in range(1 << 16):
@@ -107,7 +107,7 @@ def exact(url_hashes, text_hashes, *, urls=True, texts=True):
 
 
 def page_keys(url, text, minhash):
-    """(2 + bands,) uint64: hash of the URL (0: none), hash of the text, the signature (zeros: none).
+    """(2 + bands,) uint64: hash of the URL (0: none), of the text, and the signature (zeros: none).
 
     minhash: the keyword arguments of signature, or None if that rule is off."""
     bands = signature(text, **minhash) if minhash else None
@@ -117,8 +117,8 @@ def page_keys(url, text, minhash):
 
 
 def find_duplicates(keys, settings):
-    """The keys of all pages (N, 2 + bands), in the order of the input -> N times None, or (stage,
-    reason). Of duplicates the first stays, which does not depend on the number of workers."""
+    """The keys of all pages (N, 2 + bands), in the order of the input -> for each None, or (stage,
+    reason). Of duplicates the first stays, so the number of workers makes no difference."""
     found = [None] * len(keys)
     if settings["exact"] and found:
         reasons = exact(keys[:, 0], keys[:, 1], **settings["exact"])

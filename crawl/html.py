@@ -166,7 +166,7 @@ def cut_blocks(html):
     text is not looked at. An end tag of what is not open is ignored; any other ends all elements
     above the last of its name too: "<div><p>a</div>b" ends the p."""
     elements, blocks = [Element(0, "", False, False)], []
-    stack, n_open = [0], Counter()
+    stack, n_open = [0], Counter(unseen=0, pre=0)
     pieces, links, in_link, bullet = [], 0, False, ""
     for text, tag, attributes in itertools.chain(page_events(html), [(None, "/", "")]):
         if not tag:

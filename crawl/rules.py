@@ -1,6 +1,6 @@
 """The published rules: what makes a page worth reading, and what of it is masked.
 
-    URL (RefinedWeb), language (FineWeb), repetition and quality (Gopher), C4, FineWeb, personal data
+    URL (RefinedWeb), language, repetition and quality (Gopher), C4, FineWeb, personal data
 
 Each rule is a function text -> reason or None. Its thresholds are keyword arguments whose defaults
 are the published ones; NaN switches a threshold off. Where code and paper differ the paper's value
@@ -51,10 +51,10 @@ def as_rule(checks):
 
 
 # ---- URLs ----------------------------------------------------------------------------------------
-# The cheapest filter comes first: an address is judged without opening the page. Short lists catch
-# little, on purpose: nobody ever sees again what they catch wrongly.
-# Our own small lists by category. `--blocklist DIR` adds lists in the form of the UT1 collection,
-# from which FineWeb's were made: DIR/CATEGORY/domains and DIR/CATEGORY/urls, one entry a line.
+# The cheapest filter comes first: it needs only the address. Our own small lists catch little, on
+# purpose: nobody ever sees again what they catch wrongly. `--blocklist DIR` adds lists in the form
+# of the UT1 collection, from which FineWeb's were made: DIR/CATEGORY/domains and
+# DIR/CATEGORY/urls, one entry a line.
 BLOCKED_DOMAINS = {
     "adult": "pornhub.com xvideos.com xnxx.com xhamster.com redtube.com youporn.com onlyfans.com",
     "gambling": "bet365.com pokerstars.com 888casino.com betway.com bwin.com unibet.com",
@@ -138,16 +138,16 @@ def language_rule(code, score, *, languages="en", min_score=0.65):
 
 
 # ---- words and sentences -------------------------------------------------------------------------
+# The thresholds below were tuned on spaCy's (before: NLTK's) English tokens, where punctuation
+# stands alone and counts as a word. This is close to that and fast; on web pages it finds 0.5%
+# fewer tokens. All repeats are bounded or possessive ("++"): linear on any text.
 
-# The thresholds below were tuned on spaCy's (before: NLTK's) English tokens, where each
-# punctuation mark is a token of its own and counts as a word. This is close to that and fast; on
-# web pages 0.5% fewer tokens. All repeats are bounded or possessive: linear on any text.
 TOKEN = re.compile(
     r"https?://\S+|www\.\S+|[\w.+-]{1,64}+@[\w-]{1,64}(?:\.[\w-]{1,64})+|"
     r"\w+(?:[.,:'’&/]\w+)*+|\.{2,}|-{2,}|={2,}|\*{2,}|!{2,}|\?{2,}|~{2,}|[^\w\s]"
 )
-# A sentence ends at . ! ? and their kin in other scripts, with the quotes and brackets closing
-# after it, unless the dot belongs to an initial (J.), a letter word (U.S.) or an abbreviation.
+# A sentence ends at . ! ? and the like in other scripts, with the quotes and brackets that close
+# after it, unless the dot belongs to an initial (J.), an acronym (U.S.) or an abbreviation.
 ABBREVIATIONS = "Mr Mrs Ms Dr Prof St Sr Jr vs etc Inc Ltd Co Corp Gen Gov Sen Rep No Vol Fig"
 SENTENCE_END = regex.compile(
     r"(?<!\.)(?<!\b\p{L})"
@@ -155,7 +155,7 @@ SENTENCE_END = regex.compile(
     + r"(?:\.(?!\.)|(?<![!?])[!?]++)(?=[\"'”’»)\]]*(?:\s|$))|[\p{SB=STerm}--!?](?!\p{SB=STerm})",
     regex.V1,
 )
-STOP = regex.compile(r"[\p{SB=STerm}\p{SB=ATerm}]$")  # 170 marks: . ! ? 。 ؟ । and so on
+STOP = regex.compile(r"[\p{SB=STerm}\p{SB=ATerm}]$")  # 170 characters: . ! ? 。 ؟ । ...
 
 
 @functools.lru_cache(1)  # repetition and quality ask for the same text
@@ -181,13 +181,14 @@ def gopher_repetition(
     duplicated_5_n_grams=0.15, duplicated_6_n_grams=0.14, duplicated_7_n_grams=0.13,
     duplicated_8_n_grams=0.12, duplicated_9_n_grams=0.11, duplicated_10_n_grams=0.10,
 ):
-    """Repeated lines, paragraphs and word n-grams (Gopher, table A1). Fractions of len(text) in
-    characters but for the two that count lines and paragraphs; a first occurrence is no repeat.
+    """Repeated lines, paragraphs and runs of words, or n-grams (Gopher, table A1): what repeats
+    itself is generated, or a menu. Shares of the text's characters, except the two that count
+    lines and paragraphs; a first occurrence is no repeat.
 
     "I am your father.\\n" four times: 5 lines, the last one empty, 3 of them repeats, and
     3 / 5 > 0.30. "I am Frank, I am Frank, I am Frank": the 2-gram "I am" has 4 characters and
-    comes 3 times, 12 of 34 characters, 0.35 > 0.20.
-    A low limit for long n-grams: the longer a repeat, the less likely it is by chance."""
+    occurs 3 times: 12 of 34 characters, 0.35 > 0.20. The longer a repeat, the less likely it is by
+    chance, so the limit falls with n."""
     n_chars = max(len(text), 1)
     paragraphs, lines = re.split(r"\n{2,}", text.strip()), re.split(r"\n+", text)
     for name, pieces, limit, char_limit in (
@@ -208,7 +209,7 @@ def gopher_repetition(
 
 
 def repeats(pieces):
-    """(how many pieces stood there before, how many characters they have)"""
+    """(how many pieces occurred before, how many characters these have)"""
     seen, n_repeats, n_chars = set(), 0, 0
     for piece in pieces:
         if piece in seen:
@@ -232,7 +233,7 @@ def gopher_quality(
     max_ellipses=0.1, max_bullets=0.9, max_end_ellipses=0.3, min_alpha=0.8, min_stop_words=2,
 ):
     """Does it look like prose at all? (Gopher, section A1.1.) Lengths count the words that are
-    more than punctuation; the other ratios divide by all tokens, punctuation marks included.
+    more than punctuation; the other ratios divide by all tokens, punctuation included.
 
     "the sun and " 16 times has 48 words, 48 < 50: dropped; 17 times 51: kept. Stop words count as
     the paper writes them, in lower case, so "The" is none; a text needs two different ones."""
@@ -240,23 +241,23 @@ def gopher_quality(
     real = {word: n for word, n in counts.items() if any(map(str.isalnum, word))}
     n_words, n_real = max(counts.total(), 1), sum(real.values())
     lines = text.splitlines() or [""]
+    yield "short_doc", n_real, "<", min_words  # captions, labels, messages of servers
+    yield "long_doc", n_real, ">", max_words  # logs, lists of names
     average = sum(len(word) * n for word, n in real.items()) / max(n_real, 1)
-    yield "short_doc", n_real, "<", min_words
-    yield "long_doc", n_real, ">", max_words
-    yield "below_avg", average, "<", min_avg_word
-    yield "above_avg", average, ">", max_avg_word
-    yield "too_many_hashes", text.count("#") / n_words, ">", max_hashes
+    yield "below_avg", average, "<", min_avg_word  # tables of letters and numbers
+    yield "above_avg", average, ">", max_avg_word  # addresses, words run together
+    yield "too_many_hashes", text.count("#") / n_words, ">", max_hashes  # clouds of tags
     n_ellipses = text.count("...") + text.count("…")
-    yield "too_many_ellipsis", n_ellipses / n_words, ">", max_ellipses
+    yield "too_many_ellipsis", n_ellipses / n_words, ">", max_ellipses  # teasers: "read more..."
     n_bullets = sum(line.lstrip().startswith(("•", "-")) for line in lines)
-    yield "too_many_bullets", n_bullets / len(lines), ">", max_bullets
+    yield "too_many_bullets", n_bullets / len(lines), ">", max_bullets  # lists and nothing else
     n_ends = sum(line.rstrip().endswith(("...", "…")) for line in lines)
     yield "too_many_end_ellipsis", n_ends / len(lines), ">", max_end_ellipses
-    # With punctuation among the words plain prose has 0.85 here, without it 0.98: the one rule
-    # that depends on the tokens. FineWeb counts punctuation, and so do we.
+    # Figures and symbols. With punctuation among the words plain prose has 0.85 here, without it
+    # 0.98: the one rule that depends on the tokens. FineWeb counts punctuation, and so do we.
     n_alpha = sum(n for word, n in real.items() if any(map(str.isalpha, word)))
     yield "below_alpha", n_alpha / n_words, "<", min_alpha
-    yield "stop_words", len(STOP_WORDS & counts.keys()), "<", min_stop_words
+    yield "stop_words", len(STOP_WORDS & counts.keys()), "<", min_stop_words  # no running text
 
 
 # ---- C4 ------------------------------------------------------------------------------------------
@@ -300,7 +301,8 @@ def c4_lines(
     counts = Counter(reason for reason, _ in dropped)  # in the order of their first lines
     checks = [(reason, n, ">", 0) for reason, n in counts.items()
               if reason in ("lorem_ipsum", "curly_bracket")]
-    return "\n".join(kept), dropped, [*checks, ("too_few_sentences", n_sentences, "<", min_sentences)]
+    checks.append(("too_few_sentences", n_sentences, "<", min_sentences))
+    return "\n".join(kept), dropped, checks
 
 
 def c4(text, **limits):
@@ -317,22 +319,23 @@ def c4(text, **limits):
 def fineweb(
     text, *, line_punct=0.12, short_line=0.67, short_line_chars=30, char_dup=0.1, list_ratio=0.3
 ):
-    """FineWeb's own three rules (section 3.6) and one more that its code has. They run on what C4
-    has left, and were found by comparing statistics of a better and a worse version of one crawl.
+    """FineWeb's own three rules (section 3.6) and one more that its code has. They look at what C4
+    left, and were found by comparing statistics of a better and a worse version of one crawl.
 
     13 of 100 lines that end in a stop: kept; 12 of 100: 0.12 <= 0.12, dropped."""
     lines = [line for line in text.split("\n") if line.strip()]
     n_lines = max(len(lines), 1)
     yield "empty", len(lines), "<", 1
-    # paper: "<= 0.12"; code: < 0.12. The code's marks have grown from . ' " ! ? to Unicode's list.
+    # Menus and lists have no full stops. paper: <= 0.12; code: < 0.12. The stops in the code have
+    # grown from . ' " ! ? to Unicode's list.
     n_stops = sum(bool(STOP.search(line.rstrip())) for line in lines)
     yield "line_punct_ratio", n_stops / n_lines, "≤", line_punct
-    # paper: shorter than 30 characters, >= 0.67 of the lines; code: <= 30, > 0.67.
+    # Labels, results, tables. paper: shorter than 30 characters, >= 0.67; code: <= 30, > 0.67.
     n_short = sum(len(line) < short_line_chars for line in lines)
     yield "short_line_ratio", n_short / n_lines, "≥", short_line
-    # paper: >= 0.1; code: > 0.01, ten times stricter.
+    # Lines that come again. paper: >= 0.1; code: > 0.01, ten times stricter.
     yield "char_dup_ratio", repeats(lines)[1] / max(len(text.replace("\n", "")), 1), "≥", char_dup
-    # code only: texts that are lists.
+    # In the code only: texts that are lists.
     yield "list_ratio", text.count("\n") / max(len(words_in(text)), 1), ">", list_ratio
 
 

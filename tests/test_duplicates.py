@@ -1,4 +1,4 @@
-"""crawl/duplicates.py and kernels/hashing.py: copies are found, and as often as the formula says."""
+"""crawl/duplicates.py and kernels/hashing.py: copies are found, as often as the formula says."""
 import numpy as np
 import pytest
 
@@ -18,7 +18,7 @@ def jaccard_pair(rng, n, s):
 
 @pytest.mark.parametrize("s", [0.5, 0.6, 0.7, 0.8, 0.9])
 def test_match_rate_follows_the_formula(s):
-    """1,500 pairs of similarity s match as often as 1 - (1 - s^8)^14, within 3.5 sampling errors."""
+    """1,500 pairs of similarity s match at the rate 1 - (1 - s^8)^14, within 3.5 sampling errors."""
     rng, pairs, matches, expected = np.random.default_rng(int(100 * s)), 1500, 0, 0
     for _ in range(pairs):
         a, b, similarity = jaccard_pair(rng, 100, s)
@@ -87,7 +87,7 @@ def test_lines_are_hashed_without_spaces():
 
 
 def plain_clusters(keys):
-    """Whether each row is the first of its cluster: spread the smallest label until nothing moves."""
+    """Is each row the first of its cluster? Spread the smallest label until nothing moves."""
     labels = list(range(len(keys)))
     while True:
         smallest = [min(labels[j] for j in range(len(keys)) if (keys[i] == keys[j]).any())

@@ -130,10 +130,10 @@ def test_extraction_never_crashes(text):
     extract_text(text.encode("utf-16", "replace"))
 
 
-TAGS = [f"<{slash}{tag}{rest}" for tag in "p div li ul table td tr pre a br script h1 dd svg".split()
+TAGS = [f"<{slash}{tag}{rest}" for tag in "p div li ul table td tr pre a br script h1 svg".split()
         for slash in ("", "/") for rest in (">", ' class="ad">', " ", "=", "/>")]
 TAGS += ["<!--", "-->", "<![CDATA[", "&#155;", "&#xd800;", "&amp", "\x1b", "\x9b", "\2", "\3", "\0",
-         "words of a sentence, and more of them. ", "\n", "\ud800", "<meta charset=utf-16>", "é", "<"]
+         "words of a sentence, and more of them. ", "\n", "\ud800", "<meta charset=utf-16>", "é<"]
 
 
 @pytest.mark.parametrize("n", [300, pytest.param(100_000, marks=pytest.mark.long)])
@@ -213,4 +213,5 @@ def test_language_score_follows_its_formula():
 
 def test_language_looks_at_a_bounded_sample():
     """What stands behind 10,000 characters changes nothing, so no text can make it slow."""
-    assert identify_language(PROSE * 30 + "und der die das " * 9999) == identify_language(PROSE * 30)
+    text = PROSE * 30
+    assert identify_language(text + "und der die das " * 9999) == identify_language(text)

@@ -165,9 +165,9 @@ PARTS = [b"WARC/1.0\r\n", b"WARC/1.1\n", b"\r\n\r\n", b"\n", b"Content-Length: "
          b"99999999999", b"WARC-Type: response\r\n", b"Content-Type: application/http\r\n",
          b"WARC-Target-URI: <http://a>\r\n", b"HTTP/1.1 200 OK\r\n", b"Transfer-Encoding: chunked",
          b"Content-Encoding: gzip\r\n", b"Content-Type: text/html; charset=", b"utf-16", b"utf-7",
-         b"cp037", b"\xff\xfe", b"5\r\n", b"\x1f\x8b\x08\x00", b"\x00", b"<p>x</p>", b"{", b"[", b"}",
-         b'{"text": "a"}\n', b'{"html": [1]}\n', b'"url": 1e999', b'"\\ud800"', b"[" * 2000, b"\x80",
-         zlib.compress(b"<p>x"), gzip.compress(b"<p>x"), gzip.compress(PAGES[0]), PAGES[0], PAGES[1]]
+         b"cp037", b"\xff\xfe", b"5\r\n", b"\x1f\x8b\x08\x00", b"\x00", b"<p>x</p>", b"{", b"[",
+         b"}", b'{"text": "a"}\n', b'{"html": [1]}\n', b'"url": 1e999', b'"\\ud800"', b"[" * 2000,
+         b"\x80", zlib.compress(b"<p>x"), gzip.compress(b"<p>x"), gzip.compress(PAGES[0]), *PAGES]
 
 
 @pytest.mark.parametrize("n", [500, pytest.param(100_000, marks=pytest.mark.long)])
