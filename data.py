@@ -58,41 +58,46 @@ MAX_WARNINGS = 20  # lines about damage that are shown; all are counted
 # ---- the life of one page ------------------------------------------------------------------------
 
 STAGES = "read url extract language repetition quality c4 fineweb pii exact minhash".split()
+# The rules by the names that --set knows; their thresholds are these functions' keyword arguments.
+RULES = {"url": url_rule, "language": language_rule, "gopher_repetition": gopher_repetition,
+         "gopher_quality": gopher_quality, "c4": c4_lines, "fineweb": fineweb, "pii": mask_pii,
+         "exact": exact, "minhash": signature}
 
 
 def life_of(page, settings, blocklist=((), ())):
     """Takes a page through the stages: yields (stage, checks, text), the text as it is after it.
 
-    A check is (rule, value, sign, limit) and fails if value is on the wrong side of the limit (see
-    crawl/rules.py). Whether to go on after a failed check is the caller's choice. Personal data is
-    masked before duplicates are looked for, although FineWeb does it last: so two copies of a page
-    that differ only in an e-mail address are equal, all that one page can be asked on its own is
-    asked here, and the duplicates are all that is left to whoever knows the other pages."""
+    A check is (rule, value, sign, limit): it fails if the value is on the wrong side of the limit
+    (crawl/rules.py). Whether to go on after a failed check is the caller's choice.
 
-    def ask(name, rule, *arguments):
-        limits = settings[name]
-        return () if limits is None else rule.checks(*arguments, **limits)
-
+    The last two stages, the duplicates, are missing here: they need to know all pages. FineWeb
+    masks personal data after them; here it comes before, so that all that concerns one page alone
+    is done here, and copies that differ only in an e-mail address are found."""
     reason = open_page(page)
     yield "read", [(reason, 1, ">", 0)] if reason else (), page.text
     if reason:
         return
-    yield "url", ask("url", url_rule, page.url, blocklist), page.text
+    yield "url", ask(settings, "url", page.url, blocklist), page.text
     text = page.text if page.kind == "text" else extract_text(page.html)
     text = text.encode("utf-8", "replace").decode().strip()  # lone surrogates become "?"
     yield "extract", [("empty", len(text), "<", 1)], text
     page.language, page.language_score = identify_language(text)
-    yield "language", ask("language", language_rule, page.language, page.language_score), text
-    yield "repetition", ask("gopher_repetition", gopher_repetition, text), text
-    yield "quality", ask("gopher_quality", gopher_quality, text), text
+    yield "language", ask(settings, "language", page.language, page.language_score), text
+    yield "repetition", ask(settings, "gopher_repetition", text), text
+    yield "quality", ask(settings, "gopher_quality", text), text
     checks = ()
     if settings["c4"] is not None:
         text, _, checks = c4_lines(text, **settings["c4"])
     yield "c4", checks, text
-    yield "fineweb", ask("fineweb", fineweb, text), text
+    yield "fineweb", ask(settings, "fineweb", text), text
     if settings["pii"] is not None:
         text = mask_pii(text, **settings["pii"])
     yield "pii", (), text
+
+
+def ask(settings, name, *arguments):
+    """The checks of a rule, with the thresholds in the settings; none if the rule is off."""
+    return () if settings[name] is None else RULES[name].checks(*arguments, **settings[name])
 
 
 def clean_page(page, settings, blocklist=((), ())):
@@ -217,6 +222,9 @@ def write_kept(waiting, found, folder, counts, rejects):
     return shards.documents
 
 
+# ---- what is written and shown (skip at first) ---------------------------------------------------
+
+
 class Shards:
     """Writes train-00000.jsonl.gz, ..., val-00000.jsonl.gz, ... into a folder. A shard ends with
     the document that fills its SHARD_CHARS; both sides always have a first one."""
@@ -286,18 +294,13 @@ def compile_kernels():
         print(f"compiled in {time.perf_counter() - start:.1f} s (kept for the next time)")
 
 
-# ---- thresholds ----------------------------------------------------------------------------------
-
-RULES = {"url": url_rule, "language": language_rule, "gopher_repetition": gopher_repetition,
-         "gopher_quality": gopher_quality, "c4": c4_lines, "fineweb": fineweb, "pii": mask_pii,
-         "exact": exact, "minhash": signature}
-
+# ---- thresholds (skip at first) ------------------------------------------------------------------
 
 def read_settings(changes=()):
     """["NAME=VALUE", ...] -> {rule: {threshold: value}, or None if the rule is off}, and all names.
 
-    The thresholds are the rules' keyword arguments. A name is such an argument behind the first
-    word of its rule: min_words of gopher_quality is set by gopher_min_words=20."""
+    A name is the first word of a rule and a keyword argument of its function: gopher_min_words=20
+    sets min_words of gopher_quality."""
     rules = {rule: getattr(function, "checks", function) for rule, function in RULES.items()}
     settings = {rule: dict(function.__kwdefaults__) for rule, function in rules.items()}
     names = {f"{rule.split('_')[0]}_{key}": (rule, key) for rule in rules for key in settings[rule]}

@@ -14,6 +14,7 @@ import pytest
 
 import data
 from common import recover
+from crawl import warc
 from crawl.warc import Page
 from pages import GERMAN, PAGES, PROSE, http, lines_of, record, write
 
@@ -134,6 +135,44 @@ def test_memory_of_the_duplicates(tmp_path):
     """While pages are read the parent keeps 128 bytes of each: 2 hashes and 14 bands."""
     page = data.clean_page(Page("text", PROSE.encode()), settings())
     assert page.reason == "" and page.keys.nbytes == 128 and not page.body and not page.html
+
+
+WORKER = """
+import resource, sys, data
+from crawl.warc import Page
+changes = ["language_languages=any", "language_min_score=-1"]
+data.clean_page(Page(sys.argv[1], sys.stdin.buffer.read()), data.read_settings(changes)[0])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind, part", [("text", "ab "), ("text", "漢字。"), ("text", "the of and\n"),
+                                        ("html", "<p>x"), ("html", "<li><a href=x>")])
+def test_memory_of_a_worker_on_the_worst_pages(kind, part):
+    """8 MB of short words or lines, 2 MB of tags: 600 MB of memory at most."""
+    size = warc.MAX_TEXT if kind == "text" else warc.MAX_PAGE
+    content = (part * (size // len(part.encode()))).encode()
+    shown = subprocess.run([sys.executable, "-c", WORKER, kind], input=content, cwd=ROOT,
+                           check=True, stdout=subprocess.PIPE).stdout
+    assert int(shown.split()[-1]) <= 620
+
+
+@pytest.mark.long
+def test_memory_of_the_parent_does_not_grow(tmp_path):
+    """Four times the crawl, 40 MB more memory at most: the keys of 30,000 pages are 4 MB."""
+    code = ("import resource, sys, data\ndata.main([sys.argv[1], '--out', sys.argv[2]])\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)")
+    peaks = []
+    for n in (10_000, 40_000):
+        with gzip.open(tmp_path / "x.jsonl.gz", "wb", compresslevel=1) as file:
+            for i in range(n):
+                words = " ".join(f"{word}{i}" for word in PROSE.split())
+                file.write(json_lines({"text": f"{PROSE * 5}{words} {i}"}))
+        shown = subprocess.run([sys.executable, "-c", code, tmp_path / "x.jsonl.gz", tmp_path / "o"],
+                               cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
+        peaks.append(int(shown.split()[-1]))
+    assert peaks[1] - peaks[0] <= 40, peaks
 
 
 # ---- nothing is lost -----------------------------------------------------------------------------
