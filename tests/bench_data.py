@@ -15,18 +15,16 @@ from concurrent.futures import ProcessPoolExecutor
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import data
 
-REPEATS = (
-    3  # of each measurement, alternating between ours and the peer's; the medians are compared
-)
+REPEATS = 3  # of each measurement, alternating between ours and the peer's; medians are compared
 
 
 def real_pages():
     folder = os.environ["TEST_DATA"]
     path = os.path.join(folder, "real_pages.warc.gz")
     gold = json.load(open(os.path.join(folder, "real_pages.json"), encoding="utf-8"))
-    raws = list(data.read_files([path], print))
-    pages = {raw["url"]: data.open_document(raw)[0]["html"] for raw in raws}
-    bodies = {raw["url"]: raw["body"].partition(b"\r\n\r\n")[2] for raw in raws}
+    bodies = {page.url: page.body.partition(b"\r\n\r\n")[2]
+              for page in data.read_files([path], print)}
+    pages = {page["url"]: page["html"] for page in data.read_documents(path)}
     return path, gold, pages, bodies
 
 
@@ -145,7 +143,7 @@ def bench_pipeline():
         for _ in range(REPEATS - 1):
             sys.stdout, shown = open(os.devnull, "w"), sys.stdout
             start = time.perf_counter()
-            data.run([path], out, settings, None, n_workers)
+            data.clean_crawl([path], out, settings, None, n_workers)
             ours_s.append(time.perf_counter() - start)
             sys.stdout = shown
             start = time.perf_counter()
@@ -160,7 +158,7 @@ def bench_pipeline():
 WORKER_CRAWL = """
 import resource, sys, data
 settings, _ = data.read_settings(["language_languages=any"])
-data.run([sys.argv[1]] * 2, sys.argv[2], settings, None, 2)
+data.clean_crawl([sys.argv[1]] * 2, sys.argv[2], settings, None, 2)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
 """
 
@@ -175,13 +173,14 @@ def bench_memory():
 
 
 MILLION = """
-import time, numpy as np, data
+import time, numpy as np
+from kernels.hashing import first_of_cluster
 text = np.random.default_rng(0).integers(0, 1 << 63, 1_000_000, np.uint64)
-data.first_of_cluster(np.zeros((2, 14), np.uint64))
+first_of_cluster(np.zeros((2, 14), np.uint64))
 start = time.perf_counter()
 keys = np.empty((1_000_000, 14), np.uint64)
 keys[:] = text[:, None] % np.uint64(800_000) * np.uint64(16) + np.arange(14, dtype=np.uint64)
-stays = data.first_of_cluster(keys)
+stays = first_of_cluster(keys)
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(time.perf_counter() - start, int(peak.split()[1]) / 1024)
 """
@@ -197,14 +196,8 @@ def bench_million():
 
 
 if __name__ == "__main__":
-    for bench in (
-        bench_extraction,
-        bench_language,
-        bench_minhash,
-        bench_pipeline,
-        bench_memory,
-        bench_million,
-    ):
+    for bench in (bench_extraction, bench_language, bench_minhash, bench_pipeline, bench_memory,
+                  bench_million):
         start = time.perf_counter()
         for name, value in bench().items():
             print(f"{name:34} {value:12.4g}", flush=True)
