@@ -27,7 +27,6 @@ import argparse
 import math
 import sys
 
-import numba
 import numpy as np
 
 import optimizer
@@ -102,8 +101,7 @@ def describe(config, settings, n_tokens):
     print(f"{n / 1e6:.1f}M parameters, {flops_per_token(config, T) / 1e6:.1f} MFLOP per token, "
           f"{16 * n / 1e6:.0f} MB for weights, gradients and two averages | {steps} steps of {B} "
           f"windows x {T} tokens = {steps * B * T / 1e6:.1f}M tokens, "
-          f"{steps * B * T / n_tokens:.1f} times the text | {numba.get_num_threads()} threads",
-          flush=True)
+          f"{steps * B * T / n_tokens:.1f} times the text", flush=True)
 
 
 def run(args):
@@ -118,8 +116,6 @@ def run(args):
     B, T, steps = settings["batch"], config.ctx, settings["steps"]
     check_text(args.tokens, train, val, T)
     facts = read_facts(args.facts, tokenizer, config)
-    token_bytes = np.array([len(tokenizer.token_bytes(k)) for k in range(config.vocab)])
-    token_bytes[list(tokenizer.special_tokens.values())] = 0  # they are no text
     if state["step"] >= steps:
         print(f"{args.out} has done its {steps} steps; leave out --resume to begin another run")
         return 0
@@ -151,28 +147,34 @@ def run(args):
                           f"{speed:,.0f} tok/s | {progress.left()} left", keep=False, step=step,
                           loss=loss, lr=lr, grad_norm=norm, tokens_per_s=speed)
         if progress.pause():
-            nats, bits = evaluate(params, config, val, token_bytes, buffers)
-            known = recall(params, config, tokenizer, facts) if facts else None
-            if nats <= state.get("best_nats", math.inf):
-                state |= {"best_nats": nats, "best_bits": bits, "best_step": step}
-                averages["best"] = vector(params).copy()
-            progress.show(
-                f"step {step}/{steps} | held-out loss {nats:.3f} nats, perplexity "
-                f"{math.exp(nats):.2f}, {bits:.3f} bits/byte | "
-                + (f"facts {known:.0%} | " if facts else "") + f"{progress.seconds():.0f} s",
-                step=step, val_loss=nats, bits_per_byte=bits, recall=known,
-                seconds=progress.seconds())
-            if step == steps:
-                vector(params)[:] = averages.pop("best")
             state |= {"step": step, "settings": settings, "rng": rng.bit_generator.state}
-            save_run(args.out, "train", (params, config, tokenizer), averages, state, progress.log)
-            text = generate(params, config, [list(config.bos)], 40, temperature=0.8, seed=step)[0]
-            progress.show("    " + printable(" ".join(tokenizer.decode(text).split())))
+            evaluate_and_save(progress, (params, config, tokenizer), averages, state, val, facts)
     if status := progress.close("train.py"):
         return status
     print(f"wrote {args.out}, best at step {state['best_step']}: {state['best_nats']:.3f} nats per "
           f"token, {state['best_bits']:.3f} bits per byte on held-out text; next: "
           f"python sample.py --model {args.out} --prompt \"Once\"")
+
+
+def evaluate_and_save(progress, net, averages, state, val, facts):
+    """What happens ten times a run: held-out loss, facts, a save, a text sample. Keeps a copy of
+    the best weights so far; the last save is of these."""
+    (params, config, tokenizer), step = net, progress.step
+    nats, bits = evaluate(params, config, val, tokenizer)
+    known = recall(params, config, tokenizer, facts) if facts else None
+    if nats <= state.get("best_nats", math.inf):
+        state |= {"best_nats": nats, "best_bits": bits, "best_step": step}
+        averages["best"] = vector(params).copy()
+    progress.show(f"step {step}/{progress.total} | held-out loss {nats:.3f} nats, perplexity "
+                  f"{math.exp(nats):.2f}, {bits:.3f} bits/byte | "
+                  + (f"facts {known:.0%} | " if facts else "") + f"{progress.seconds():.0f} s",
+                  step=step, val_loss=nats, bits_per_byte=bits, recall=known,
+                  seconds=progress.seconds())
+    if step == progress.total:
+        vector(params)[:] = averages.pop("best")
+    save_run(progress.out, "train", net, averages, state, progress.log)
+    text = generate(params, config, [list(config.bos)], 40, temperature=0.8, seed=step)[0]
+    progress.show("    " + printable(" ".join(tokenizer.decode(text).split())))
 
 
 def saved(out, state):
@@ -190,18 +192,21 @@ def one_step(params, grads, config, buffers):
 
 # ---- Evaluation ----------------------------------------------------------------------------------
 
-def evaluate(params, config, tokens, token_bytes, buffers):
-    """(nats per token, bits per byte) over the first EVAL_TOKENS tokens, in windows side by side.
+def evaluate(params, config, tokens, tokenizer):
+    """(nats per token, bits per byte) over the first EVAL_TOKENS of tokens, windows side by side.
 
-    token_bytes (V,): each token's length in bytes. A tokenizer with longer tokens makes fewer and
-    harder predictions. Bits for all of them over bytes of text is a measure that doesn't depend on
-    the tokenizer: what the text would take when compressed with this network."""
-    T = buffers.T
+    A tokenizer with longer tokens makes fewer and harder predictions. The bits of all of them over
+    the bytes of the text do not depend on it: what the text would take when compressed with this
+    network. Special tokens are predicted, too, but are no text."""
+    T = config.ctx
     n = max(1, min(EVAL_TOKENS, len(tokens) - 1) // T)  # windows
     windows = np.asarray(tokens[:n * T + 1], np.int64)
     ids, targets = windows[:-1].reshape(n, T), windows[1:].reshape(n, T)
-    nats = token_losses(params, config, ids, targets, buffers).sum(dtype=np.float64)
-    return nats / targets.size, nats / math.log(2) / max(1, token_bytes[targets].sum())
+    nats = token_losses(params, config, ids, targets).sum(dtype=np.float64)
+    specials = set(tokenizer.special_tokens.values())
+    n_bytes = sum(len(tokenizer.token_bytes(k)) for k in targets.ravel().tolist()
+                  if k not in specials)
+    return nats / targets.size, nats / math.log(2) / max(1, n_bytes)
 
 
 def read_facts(path, tokenizer, config):
