@@ -382,24 +382,19 @@ def explain(name, inputs, settings, blocklist=None):
 
 
 def extract_batch(pages):
-    """For --only extract: {"url", "text"} of those that are pages."""
-    return [{"url": page.url or None,
-             "text": page.text if page.kind == "text" else extract_text(page.html)}
+    """JSON lines {"url", "text"} of those that are pages."""
+    return [to_json({"url": page.url or None,
+                     "text": page.text if page.kind == "text" else extract_text(page.html)})
             for page in pages if open_page(page) is None]
 
 
 def only_extract(files, out, workers):
-    """Writes {"url", "text"} lines for scoring, to `out` if that names a .jsonl file."""
-    path, n = out if out.endswith(".jsonl") else os.path.join(out, "extracted.jsonl"), 0
-
-    def write(file):
-        nonlocal n
-        for pages in map_in_order(extract_batch, batches(read_files(files, warn)), workers):
-            n += len(pages)
-            file.writelines(to_json(page).encode("utf-8", "replace") for page in pages)
-
-    write_file(path, write)
-    print(f"wrote {n:,} extracted pages to {path}")
+    """--only extract: for scoring, to `out` if that names a .jsonl file."""
+    path = out if out.endswith(".jsonl") else os.path.join(out, "extracted.jsonl")
+    lines = itertools.chain.from_iterable(
+        map_in_order(extract_batch, batches(read_files(files, warn)), workers))
+    write_file(path, lambda file: file.writelines(line.encode("utf-8", "replace") for line in lines))
+    print(f"wrote the extracted pages to {path}")
 
 
 def run(args):

@@ -1,8 +1,8 @@
 """What occurs twice: equal URLs, equal texts, and nearly equal texts (MinHash).
 
-Copies make a model learn by heart and waste its time; FineWeb's crawls lost 44% of their text here
-(section 3.4). This is the one stage that must know all pages. It needs 128 bytes of each:
-hashes of its URL and its text, and a signature of 14 numbers.
+Copies waste training and make a model memorize; FineWeb's crawls lost 44% of their text here
+(section 3.4). This is the one stage that must know all pages. It needs 128 bytes of each: hashes
+of its URL and its text, and a signature of 14 numbers.
 
 MinHash (Broder 1997) never compares two texts. A text is the set of its shingles, the runs of five
 words in it. Two texts are as similar as the share of shingles they have in common (Jaccard: both /
@@ -75,31 +75,35 @@ def signature(text, *, words=SHINGLE_WORDS, bands=BANDS, rows=ROWS):
 def near_duplicates(texts, *, words=SHINGLE_WORDS, bands=BANDS, rows=ROWS):
     """(N,) bool, True where a document stays: the first of each cluster of near-duplicates.
     FineWeb keeps an arbitrary one. A text too short for a shingle always stays."""
-    found = [signature(text, words=words, bands=bands, rows=rows) for text in texts]
-    stays = np.ones(len(found), bool)
-    signed = np.array([i for i, keys in enumerate(found) if keys is not None], np.int64)
-    if len(signed):
-        stays[signed] = first_of_cluster(np.stack([found[i] for i in signed]))
+    found = (signature(text, words=words, bands=bands, rows=rows) for text in texts)
+    found = [np.zeros(bands, np.uint64) if keys is None else keys for keys in found]
+    return are_first(np.array(found, np.uint64).reshape(-1, bands))
+
+
+def are_first(signatures):
+    """(N, bands) uint64, zeros for none -> (N,) bool, True where a text stays."""
+    stays, signed = np.ones(len(signatures), bool), np.flatnonzero(signatures.any(axis=1))
+    stays[signed] = first_of_cluster(signatures[signed])
     return stays
 
 
-def is_first(hashes):
-    """(N,) uint64 -> (N,) bool: does this hash occur here for the first time?"""
-    first = np.zeros(len(hashes), bool)
-    first[np.unique(hashes, return_index=True)[1]] = True
-    return first
+def repeated(hashes):
+    """(N,) uint64 -> (N,) bool: did this hash occur before?"""
+    again = np.ones(len(hashes), bool)
+    again[np.unique(hashes, return_index=True)[1]] = False
+    return again
 
 
 def exact(url_hashes, text_hashes, *, urls=True, texts=True):
     """(N,) hashes of URLs (0: none) and of texts -> N reasons or None: the first page of a URL
     stays, and of those the first of a text. URLs A, A, B with texts x, y, y: the second goes by its
     URL, the third stays, since the y before it is gone already."""
-    reasons = np.full(len(url_hashes), None)
+    reasons, left = np.full(len(url_hashes), None), np.arange(len(url_hashes))
     if urls:
-        reasons[~is_first(url_hashes) & (url_hashes != 0)] = "duplicate_url"
+        again = repeated(url_hashes) & (url_hashes != 0)
+        reasons[again], left = "duplicate_url", left[~again]
     if texts:
-        left = np.flatnonzero(reasons == None)  # noqa: E711 (elementwise)
-        reasons[left[~is_first(text_hashes[left])]] = "duplicate_text"
+        reasons[left[repeated(text_hashes[left])]] = "duplicate_text"
     return reasons.tolist()
 
 
@@ -124,7 +128,7 @@ def find_duplicates(keys, settings):
         reasons = exact(keys[:, 0], keys[:, 1], **settings["exact"])
         found = [reason and ("exact", reason) for reason in reasons]
     if settings["minhash"] and found:
-        left = np.array([i for i, why in enumerate(found) if not why and keys[i, 2:].any()], int)
-        for i in left[~first_of_cluster(keys[left, 2:])]:
+        left = np.flatnonzero([why is None for why in found])
+        for i in left[~are_first(keys[left, 2:])]:
             found[i] = "minhash", "near_duplicate"
     return found

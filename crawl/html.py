@@ -122,7 +122,7 @@ def page_events(html):
 
 
 @functools.lru_cache(4096)
-def judge_names(tag, attributes):
+def weigh_names(tag, attributes):
     """(noise, main): do an element's tag and names speak against it, or for it?
 
     class="shareBox" is noise (a word of it is "share"), class="shareholder" is not, and
@@ -196,7 +196,7 @@ def cut_blocks(html):
                 if elements[stack[-1]].tag == other:
                     end_element(stack, elements, n_open)
             if len(stack) < MAX_DEPTH:
-                elements.append(Element(stack[-1], tag, *judge_names(tag, attributes)))
+                elements.append(Element(stack[-1], tag, *weigh_names(tag, attributes)))
                 stack.append(len(elements) - 1)
                 n_open[tag] += 1
                 n_open["unseen"] += tag in UNSEEN

@@ -126,8 +126,7 @@ def identify_language(text):
     winner and of the runner-up, f the share of the winner's words among all words:
     score = share of the script's letters x min(1, f / 0.20) x b^2 / (b^2 + r^2).
     "their" among nine unknown words: 1 x 0.1 / 0.20 x 1 = 0.5, under the threshold of 0.65. With
-    b = 30 and r = 10 the last factor is 900 / 1000; with b = r it is 1/2, and nothing passes.
-    FineWeb asks fastText; against that, this one gives lists and gibberish low scores."""
+    b = 30 and r = 10 the last factor is 900 / 1000; with b = r it is 1/2, and nothing passes."""
     scripts, words = language_tables()
     text = unicodedata.normalize("NFC", text[:LANGUAGE_SAMPLE])
     letters = Counter()

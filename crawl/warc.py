@@ -255,8 +255,8 @@ def read_warc(path, pieces, report):
             headers, block, at = record
             is_http = headers["content-type"].startswith("application/http")
             if (headers["warc-type"], is_http) in (("response", True), ("conversion", False)):
-                url = CONTROL.sub("", headers["warc-target-uri"].strip("<>"))
-                yield Page("http" if is_http else "text", block, url, headers["warc-record-id"],
+                yield Page("http" if is_http else "text", block,
+                           headers["warc-target-uri"].strip("<>"), headers["warc-record-id"],
                            headers["warc-identified-payload-type"], where)
 
 
@@ -291,11 +291,11 @@ def parse_headers(block):
     """Header lines after a first line -> dict, names in lower case, "" for a name not there.
 
     Only \\n ends a line: str.splitlines would also stop at U+2028, and a URL that holds one could
-    bring a header of its own."""
+    bring a header of its own. Control characters go."""
     headers = defaultdict(str)
     for line in block.split(b"\n")[1:]:
         name, _, value = line.decode("utf-8", "replace").partition(":")
-        headers[name.strip().lower()] = value.strip()
+        headers[name.strip().lower()] = CONTROL.sub("", value).strip()
     return headers
 
 

@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import data
 
-REPEATS = 3  # of each measurement, alternating between ours and the peer's; medians are compared
+REPEATS = 3  # of each measurement, alternating between ours and the baseline's; medians are compared
 
 
 def real_pages():
@@ -62,19 +62,19 @@ def median(numbers):
 def bench_extraction():
     """Both get the pages' bytes, so finding the charset is in both times."""
     _, gold, _, bodies = real_pages()
-    ours_s, peer_s = [], []
+    ours_s, baseline_s = [], []
     trafilatura_text(next(iter(bodies.values())))
     some = list(bodies.values())[::3]
     ours = dict(zip(bodies, seconds(data.extract_text, bodies.values())[1]))
     for _ in range(REPEATS):
         ours_s.append(seconds(data.extract_text, some)[0])
-        peer_s.append(seconds(trafilatura_text, some)[0])
-    peer = dict(zip(bodies, seconds(trafilatura_text, bodies.values())[1]))
+        baseline_s.append(seconds(trafilatura_text, some)[0])
+    baseline = dict(zip(bodies, seconds(trafilatura_text, bodies.values())[1]))
     return {
         "extraction_f1": f1(ours, gold),
-        "extraction_f1_trafilatura": f1(peer, gold),
+        "extraction_f1_trafilatura": f1(baseline, gold),
         "extraction_pages_per_s": len(some) / median(ours_s),
-        "extraction_speed_vs_trafilatura": median(peer_s) / median(ours_s),
+        "extraction_speed_vs_trafilatura": median(baseline_s) / median(ours_s),
     }
 
 
@@ -115,28 +115,28 @@ def bench_minhash():
     texts = [data.extract_text(html) for html in real_pages()[2].values()]
     texts = texts + [text[: len(text) * 9 // 10] for text in texts]
     data.near_duplicates(texts[:2])
-    ours_s, peer_s = [], []
+    ours_s, baseline_s = [], []
     for _ in range(REPEATS):
         start = time.perf_counter()
         stays = data.near_duplicates(texts)
         ours_s.append(time.perf_counter() - start)
         start = time.perf_counter()
-        n_peer = datasketch_duplicates(texts)
-        peer_s.append(time.perf_counter() - start)
+        n_baseline = datasketch_duplicates(texts)
+        baseline_s.append(time.perf_counter() - start)
     return {
         "minhash_docs_per_s": len(texts) / median(ours_s),
         "minhash_found": int((~stays).sum()),
-        "minhash_found_datasketch": n_peer,
-        "minhash_vs_datasketch": median(peer_s) / median(ours_s),
+        "minhash_found_datasketch": n_baseline,
+        "minhash_vs_datasketch": median(baseline_s) / median(ours_s),
     }
 
 
 def bench_pipeline():
-    """Our whole pipeline from the crawl's file to shards, every language kept, against the peer's
+    """Our whole pipeline from the crawl's file to shards, every language kept, against the baseline's
     extraction alone of the same pages (already unpacked) by as many processes."""
     path, _, _, bodies = real_pages()
     settings, _ = data.read_settings(["language_languages=any"])
-    n_workers, ours_s, peer_s = 2, [], []
+    n_workers, ours_s, baseline_s = 2, [], []
     with tempfile.TemporaryDirectory() as out, ProcessPoolExecutor(n_workers) as pool:
         list(pool.map(trafilatura_text, list(bodies.values())[:4]))
         data.near_duplicates(["a b c d e f"])
@@ -148,10 +148,10 @@ def bench_pipeline():
             sys.stdout = shown
             start = time.perf_counter()
             list(pool.map(trafilatura_text, bodies.values(), chunksize=8))
-            peer_s.append(time.perf_counter() - start)
+            baseline_s.append(time.perf_counter() - start)
     return {
         "pipeline_pages_per_s": len(bodies) / min(ours_s),
-        "pipeline_vs_trafilatura": min(peer_s) / min(ours_s),
+        "pipeline_vs_trafilatura": min(baseline_s) / min(ours_s),
     }
 
 

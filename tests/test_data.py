@@ -244,7 +244,7 @@ def test_two_runs_on_one_folder(tmp_path, capsys):
 
 def test_ctrl_c_leaves_the_old_files(tmp_path):
     """SIGINT to the parent and its workers while pages are cleaned: one line, status 130."""
-    out, path = tmp_path / "docs", write(tmp_path, b"".join(crawl(10)))
+    out, path = tmp_path / "docs", write(tmp_path, b"".join(crawl(200)))  # several batches
     assert data.main([path, "--out", str(out)]) == 0
     before = files_in(out)
     fifo = str(tmp_path / "endless.jsonl")
@@ -252,7 +252,8 @@ def test_ctrl_c_leaves_the_old_files(tmp_path):
     process = subprocess.Popen([sys.executable, "data.py", path, fifo, "--out", str(out)], cwd=ROOT,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                start_new_session=True)
-    process.stdout.readline()
+    while len(open(f"/proc/{process.pid}/task/{process.pid}/children").read().split()) < 2:
+        time.sleep(0.1)  # until the workers are there
     time.sleep(2)
     os.killpg(process.pid, signal.SIGINT)
     _, shown = process.communicate(timeout=30)
