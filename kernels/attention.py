@@ -6,18 +6,10 @@
     attention_backward(do, q, k, v) -> dq, dk, dv
     attention_step(q, k_cache, v_cache, lengths, rows) -> o        one new query a text: decoding
 
-plain.py makes the scores s of all T x T pairs, and goes through them five times. Here no more of s
+plain.py makes the scores of all T x T pairs, and goes through them five times. Here no more of them
 exists than 64 x 64 at a time (FlashAttention, Dao et al. 2022): 64 queries meet the keys block by
 block; a running maximum m and sum l make the softmax exact at the end; of every row only
-lse = m + log(l) is kept, from which the backward makes p again.
-
-What makes it fast:
-  lanes    A tile lies keys x queries: 64 queries side by side, each in a lane of the vector unit.
-           So maximum, exp and sum run straight down the lanes, and none waits for its neighbour.
-           The price is turning q, do, o and dq around, once a tile.
-  skipping The mask leaves half of the square. Blocks above the diagonal are never touched; in a
-           block on it, work is cut to steps of 16 lanes.
-  threads  take whole heads: nothing is shared, and the bits don't depend on their number.
+lse = m + log(l) is kept, from which the backward makes the weights p again.
 
 Given up: masks other than causal, dropout. A thread keeps one head's k, v, dk and dv (T x D each)
 beside its tiles, T below 64 pays for lanes rounded up to 16, and a NaN in v may also show up to 15
@@ -27,7 +19,7 @@ Forward and backward of 8 texts of 256 tokens, 8 heads of 64 numbers, float32: 1
 of an AMD EPYC (Zen 4), 2.1 times as fast as PyTorch's fused kernel. Compiling takes some 6 s, once.
 
 Reading order: _forward and _backward with the comment over each; the decoding step; then the small
-loops they call.
+loops that they call.
 """
 import functools
 import math
@@ -118,6 +110,15 @@ def _threads(dtype):
 def _on_threads(kernel, qkv, o, lse, do, dqkv, sizes, scale, parts):
     for part in prange(parts):
         kernel(qkv, o, lse, do, dqkv, sizes, scale, np.int64(part), parts)
+
+
+# ---- What makes it fast ----
+# lanes     A tile lies keys x queries: 64 queries side by side, each in a lane of the vector unit.
+#           So maximum, exp and sum run straight down the lanes, and none waits for its neighbour.
+#           The price is turning q, do, o and dq around, once a tile.
+# skipping  The mask leaves half of the square. Blocks above the diagonal are never touched; in a
+#           block on it, work is cut to steps of 16 lanes.
+# threads   They take whole heads: nothing is shared, and the bits don't depend on their number.
 
 
 # ---- Forward: a softmax that never sees a whole row (Milakov and Gimelshein 2018) ----
