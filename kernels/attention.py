@@ -115,7 +115,7 @@ def _on_threads(kernel, qkv, o, lse, do, dqkv, sizes, scale, parts):
 # ---- What makes it fast ----
 # lanes     A tile lies keys x queries: 64 queries side by side, each in a lane of the vector unit.
 #           So maximum, exp and sum run straight down the lanes, and none waits for its neighbour.
-#           The price is turning q, do, o and dq around, once a tile.
+#           The price: q, do, o and dq are transposed, once a tile.
 # skipping  The mask leaves half of the square. Blocks above the diagonal are never touched; in a
 #           block on it, work is cut to steps of 16 lanes.
 # threads   They take whole heads: nothing is shared, and the bits don't depend on their number.
@@ -133,7 +133,7 @@ def _on_threads(kernel, qkv, o, lse, do, dqkv, sizes, scale, parts):
 #
 # The same for a tile of 64 queries, each in a lane j; row i is a key, p[i, j] lies at i * TILE + j:
 #     keys, values (T4,D4)    k / sqrt(D) and v of one head, copied together; zeros fill up to fours
-#     queries, out (D4,TILE)  q and the sum so far, turned around: a column is a query
+#     queries, out (D4,TILE)  q and the sum so far, transposed: a column is a query
 #     p (TILE,TILE)           scores keys @ queries, then exp of them; out += values^T @ p
 #     m, l, f (TILE)          a number a query
 # A tile meets the blocks of keys up to its own; only in the last, on the diagonal, the mask cuts:
@@ -189,9 +189,9 @@ def _softmax(p, m, l, f, rows, lanes, diagonal):
     """Scores p (rows,lanes) become exp(p - m), with m and l, the maximum and sum so far, brought
     up to date; f is the factor that does the same for what was gathered with the old m.
 
-    In turn: m; f, and l with it; exp, added to l. Four rows at a time, so that m and l are loaded
-    and stored once for four keys. On the diagonal, row i starts at the step of 16 lanes that holds
-    lane i."""
+    In this order: m; f, and l with it; exp, added to l. Four rows at a time, so that m and l are
+    loaded and stored once for four keys. On the diagonal, row i starts at the step of 16 lanes
+    that holds lane i."""
     if diagonal:
         _mask(p, rows, -np.inf)
     for j in range(U(TILE)):
@@ -431,7 +431,7 @@ def _scale_lanes(tile, f, rows):
 
 @njit
 def _copy(source, x, x_step, rows, columns, factor, target, y, y_step):
-    """target (rows,columns) = source * factor; like transpose, but not turned."""
+    """target (rows,columns) = source * factor; x, x_step, y, y_step as in transpose."""
     for r in range(rows):
         xr, yr = U(x + r * x_step), U(y + r * y_step)
         for c in range(U(columns)):

@@ -42,7 +42,7 @@ def matmul(a, b, trans_a=False, trans_b=False, out=None, accumulate=False):
     """Returns out (M,N), the product of two matrices of one dtype (float32 or float64).
 
     trans_a, trans_b: a is stored as (K,M), b as (N,K); no transposed copy is made of either. out:
-    where to write; its rows must be contiguous. accumulate: add to what out holds.
+    where to write, with contiguous rows. accumulate: add to what out holds.
 
     Each output number is summed in an order that depends on the shapes alone, so the bits are
     the same for any number of threads."""
@@ -216,7 +216,7 @@ def transpose(source, x, x_step, rows, columns, target, y, y_step):
     """target (columns,rows) = source.T, for source (rows,columns). They begin at x and y; x_step
     and y_step lead from row to row.
 
-    In blocks of 4 x 4, loaded whole before any of it is stored: LLVM turns them in registers."""
+    In blocks of 4 x 4, loaded whole before any of it is stored: that happens in registers."""
     a, b = source, target
     for r in range(0, rows - 3, 4):
         for c in range(0, columns - 3, 4):

@@ -333,19 +333,19 @@ def test_large_scores_neither_overflow_nor_vanish(k):
 
 @modules
 @pytest.mark.parametrize("which", "qkv")
-@pytest.mark.parametrize("place", [0, 37, 99])
-def test_nan_shows_in_attention(k, which, place):
+@pytest.mark.parametrize("position", [0, 37, 99])
+def test_nan_shows_in_attention(k, which, position):
     """A NaN in q shows at its position, in k and v at all from there on; the other head stays."""
     make = numbers(np.float32)
     arrays = {name: make(1, 150, 2, 12) for name in "qkv"}
     good = k.attention(*arrays.values())
-    arrays[which][0, place, 1, 3] = np.nan
+    arrays[which][0, position, 1, 3] = np.nan
     o = k.attention(*arrays.values())
-    shown = o[0, place:place + 1, 1] if which == "q" else o[0, place:, 1]
+    shown = o[0, position:position + 1, 1] if which == "q" else o[0, position:, 1]
     assert np.isnan(shown[:, 3] if which == "v" else shown).all()
     assert np.array_equal(o[:, :, 0], good[:, :, 0])
     if k is kernels:  # plain.py multiplies a masked 0 by NaN, which is NaN at all positions
-        before = max(0, place - 15)
+        before = max(0, position - 15)
         assert np.allclose(o[:, :before, 1], good[:, :before, 1], atol=1e-6)
 
 
