@@ -10,12 +10,12 @@ another file whose functions the kernel calls: the old code would run without a 
 for machine code is named by a hash of all files in kernels/.
 """
 import atexit
-import glob
 import hashlib
 import os
 import shutil
 import sys
 import tempfile
+from pathlib import Path
 
 KEPT = 2  # folders of machine code; the older one may serve a run that began before an edit
 
@@ -25,27 +25,24 @@ def machine_code_folder():
 
     It lies in the folder that NUMBA_CACHE_DIR names. Without that it lies in __pycache__, or where
     that is read-only in the user's cache, or else in a temporary folder that goes with the run."""
-    here, content = os.path.dirname(os.path.abspath(__file__)), hashlib.sha256()
-    for path in sorted(glob.glob(os.path.join(here, "*.py"))):
-        with open(path, "rb") as f:
-            content.update(f.read())
+    here, content = Path(__file__).resolve().parent, hashlib.sha256()
+    for path in sorted(here.glob("*.py")):
+        content.update(path.read_bytes())
     name = "byhand-" + content.hexdigest()[:16]
-    given = os.environ.get("NUMBA_CACHE_DIR", "")
-    if os.path.basename(given).startswith("byhand-"):  # set below, by the process that started us
-        given = os.path.dirname(given)
-    candidates = ([given] if given else
-                  [os.path.join(here, "__pycache__"), os.path.expanduser("~/.cache/byhand")])
-    for parent in candidates:
-        folder = os.path.join(parent, name)
+    given = Path(os.environ.get("NUMBA_CACHE_DIR", ""))
+    if given.name.startswith("byhand-"):  # set below, by the process that started this one
+        given = given.parent
+    for parent in [given] if given.name else [here / "__pycache__", Path("~/.cache/byhand")]:
         try:
-            os.makedirs(folder, exist_ok=True)
+            folder = parent.expanduser() / name
+            folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()  # fails where the disk is read-only
             os.utime(folder)  # the last one used is the newest
-            by_age = sorted(glob.glob(os.path.join(parent, "byhand-*")), key=os.path.getmtime)
+            by_age = sorted(folder.parent.glob("byhand-*"), key=os.path.getmtime)
             for old in by_age[:-KEPT]:
                 shutil.rmtree(old, ignore_errors=True)
-            return folder
-        except OSError:
+            return str(folder)
+        except (OSError, RuntimeError):  # RuntimeError: there is no home
             pass
     parent = tempfile.mkdtemp(prefix="byhand")  # nobody else can write here
     atexit.register(shutil.rmtree, parent, ignore_errors=True)

@@ -6,18 +6,10 @@
     attention_backward(do, q, k, v) -> dq, dk, dv
     attention_step(q, k_cache, v_cache, lengths, rows) -> o        one new query a text: decoding
 
-plain.py makes the scores s of all T x T pairs, and goes through them five times. Here no more of s
+plain.py makes the scores of all T x T pairs, and goes through them five times. Here no more of them
 exists than 64 x 64 at a time (FlashAttention, Dao et al. 2022): 64 queries meet the keys block by
 block; a running maximum m and sum l make the softmax exact at the end; of every row only
-lse = m + log(l) is kept, from which the backward makes p again.
-
-What makes it fast:
-  lanes    A tile lies keys x queries: 64 queries side by side, each in a lane of the vector unit.
-           So maximum, exp and sum run straight down the lanes, and none waits for its neighbour.
-           The price is turning q, do, o and dq around, once a tile.
-  skipping The mask leaves half of the square. Blocks above the diagonal are never touched; in a
-           block on it, work is cut to steps of 16 lanes.
-  threads  take whole heads: nothing is shared, and the bits don't depend on their number.
+lse = m + log(l) is kept, from which the backward makes the weights p again.
 
 Given up: masks other than causal, dropout. A thread keeps one head's k, v, dk and dv (T x D each)
 beside its tiles, T below 64 pays for lanes rounded up to 16, and a NaN in v may also show up to 15
@@ -27,7 +19,7 @@ Forward and backward of 8 texts of 256 tokens, 8 heads of 64 numbers, float32: 1
 of an AMD EPYC (Zen 4), 2.1 times as fast as PyTorch's fused kernel. Compiling takes some 6 s, once.
 
 Reading order: _forward and _backward with the comment over each; the decoding step; then the small
-loops they call.
+loops that they call.
 """
 import functools
 import math
@@ -120,6 +112,15 @@ def _on_threads(kernel, qkv, o, lse, do, dqkv, sizes, scale, parts):
         kernel(qkv, o, lse, do, dqkv, sizes, scale, np.int64(part), parts)
 
 
+# ---- What makes it fast ----
+# lanes     A tile lies keys x queries: 64 queries side by side, each in a lane of the vector unit.
+#           So maximum, exp and sum run straight down the lanes, and none waits for its neighbour.
+#           The price: q, do, o and dq are transposed, once a tile.
+# skipping  The mask leaves half of the square. Blocks above the diagonal are never touched; in a
+#           block on it, work is cut to steps of 16 lanes.
+# threads   They take whole heads: nothing is shared, and the bits don't depend on their number.
+
+
 # ---- Forward: a softmax that never sees a whole row (Milakov and Gimelshein 2018) ----
 #
 # Of one query, with scores s_j against the keys so far, keep
@@ -132,7 +133,7 @@ def _on_threads(kernel, qkv, o, lse, do, dqkv, sizes, scale, parts):
 #
 # The same for a tile of 64 queries, each in a lane j; row i is a key, p[i, j] lies at i * TILE + j:
 #     keys, values (T4,D4)    k / sqrt(D) and v of one head, copied together; zeros fill up to fours
-#     queries, out (D4,TILE)  q and the sum so far, turned around: a column is a query
+#     queries, out (D4,TILE)  q and the sum so far, transposed: a column is a query
 #     p (TILE,TILE)           scores keys @ queries, then exp of them; out += values^T @ p
 #     m, l, f (TILE)          a number a query
 # A tile meets the blocks of keys up to its own; only in the last, on the diagonal, the mask cuts:
@@ -188,9 +189,9 @@ def _softmax(p, m, l, f, rows, lanes, diagonal):
     """Scores p (rows,lanes) become exp(p - m), with m and l, the maximum and sum so far, brought
     up to date; f is the factor that does the same for what was gathered with the old m.
 
-    In turn: m; f, and l with it; exp, added to l. Four rows at a time, so that m and l are loaded
-    and stored once for four keys. On the diagonal, row i starts at the step of 16 lanes that holds
-    lane i."""
+    In this order: m; f, and l with it; exp, added to l. Four rows at a time, so that m and l are
+    loaded and stored once for four keys. On the diagonal, row i starts at the step of 16 lanes
+    that holds lane i."""
     if diagonal:
         _mask(p, rows, -np.inf)
     for j in range(U(TILE)):
@@ -430,7 +431,7 @@ def _scale_lanes(tile, f, rows):
 
 @njit
 def _copy(source, x, x_step, rows, columns, factor, target, y, y_step):
-    """target (rows,columns) = source * factor; like transpose, but not turned."""
+    """target (rows,columns) = source * factor; x, x_step, y, y_step as in transpose."""
     for r in range(rows):
         xr, yr = U(x + r * x_step), U(y + r * y_step)
         for c in range(U(columns)):

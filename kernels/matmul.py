@@ -15,23 +15,14 @@ Multiplication"):
          extra: it happens in this copy.
   tile   4 rows x 256 columns of the output are summed in a scratch that stays in the L1 cache.
   step   16 numbers of a stay in registers while 4 rows of the panel and the 4 rows of the tile
-         stream by: 16 multiply-adds for 8 loads and 4 stores, so the multipliers never wait.
-
-                                 b0 b0 b0 b0 b0 b0 ...  panel, depth k
-                                 b1 b1 b1 b1 b1 b1 ...         depth k+1
-      depths of a, k to k+3      b2 b2 b2 b2 b2 b2 ...         depth k+2
-      |                          b3 b3 b3 b3 b3 b3 ...         depth k+3
-      x0 x1 x2 x3   row i        tile[0] += x0 * b0 + x1 * b1 + x2 * b2 + x3 * b3
-      y0 y1 y2 y3   row i+1      tile[1] += y0 * b0 + ...
-      z0 z1 z2 z3   row i+2      tile[2] += z0 * b0 + ...
-      w0 w1 w2 w3   row i+3      tile[3] += w0 * b0 + ...
+         stream by, 16 numbers of each at a time.
 
 Given up for speed: up to 3 rows are computed twice where M is no multiple of 4, up to 15 columns
 for nothing where N is no multiple of 16, and every panel is copied before it is used, which is why
 decoding, with a row or two, takes another way (few_rows).
 
-Reading order, from the inside out: make_multiply_add is the step, _rectangle goes over panels and
-rows, rectangles gives each thread its part, matmul chooses.
+Reading order, from the inside out: make_multiply_add is the step, drawn there; _rectangle goes
+over panels and rows, rectangles gives each thread its part, matmul chooses.
 """
 import numba
 import numpy as np
@@ -51,7 +42,7 @@ def matmul(a, b, trans_a=False, trans_b=False, out=None, accumulate=False):
     """Returns out (M,N), the product of two matrices of one dtype (float32 or float64).
 
     trans_a, trans_b: a is stored as (K,M), b as (N,K); no transposed copy is made of either. out:
-    where to write; its rows must be contiguous. accumulate: add to what out holds.
+    where to write, with contiguous rows. accumulate: add to what out holds.
 
     Each output number is summed in an order that depends on the shapes alone, so the bits are
     the same for any number of threads."""
@@ -150,6 +141,17 @@ def _pack(b, trans_b, k0, k1, j0, j1, panel):
 
 
 # ---- What attention.py uses too. Arrays are flat; a part begins at an index x, y, b or t ----
+#
+# The step: four rows of a, four depths at a time, meet four rows of the panel.
+#                               b0 b0 b0 b0 b0 b0 ...  panel, depth k
+#                               b1 b1 b1 b1 b1 b1 ...         depth k+1
+#     a, depths k to k+3        b2 b2 b2 b2 b2 b2 ...         depth k+2
+#     |                         b3 b3 b3 b3 b3 b3 ...         depth k+3
+#     x0 x1 x2 x3   row i       tile[0] += x0 * b0 + x1 * b1 + x2 * b2 + x3 * b3
+#     y0 y1 y2 y3   row i+1     tile[1] += y0 * b0 + y1 * b1 + y2 * b2 + y3 * b3
+#     z0 z1 z2 z3   row i+2     tile[2] += z0 * b0 + ...
+#     w0 w1 w2 w3   row i+3     tile[3] += w0 * b0 + ...
+# 16 multiply-adds for 8 loads and 4 stores, so the multipliers never wait for memory.
 
 def make_multiply_add(stride):
     """The step, compiled for panels and tiles whose rows lie `stride` numbers apart.
@@ -157,7 +159,8 @@ def make_multiply_add(stride):
     No intrinsics: LLVM makes AVX-512 or AVX2 of the innermost loop by itself, provided that it sees
     what an assembly programmer would know: the stride is a constant when compiling (hence this
     function around it), the number of columns is a multiple of 16, no index is negative, and there
-    are just two base pointers. Without any one of these the speed is halved or worse."""
+    are just two base pointers (which it checks once for overlap). Without any one of these the
+    speed is halved or worse."""
     one, two, three, four = U(stride), U(2 * stride), U(3 * stride), U(4 * stride)
 
     @njit(fastmath=FAST)
@@ -213,7 +216,7 @@ def transpose(source, x, x_step, rows, columns, target, y, y_step):
     """target (columns,rows) = source.T, for source (rows,columns). They begin at x and y; x_step
     and y_step lead from row to row.
 
-    In blocks of 4 x 4, loaded whole before any of it is stored: LLVM turns them in registers."""
+    In blocks of 4 x 4, loaded whole before any of it is stored: that happens in registers."""
     a, b = source, target
     for r in range(0, rows - 3, 4):
         for c in range(0, columns - 3, 4):

@@ -122,7 +122,7 @@ def attention_weights(q, k):
     """p (B,H,T,T) for q (B,T,H,D) and k (B,T,G,D): how much query t (row) takes of position j
     (column). Also lse (B,H,T), the log of the softmax's denominator, for the fast backward."""
     _, T, H, D = q.shape
-    s = heads_first(q, H) @ heads_first(k, H).mT / D**0.5  # (B,H,T,T); .mT turns each matrix
+    s = heads_first(q, H) @ heads_first(k, H).mT / D**0.5  # (B,H,T,T); .mT is the transpose
     s = np.where(np.tri(T, dtype=bool), s, -np.inf)  # row t keeps columns 0 to t; exp(-inf) = 0
     top = s.max(axis=3, keepdims=True)  # (B,H,T,1); p stays the same, and exp can't overflow
     e = np.exp(s - top)

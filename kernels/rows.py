@@ -8,8 +8,8 @@ Rows are spread over the threads; sums over rows are made in chunks of fixed siz
 fixed order, so the bits don't depend on the number of threads.
 
 How to read it: @njit has Numba translate a Python function to machine code when it is first called
-with arguments of some type; the loops are what gets fast. `prange` is a range whose turns go to
-several threads. LLVM, the compiler underneath, works on 8 or 16 numbers at once (a vector) wherever
+with arguments of some type; the loops are what gets fast. `prange` is a range whose iterations go
+to several threads. LLVM, the compiler underneath, works on 8 or 16 numbers at once (a vector) where
 a loop lets it. Three habits serve that: rows are taken out first (xi = x[i]), so that the inner
 loop has one index; constants are made in the array's own type, since to Numba a plain 1 times
 float32 is float64, and half as many of these fit a vector; no function is called that LLVM can't
@@ -21,6 +21,7 @@ the order of sums is the compiler's, so that the last digits differ from NumPy's
 import functools
 import math
 import types
+
 import numba
 import numpy as np
 from numba import njit, prange
