@@ -472,6 +472,22 @@ def new_run(args):
     return net, optimizer.start(net[0]), state, []
 
 
+def open_run(args):
+    """net, averages, state, log, new or to resume; and the reference policy: the same network once
+    more, as it was before RL, since updates change net in place."""
+    net, averages, state, log = load_run(args.out, "rl") if args.resume else new_run(args)
+    settings = state["settings"]
+    print_settings("rl.py", settings)
+    if args.resume and state["iteration"] >= settings["iterations"]:
+        raise ValueError(f"{args.out}: has done its {settings['iterations']} iterations; leave out "
+                         "--resume to begin another run")
+    reference = open_policy(settings["model"])
+    if checksum(reference[0]) != state["reference"]:
+        raise ValueError(f"{settings['model']}: has changed since this run began; leave out "
+                         "--resume to begin another one")
+    return net, averages, state, log, reference
+
+
 def improve(net, averages, grads, settings, iteration, rollouts, rewards, reference):
     """The updates of an iteration, which count from 1. Returns the last gradient's length."""
     done = (iteration - 1) / settings["iterations"]
@@ -485,18 +501,9 @@ def improve(net, averages, grads, settings, iteration, rollouts, rewards, refere
 
 
 def run(args):
-    """Opens the policy, the reference policy and what gives rewards; then iterates."""
-    net, averages, state, log = load_run(args.out, "rl") if args.resume else new_run(args)
+    """Opens what gives rewards, then iterates: rollouts, rewards, updates; ten saves a run."""
+    net, averages, state, log, reference = open_run(args)
     settings, iterations = state["settings"], state["settings"]["iterations"]
-    print_settings("rl.py", settings)
-    if args.resume and state["iteration"] >= iterations:
-        raise ValueError(f"{args.out}: has done its {iterations} iterations; leave out --resume to "
-                         "begin another run")
-    # The same network once more, as it was before RL: updates change net in place.
-    reference = open_policy(settings["model"])
-    if checksum(reference[0]) != state["reference"]:
-        raise ValueError(f"{settings['model']}: has changed since this run began; leave out "
-                         "--resume to begin another one")
     learned = settings["reward"] == "model"
     if learned:
         jokes = read_jokes(JOKES)
