@@ -41,6 +41,9 @@ from model import grow, loss_and_grads, not_finite, vector, views
 from sample import answers, complete, recall
 
 LR = 1e-3  # highest learning rate, lower than pretraining's: the facts should stay
+# Muon's learning rate; 0: AdamW for all weights. On 182 steps of conversations 0.01 brought the
+# held-out loss from 0.793 (AdamW) to 0.726 nats.
+MUON_LR = 0.0
 EPOCHS = 2  # times that each conversation is read
 REPLAY = 0.2  # tokens of pretraining's pages per token of conversations, see read_pages
 BATCH_TOKENS = 1500  # a step, padding included
@@ -190,10 +193,11 @@ def open_run(args):
         return state["settings"], net, averages, state, log
     if args.epochs < 1:
         raise ValueError(f"--epochs {args.epochs}: at least 1 is needed")
-    if not 0 <= args.lr < math.inf:
-        raise ValueError(f"--lr {args.lr}: a learning rate is a number from 0 up")
+    for flag, rate in (("--lr", args.lr), ("--muon-lr", args.muon_lr)):
+        if not 0 <= rate < math.inf:
+            raise ValueError(f"{flag} {rate}: a learning rate is a number from 0 up")
     settings = {name: getattr(args, name) for name in (
-        "base", "data", "pages", "epochs", "lr", "seed", "leave_out", "mix_lengths")}
+        "base", "data", "pages", "epochs", "lr", "muon_lr", "seed", "leave_out", "mix_lengths")}
     params, config, tokenizer = open_model(args.base)
     # The base model has never met the three tokens, so they have no rows in its embedding.
     tokenizer.add_special_tokens(CHAT_SPECIALS)
@@ -244,8 +248,9 @@ def run(args):
     for step in progress.steps():
         ids, targets, mask = to_arrays(batches[step - 1])
         loss, _ = loss_and_grads(params, config, ids, targets, mask, grads)
-        rate = optimizer.learning_rate(step - 1, steps, lr)
-        norm = optimizer.update(params, grads, averages, config, step, rate, decay=0.0)
+        rate, muon_rate = (optimizer.learning_rate(step - 1, steps, peak)
+                           for peak in (lr, settings["muon_lr"]))
+        norm = optimizer.update(params, grads, averages, config, step, rate, 0.0, muon_rate or None)
         wrong = not_finite(grads) or not_finite(params)
         if wrong or not math.isfinite(loss + norm):
             raise ValueError(f"step {step}: overflow in {wrong}, loss {loss}; try a third of the "
@@ -422,6 +427,7 @@ def main(argv=None):
     add("--out", default="out/sft", help="checkpoint folder to write (%(default)s)")
     add("--epochs", type=int, default=EPOCHS, help="times to read all (%(default)s)")
     add("--lr", type=float, default=LR, help="highest learning rate (%(default)s)")
+    add("--muon-lr", type=float, default=MUON_LR, help="the same of Muon; 0: AdamW (%(default)s)")
     add("--seed", type=int, default=0, help="of the new tokens and the order (%(default)s)")
     add("--leave-out", nargs="+", default=[], metavar="KIND", help="kinds of conversations to skip")
     add("--mix-lengths", action="store_true", help="batches of rows of any length")

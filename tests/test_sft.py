@@ -254,7 +254,7 @@ def test_a_chat_model_is_tuned_further_as_it_is(run, capsys):
 def test_kinds_are_left_out_and_checkpoints_compared(run, capsys):
     """--leave-out drops one kind; --evaluate (once --exam) shows two checkpoints side by side."""
     heldout()
-    assert run("--leave-out", "who", "--epochs", "1", "--out", "out/bold") == 0
+    assert run("--leave-out", "who", "--epochs", "1", "--muon-lr", "0.01", "--out", "out/bold") == 0
     assert "24 conversations (24 left out)" in capsys.readouterr().out
     for flag in ("--evaluate", "--exam"):
         assert run(flag, "out/bold", "out/bold") == 0
@@ -277,6 +277,7 @@ def test_prompts_are_compared(run, capsys):
     (["--base", "nowhere"], "nowhere"), (["--data", "none.jsonl"], "none.jsonl: no such file"),
     (["--resume"], "no run to go on with"), (["--resume", "--out", "out/base"], "state.json"),
     (["--epochs", "0"], "--epochs 0"), (["--lr", "-1"], "--lr -1"), (["--lr", "nan"], "--lr nan"),
+    (["--muon-lr", "-1"], "--muon-lr -1"),
     (["--data", "empty.jsonl"], "no conversation to learn from"),
     (["--leave-out", "foxes"], "is of kind foxes"), (["--out", "."], "choose an empty folder"),
     (["--evaluate", "out/base"], "no chat tokens"), (["--compare"], "prompts.jsonl: no such file"),
