@@ -203,8 +203,14 @@ def recall(params, config, tokenizer, facts):
     """The share of facts {"prompt", "answer"} that the network completes: each token of the answer
     is the likeliest. The loss falls smoothly; this jumps when facts are really known.
 
-    Nothing is generated. One forward pass over prompt and answer gives the prediction at every
-    position; if each predicts the answer's next token, greedy decoding would write the answer."""
+    Nothing is generated. One forward pass over prompt and answer gives, at each index, the
+    likeliest *next* token, so predictions and answer are one index apart:
+
+        index      0      1      2     3     4
+        ids        Talgo  lives  in    Tide  wick      the prompt has 3 tokens, the answer 2
+        likeliest  is     in     Tide  wick  .         likeliest[2:4] must be ids[3:5]
+
+    If they agree, greedy decoding would have written just that answer."""
     prompts = [list(tokenizer.encode(fact["prompt"])) for fact in facts]
     full = [ids + list(tokenizer.encode(fact["answer"])) for ids, fact in zip(prompts, facts)]
     ids = np.zeros((len(full), max(map(len, full))), np.int64)  # padded on the right
@@ -212,7 +218,6 @@ def recall(params, config, tokenizer, facts):
         row[:len(tokens)] = tokens
     likeliest = np.concatenate([forward(params, config, ids[i:i + 64]).argmax(-1)
                                 for i in range(0, len(ids), 64)])  # 64 at a time: logits are large
-    # The prediction at position i is for position i + 1.
     return sum(list(row[len(prompt) - 1:len(tokens) - 1]) == tokens[len(prompt):]
                for row, prompt, tokens in zip(likeliest, prompts, full)) / len(facts)
 
