@@ -22,7 +22,7 @@ A page goes through these stages in this order and leaves at the first rule that
 Writes out/docs/train-*.jsonl.gz, val-*.jsonl.gz (lines {"id", "url", "text", "language",
 "language_score"}) and stats.json. The default crawl of 10,500 small pages takes 8 s on two cores
 (AMD EPYC, Zen 4), 343 real pages of 150 KB 2 s, the first run 3 s more to compile. A worker needs
-160 MB, and 600 MB at most (texts of 8 MB); the parent keeps 128 bytes of each good page.
+100 MB, and 600 MB at most (texts of 8 MB); the parent keeps 128 bytes of each good page.
 How to read: `life_of` is the story of one page, `clean_crawl` that of a crawl; what the stages do
 is in crawl/. Source of the recipe: FineWeb (arXiv 2406.17557); each rule names its own. Left out:
 C4's list of bad words, duplicates across runs, JavaScript, learned quality classifiers.
