@@ -251,7 +251,8 @@ def test_ctrl_c_leaves_the_old_files(tmp_path):
     os.mkfifo(fifo)
     process = subprocess.Popen([sys.executable, "data.py", path, fifo, "--out", str(out)], cwd=ROOT,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               start_new_session=True)
+                               start_new_session=True,  # background jobs start with SIGINT ignored
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     while len(open(f"/proc/{process.pid}/task/{process.pid}/children").read().split()) < 2:
         time.sleep(0.1)  # until the workers are there
     time.sleep(2)
