@@ -166,7 +166,7 @@ def evaluate_and_save(progress, net, averages, state, val, facts):
         state |= {"best_nats": nats, "best_bits": bits, "best_step": step}
         averages["best"] = vector(params).copy()
     progress.show(f"step {step}/{progress.total} | held-out loss {nats:.3f} nats, perplexity "
-                  f"{math.exp(nats):.2f}, {bits:.3f} bits/byte | "
+                  f"{math.exp(min(nats, 99)):.2f}, {bits:.3f} bits/byte | "
                   + (f"facts {known:.0%} | " if facts else "") + f"{progress.seconds():.0f} s",
                   step=step, val_loss=nats, bits_per_byte=bits, recall=known,
                   seconds=progress.seconds())

@@ -46,10 +46,10 @@ COMMANDS = {
     "rl": ("out/rl", ["--problems", "sums.jsonl", "--final", "sums.jsonl"])}
 
 
-def start(script, folder, *flags, kill=0, seconds=None):
+def start(script, folder, *flags, kill=0, seconds=None, threads=1):
     """The exit status of a script in folder; it may be killed after some seconds."""
     command = [sys.executable, "-c", START, ROOT, script, *flags]
-    environment = os.environ | {"KILL": str(kill), "NUMBA_NUM_THREADS": "1"}
+    environment = os.environ | {"KILL": str(kill), "NUMBA_NUM_THREADS": str(threads)}
     try:
         return subprocess.run(command, cwd=folder, env=environment, timeout=seconds,
                               capture_output=True).returncode  # a timeout ends with SIGKILL
@@ -107,3 +107,12 @@ def test_a_killed_run_ends_with_the_same_bits(script, n, undisturbed):
             folder / out / ".ready").exists() else []
         assert start(script, folder, *flags, "--out", out, *resume) == 0
         assert final_files(folder / out) == expected[script], (script, kill, seconds)
+
+
+@pytest.mark.parametrize("script", COMMANDS)
+def test_threads_and_processes_change_no_bit(script, undisturbed):
+    """The same command in a fresh process, on two threads instead of one: the same files."""
+    folder, expected = undisturbed
+    out, (_, flags) = f"out/{script}-again", COMMANDS[script]
+    assert start(script, folder, *flags, "--out", out, threads=2) == 0
+    assert final_files(folder / out) == expected[script]
