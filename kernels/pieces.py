@@ -17,8 +17,7 @@ import regex
 # over kinds of characters. The tests hold the two equal on every code point.
 
 OTHER, LETTER, NUMBER, WHITESPACE, SPACE, LINE_END, NOTHING = range(7)
-APOSTROPHE, E, L, R, V = map(ord, "'elrv")
-SDMT = tuple(map(ord, "sdmt"))
+APOSTROPHE, E, L, SDMT, VR = ord("'"), ord("e"), ord("l"), tuple(b"sdmt"), tuple(b"vr")
 LONG_S = 0x17F  # the s of old prints, which counts as an s where case is ignored
 
 
@@ -46,31 +45,24 @@ def pre_token_bounds(points, kinds, max_digits, bounds):
     while kinds[i] != NOTHING:
         # A pre-token begins at i; j finds where it ends. 32 is the bit that makes an A an a.
         kind, j = kinds[i], i + 1
-        next1, next2 = points[j] | 32, points[j + 1] | 32
-        quote = points[i] == APOSTROPHE
-        # '(?i:[sdmt]|ll|ve|re)
-        if quote and (next1 in SDMT or points[j] == LONG_S):
+        next1, next2, quote = points[j] | 32, points[j + 1] | 32, points[i] == APOSTROPHE
+        if quote and (next1 in SDMT or points[j] == LONG_S):  # '(?i:[sdmt]...
             j += 1
-        elif quote and ((next1 == L and next2 == L)
-                        or (next2 == E and (next1 == V or next1 == R))):
+        elif quote and (next1 == next2 == L or next2 == E and next1 in VR):  # ...|ll|ve|re)
             j += 2
-        # \p{N}{1,3}, tried before words since a digit cannot stand before the letters of one
-        elif kind == NUMBER:
+        elif kind == NUMBER:  # \p{N}{1,3}, before words: no word begins with a digit
             while kinds[j] == NUMBER and j - i < max_digits:
                 j += 1
-        # [^\r\n\p{L}\p{N}]?+\p{L}++
         elif kind == LETTER or (kind != LINE_END and kinds[j] == LETTER):
-            while kinds[j] == LETTER:
+            while kinds[j] == LETTER:  # [^\r\n\p{L}\p{N}]?+\p{L}++
                 j += 1
-        #  ?[^\s\p{L}\p{N}]++[\r\n]*+
         elif kind == OTHER or (kind == SPACE and kinds[j] == OTHER):
-            while kinds[j] == OTHER:
+            while kinds[j] == OTHER:  #  ?[^\s\p{L}\p{N}]++[\r\n]*+
                 j += 1
             while kinds[j] == LINE_END:
                 j += 1
-        # whitespace: all of it if the text ends there, else up to the last line end in it, else
-        # all but one character, else the only one
-        else:
+        else:  # whitespace: all of it if the text ends there, else up to the last line end in it,
+            # else all but one character, else the only one
             line_end = j if kind == LINE_END else 0
             while WHITESPACE <= kinds[j] <= LINE_END:
                 j += 1
@@ -97,8 +89,8 @@ def number_distinct(points, bounds, slots, firsts, numbers):
     for k in range(len(numbers)):
         start, length = bounds[k], bounds[k + 1] - bounds[k]
         key = np.uint64(0xCBF29CE484222325)  # the hash FNV-1a, over code points
-        for i in range(start, start + length):
-            key = (key ^ np.uint64(points[i])) * np.uint64(0x100000001B3)
+        for point in points[start:start + length]:
+            key = (key ^ np.uint64(point)) * np.uint64(0x100000001B3)
         slot = np.int64(key >> np.uint64(40)) & (len(slots) - 1)
         while slots[slot]:  # maybe another pre-token with this hash; compare the characters
             first, i = firsts[slots[slot] - 1], 0
@@ -172,17 +164,17 @@ def find_pair(slots, rows, left, right):
 @numba.njit(cache=True)
 def add_to_count(pairs, left, right, amount, word):
     """Change a pair's count. Where it grows, the word goes on the pair's list."""
-    slot, used = find_pair(pairs.slots, pairs.rows, left, right), pairs.used
-    if not pairs.slots[slot]:
-        pairs.rows[used[0], 0], pairs.rows[used[0], 1] = left, right
+    slots, rows, counts, newest, word_of, older, used = pairs
+    slot = find_pair(slots, rows, left, right)
+    if not slots[slot]:
+        rows[used[0], 0], rows[used[0], 1] = left, right
         used[0] += 1
-        pairs.slots[slot] = used[0]
-    pair = pairs.slots[slot] - 1
-    pairs.counts[pair] += amount
+        slots[slot] = used[0]
+    pair = slots[slot] - 1
+    counts[pair] += amount
     if amount > 0:
         used[1] += 1
-        pairs.word_of[used[1]], pairs.older[used[1]] = word, pairs.newest[pair]
-        pairs.newest[pair] = used[1]
+        word_of[used[1]], older[used[1]], newest[pair] = word, newest[pair], used[1]
 
 
 @numba.njit(cache=True)
@@ -211,8 +203,7 @@ def most_frequent(pairs, ranks):
 def join_everywhere(ids, starts, ends, weights, pairs, pair, new):
     """Replace the pair by the id `new` in the words on its list, and correct the counts. Words
     shrink in place: ends[w] moves down. Returns how many tokens fewer the corpus has."""
-    left, right, entry = pairs.rows[pair, 0], pairs.rows[pair, 1], pairs.newest[pair]
-    fewer = 0
+    (left, right), entry, fewer = pairs.rows[pair], pairs.newest[pair], 0
     while entry:  # words that have lost the pair to an earlier merge stay as they are
         word, entry = pairs.word_of[entry], pairs.older[entry]
         start, end, weight = starts[word], ends[word], weights[word]
@@ -255,19 +246,17 @@ def find_merges(counts, n_merges):
         (left, right), count = pairs.rows[pair].tolist(), int(pairs.counts[pair])
         n_tokens -= join_everywhere(ids, starts, ends, weights, pairs, pair, new)
         tokens.append(tokens[left] + tokens[right])
-        rank = bisect.bisect(in_order, tokens[new])
-        in_order.insert(rank, tokens[new])
-        ranks[:new] += ranks[:new] >= rank  # the tokens behind the new one move up
-        ranks[new] = rank
+        ranks[new] = bisect.bisect(in_order, tokens[new])
+        in_order.insert(ranks[new], tokens[new])
+        ranks[:new] += ranks[:new] >= ranks[new]  # the tokens behind the new one move up
         yield left, right, count, n_bytes / n_tokens
 
 
 # ---- encode --------------------------------------------------------------------------------------
-# naive_encode tries every merge in turn. Here the pairs of a pre-token are looked up in a table
-# that says which of them was learned first. With merges 1: l+o and 2: lo+w, "low" is
+# naive_encode tries every merge in turn. Here a table tells which of a pre-token's pairs was learned
+# first. With merges 1: l+o and 2: lo+w, "low" takes two rounds, however many merges there are:
 #     l o w   (l,o) is merge 1, (o,w) is none    -> lo w
 #     lo w    (lo,w) is merge 2                  -> low
-# two rounds for three bytes, however many merges there are.
 
 @numba.njit(cache=True)
 def index_merges(slots, rows, first, n):
