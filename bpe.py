@@ -6,12 +6,11 @@ pair of neighbours into a new token, and again. Common words end as one token, r
 Before that a pattern splits text into pre-tokens: words, digits, punctuation, whitespace. No token
 reaches across two of them; otherwise "dog.", "dog!" and "dog?" would each be learned apart.
 
-    python bpe.py                         out/docs/ -> out/tokenizer.json, out/tokens/
+    python bpe.py                         out/docs/ -> out/tokenizer.json, out/tokens/; 2 seconds
     python bpe.py a.txt b.txt             the same from plain text; the last 10% of each is val
     python bpe.py --show "Hello, world!"  the tokens in colour, their ids and bytes
     python bpe.py --show "hello world" --gpt4    the ids that GPT-4 has for it
 
-It takes about two seconds; the first run of all takes two more, to compile.
 Reading order: the idea (three short functions, all of BPE), the chat; then the same fast: train,
 Tokenizer, and their loops in kernels/pieces.py. Other people's files: formats/tokenizers.py.
 Sources: Sennrich, Haddow and Birch 2016 (BPE); Radford et al. 2019 (bytes); tiktoken (the pattern).
@@ -33,9 +32,10 @@ import numpy as np
 import regex
 
 from common import (in_colour, locked, map_in_order, paint, print_settings, printable, read_json,
-                    read_json_lines, read_text_lines, recover, run_command, staged, write_file)
-from formats.tokenizers import (GPT2_SPLIT, byte_ids, from_ranks, from_tree, gpt4_excerpt,
-                                ids_before, to_tree)
+                    read_json_lines, read_text_lines, recover, run_command, show_line, staged,
+                    write_file)
+from formats.tokenizers import (GPT2_SPLIT, byte_ids, check_pattern, from_ranks, from_tree,
+                                gpt4_excerpt, ids_before, to_tree)
 from formats.tokens import read_tokens, write_tokens  # noqa: F401 (train.py imports it from here)
 from kernels.pieces import (character_kinds, empty_slots, find_merges, index_merges, merge_all,
                             pre_token_spans)
@@ -153,18 +153,8 @@ def pre_tokenize(text, pattern):
     return list(number), numbers
 
 
-def check_pattern(pattern):
-    """Refuse what is no pattern, or has a capturing group: the regex would give its text twice."""
-    try:
-        if regex.compile(f"({pattern})").groups > 1:
-            raise ValueError("a capturing group; write (?:...) in place of (...)")
-    except (ValueError, regex.error, RecursionError, OverflowError, MemoryError) as error:
-        raise ValueError(f"the split pattern {pattern!r:.60} is damaged: {error}") from None
-
-
 def count_pre_tokens(texts, ended=True, *, pattern):
-    """How often each pre-token occurs: all that training needs to know of texts. A job of `jobs`;
-    whether its last text ended makes no difference here."""
+    """How often each pre-token occurs: all that training needs to know of the texts of a job."""
     counts = collections.Counter()
     for text in texts:
         distinct, numbers = pre_tokenize(text, pattern)
@@ -239,10 +229,10 @@ class Tokenizer:
     def token_bytes(self, token_id):
         """The bytes that an id stands for; of a special token its name's."""
         known = isinstance(token_id, (int, np.integer)) and 0 <= token_id < len(self.tokens)
-        if not known or self.tokens[token_id] is None:
-            raise ValueError(f"unknown token id {token_id}: this vocabulary has 0 to "
-                             f"{len(self.tokens) - 1}; were the ids made by another tokenizer?")
-        return self.tokens[token_id]
+        if known and self.tokens[token_id] is not None:
+            return self.tokens[token_id]
+        raise ValueError(f"unknown token id {token_id}: this vocabulary has 0 to "
+                         f"{len(self.tokens) - 1}; were the ids made by another tokenizer?")
 
     def add_special_tokens(self, names):
         """Give each new name the next id."""
@@ -255,9 +245,9 @@ class Tokenizer:
         """Hash of all that decides ids, with the Unicode tables of `regex`: newer ones know more
         letters. Checkpoints and tokens carry it, and are never used with another vocabulary.
         chat=False: without the chat's tokens, which sft.py adds and no document has."""
-        special = {name: k for name, k in self.special_tokens.items()
-                   if chat or name not in CHAT_SPECIALS}
-        gone = {*self.special_tokens.values()} - {*special.values()}
+        left_out = () if chat else CHAT_SPECIALS
+        special = {name: k for name, k in self.special_tokens.items() if name not in left_out}
+        gone = {self.special_tokens.get(name) for name in left_out}
         content = ([token for k, token in enumerate(self.tokens) if k not in gone],
                    self.merge_rows.tolist(), sorted(special.items()), self.pattern,
                    self.ignore_merges, sorted(self.added_tokens.items()),
@@ -265,8 +255,7 @@ class Tokenizer:
         return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
     def encode_ordinary(self, text):
-        """naive_encode, with each distinct pre-token merged once and then looked up. Splitting the
-        text then takes most of the time."""
+        """naive_encode, but each distinct pre-token is merged once and then looked up."""
         (distinct, numbers), cache = pre_tokenize(text, self.pattern), self.cache
         if len(cache) > len(self.whole) + CACHE_SIZE:
             cache = self.cache = dict(self.whole)
@@ -332,13 +321,12 @@ class Tokenizer:
 
 
 # ---- texts in, tokens out ------------------------------------------------------------------------
-# Texts flow from the files through the workers into one file of tokens. Only a few jobs are in
-# memory at a time, so a corpus may be larger.
+# A few jobs are in memory at a time, so a corpus may be larger than memory.
 
 def jobs(texts, pattern):
     """Group texts into jobs of about JOB_CHARS: (list of texts, whether the last one ends there). A
-    longer text is divided where a pre-token ends and goes on in the next job: so one long file
-    keeps all cores busy. With a foreign pattern, whose ends we do not know, it stays whole."""
+    longer text is divided where a pre-token ends, so that one long file keeps all cores busy; with
+    a foreign pattern, whose ends we do not know, it stays whole."""
     group, size, known = [], 0, pattern in (GPT4_SPLIT, DIGIT_SPLIT, GPT2_SPLIT)
     for text in [texts] if isinstance(texts, str) else texts:
         start = 0
@@ -362,11 +350,9 @@ def read_texts(inputs, folder, part):
         if not text:
             raise ValueError(f"{path} is empty")
         yield text[:len(text) * 9 // 10] if part == "train" else text[len(text) * 9 // 10:]
-    if inputs:
-        return
     recover(folder)
-    shards = sorted(glob.glob(f"{folder}/{part}-*.jsonl.gz"))
-    if not shards:
+    shards = [] if inputs else sorted(glob.glob(f"{folder}/{part}-*.jsonl.gz"))
+    if not inputs and not shards:
         raise ValueError(f"no {folder}/{part}-*.jsonl.gz; run python data.py, or name a text file")
     for path in shards:
         for number, document in read_json_lines(path):
@@ -384,8 +370,8 @@ def readable(token):
 
 
 def show_tokens(tokenizer, text):
-    """Print the tokens of text and below them their ids, on the same colours. Without colours, bars
-    divide the tokens. Then the bytes of a short text, as numbers and as bits."""
+    """Print the tokens of text and below them their ids, on the same colours, or between bars. Then
+    the bytes of a short text, as numbers and as bits."""
     ids = tokenizer.encode(text, allowed_special="all")
     tokens = [tokenizer.token_bytes(k) for k in ids]
     codes = [f"30;48;5;{COLOURS[k % len(COLOURS)]}" for k in range(len(ids))]
@@ -399,14 +385,13 @@ def show_tokens(tokenizer, text):
 
 
 def run(args):
-    """Train (unless --tokenizer brings one) and encode both parts. The texts are read twice, once
-    to learn from and once to encode: reading is cheap, and keeping them would take memory."""
+    """Train (unless --tokenizer brings one), then encode both parts. The texts are read twice:
+    reading is cheap, and keeping them would take memory."""
     if args.show is not None:
         if args.gpt4:
             print("excerpt of GPT-4's vocabulary, right only for hello, Hello, world, helloworld")
-        show_tokens(Tokenizer(**gpt4_excerpt()) if args.gpt4 else
-                    Tokenizer.load(args.tokenizer or f"{args.out}/tokenizer.json"), args.show)
-        return
+        return show_tokens(Tokenizer(**gpt4_excerpt()) if args.gpt4 else Tokenizer.load(
+            args.tokenizer or f"{args.out}/tokenizer.json"), args.show)
     docs = f"{args.out}/docs"
     print_settings("bpe.py", {
         "input": args.inputs or docs, "vocabulary": args.tokenizer or args.vocab_size,
@@ -419,21 +404,21 @@ def run(args):
             tokenizer = Tokenizer.load(args.tokenizer)
             tokenizer.add_special_tokens([END])
         else:
+            pattern = GPT4_SPLIT if args.digits == 3 else DIGIT_SPLIT
             tokenizer = train(read_texts(args.inputs, docs, "train"), args.vocab_size, [END],
-                              GPT4_SPLIT if args.digits == 3 else DIGIT_SPLIT, args.workers, print)
-            print(f"learned {tokenizer.vocab_size:,} tokens in {time.perf_counter() - start:.1f} s")
+                              pattern, args.workers, show_line)
+            seconds = time.perf_counter() - start
+            show_line(f"learned {tokenizer.vocab_size:,} tokens in {seconds:.1f} s")
         os.makedirs(f"{staging}/tokens")
         info = {"tokenizer": tokenizer.fingerprint(chat=False)}
         for part in ("train", "val"):
             start = time.perf_counter()
             work = jobs(read_texts(args.inputs, docs, part), tokenizer.pattern)
-            info[part] = write_tokens(
-                f"{staging}/tokens/{part}.npy",
-                map_in_order(tokenizer.encode_documents, work, args.workers))
-            print(f"{part} | {info[part][0]:,} tokens | {time.perf_counter() - start:.1f} s",
-                  flush=True)
-        write_file(f"{staging}/tokens/info.json",
-                   lambda file: file.write(json.dumps(info).encode()))
+            arrays = map_in_order(tokenizer.encode_documents, work, args.workers)
+            info[part] = write_tokens(f"{staging}/tokens/{part}.npy", arrays)
+            show_line(f"{part} | {info[part][0]:,} tokens | {time.perf_counter() - start:.1f} s")
+        with open(f"{staging}/tokens/info.json", "w", encoding="utf-8") as file:
+            json.dump(info, file)
         tokenizer.save(f"{staging}/tokenizer.json")
     print(f"wrote {args.out}/tokenizer.json and {args.out}/tokens/; next: python train.py")
 

@@ -9,6 +9,7 @@ Sources: the `tokenizers` library; tiktoken.
 import base64
 
 import numpy as np
+import regex
 
 from kernels.pieces import empty_slots, recover_merges
 
@@ -33,6 +34,15 @@ def byte_ids(tokens):
     if missing:
         raise ValueError(f"no token for byte {missing[0]}; byte-level BPE needs all 256")
     return np.array([ids[bytes([byte])] for byte in range(256)])
+
+
+def check_pattern(pattern):
+    """Refuse what is no pattern, or has a capturing group: the regex would give its text twice."""
+    try:
+        if regex.compile(f"({pattern})").groups > 1:
+            raise ValueError("a capturing group; write (?:...) in place of (...)")
+    except (ValueError, regex.error, RecursionError, OverflowError, MemoryError) as error:
+        raise ValueError(f"the split pattern {pattern!r:.60} is damaged: {error}") from None
 
 
 # ---- tokenizer.json ------------------------------------------------------------------------------

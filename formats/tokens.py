@@ -32,7 +32,7 @@ def write_tokens(path, arrays):
 def read_tokens(folder, part, tokenizer=None):
     """folder/PART.npy ("train" or "val"), memory-mapped, (n,) uint16 or uint32. Tokens from
     elsewhere may have no info.json. ValueError: not there, damaged, or of another tokenizer.
-    Checksum and highest id would take seconds to read above CHECKED_BYTES, and are not looked at."""
+    Above CHECKED_BYTES neither checksum nor highest id is looked at: that reads the whole file."""
     recover(os.path.dirname(os.path.normpath(folder)))
     path, info = f"{folder}/{part}.npy", f"{folder}/info.json"
     if not os.path.exists(path):

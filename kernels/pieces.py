@@ -48,7 +48,7 @@ def pre_token_bounds(points, kinds, max_digits, bounds):
         next1, next2, quote = points[j] | 32, points[j + 1] | 32, points[i] == APOSTROPHE
         if quote and (next1 in SDMT or points[j] == LONG_S):  # '(?i:[sdmt]...
             j += 1
-        elif quote and (next1 == next2 == L or next2 == E and next1 in VR):  # ...|ll|ve|re)
+        elif quote and (next1 == next2 == L or (next2 == E and next1 in VR)):  # ...|ll|ve|re)
             j += 2
         elif kind == NUMBER:  # \p{N}{1,3}, before words: no word begins with a digit
             while kinds[j] == NUMBER and j - i < max_digits:
@@ -61,8 +61,8 @@ def pre_token_bounds(points, kinds, max_digits, bounds):
                 j += 1
             while kinds[j] == LINE_END:
                 j += 1
-        else:  # whitespace: all of it if the text ends there, else up to the last line end in it,
-            # else all but one character, else the only one
+        # whitespace: all if the text ends there, or up to its last line end, or all but one
+        else:
             line_end = j if kind == LINE_END else 0
             while WHITESPACE <= kinds[j] <= LINE_END:
                 j += 1
@@ -89,8 +89,8 @@ def number_distinct(points, bounds, slots, firsts, numbers):
     for k in range(len(numbers)):
         start, length = bounds[k], bounds[k + 1] - bounds[k]
         key = np.uint64(0xCBF29CE484222325)  # the hash FNV-1a, over code points
-        for point in points[start:start + length]:
-            key = (key ^ np.uint64(point)) * np.uint64(0x100000001B3)
+        for i in range(start, start + length):
+            key = (key ^ np.uint64(points[i])) * np.uint64(0x100000001B3)
         slot = np.int64(key >> np.uint64(40)) & (len(slots) - 1)
         while slots[slot]:  # maybe another pre-token with this hash; compare the characters
             first, i = firsts[slots[slot] - 1], 0
@@ -135,10 +135,9 @@ def pre_token_spans(text, max_digits):
 #     counts now             0      0      0       3       3
 # Only the two words on the list of (a, b) were read. "xaby" goes on the lists of (x,ab) and (ab,y).
 
-# Pair k of neighbours is rows[k] = [left id, right id]; `slots` finds k by these two. counts[k]: how
-# often it occurs in the corpus. Its list of words is linked: newest[k] is the newest entry, entry e
-# stands for the word word_of[e], and older[e] is the entry before it (0: none). used = [number of
-# pairs, number of entries].
+# Pair k of neighbours is rows[k] = [left id, right id], found by `slots`; counts[k] is its number.
+# Its list of words is linked: newest[k] is the newest entry, entry e stands for the word
+# word_of[e], and older[e] is the entry before it (0: none). used = [number of pairs, of entries].
 Pairs = collections.namedtuple("Pairs", "slots rows counts newest word_of older used")
 
 
@@ -164,17 +163,17 @@ def find_pair(slots, rows, left, right):
 @numba.njit(cache=True)
 def add_to_count(pairs, left, right, amount, word):
     """Change a pair's count. Where it grows, the word goes on the pair's list."""
-    slots, rows, counts, newest, word_of, older, used = pairs
-    slot = find_pair(slots, rows, left, right)
-    if not slots[slot]:
-        rows[used[0], 0], rows[used[0], 1] = left, right
+    slot, used = find_pair(pairs.slots, pairs.rows, left, right), pairs.used
+    if not pairs.slots[slot]:
+        pairs.rows[used[0], 0], pairs.rows[used[0], 1] = left, right
         used[0] += 1
-        slots[slot] = used[0]
-    pair = slots[slot] - 1
-    counts[pair] += amount
+        pairs.slots[slot] = used[0]
+    pair = pairs.slots[slot] - 1
+    pairs.counts[pair] += amount
     if amount > 0:
         used[1] += 1
-        word_of[used[1]], older[used[1]], newest[pair] = word, newest[pair], used[1]
+        pairs.word_of[used[1]], pairs.older[used[1]] = word, pairs.newest[pair]
+        pairs.newest[pair] = used[1]
 
 
 @numba.njit(cache=True)
@@ -203,7 +202,8 @@ def most_frequent(pairs, ranks):
 def join_everywhere(ids, starts, ends, weights, pairs, pair, new):
     """Replace the pair by the id `new` in the words on its list, and correct the counts. Words
     shrink in place: ends[w] moves down. Returns how many tokens fewer the corpus has."""
-    (left, right), entry, fewer = pairs.rows[pair], pairs.newest[pair], 0
+    left, right, entry = pairs.rows[pair, 0], pairs.rows[pair, 1], pairs.newest[pair]
+    fewer = 0
     while entry:  # words that have lost the pair to an earlier merge stay as they are
         word, entry = pairs.word_of[entry], pairs.older[entry]
         start, end, weight = starts[word], ends[word], weights[word]
@@ -253,14 +253,14 @@ def find_merges(counts, n_merges):
 
 
 # ---- encode --------------------------------------------------------------------------------------
-# naive_encode tries every merge in turn. Here a table tells which of a pre-token's pairs was learned
+# naive_encode tries every merge in turn. Here a table tells which pair of a pre-token was learned
 # first. With merges 1: l+o and 2: lo+w, "low" takes two rounds, however many merges there are:
 #     l o w   (l,o) is merge 1, (o,w) is none    -> lo w
 #     lo w    (lo,w) is merge 2                  -> low
 
 @numba.njit(cache=True)
 def index_merges(slots, rows, first, n):
-    """Make rows first..n-1 of the merges, [left, right, made], findable by their pair."""
+    """Enter rows first..n-1 of the merges, [left, right, made], by their pair."""
     for k in range(first, n):
         slots[find_pair(slots, rows, rows[k, 0], rows[k, 1])] = k + 1
 
