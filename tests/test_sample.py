@@ -1,5 +1,4 @@
-"""Sampling: the cache against the naive loop, batches against single rows, what evaluation needs,
-the terminal, the demonstrations, the chat, bad input."""
+"""Sampling: against the naive loop and the full forward pass; the terminal, demonstrations, chat."""
 import json
 import os
 import signal
@@ -33,16 +32,15 @@ def small_net(tokenizer, ctx, bos=(), eos=()):
     return model.init_params(config, 1), config, tokenizer
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def tokenizer():
     return bpe.train(["the cat sat on the mat. the hat!"] * 3, 270, (bpe.END,))
 
 
-@pytest.fixture(scope="module")
-def chatty():
-    new = bpe.train(["the cat sat on the mat. the hat!"] * 3, 270, (bpe.END,))
-    new.add_special_tokens(bpe.CHAT_SPECIALS)
-    return new
+@pytest.fixture
+def chatty(tokenizer):
+    tokenizer.add_special_tokens(bpe.CHAT_SPECIALS)
+    return tokenizer
 
 
 @pytest.fixture
@@ -85,26 +83,18 @@ def test_generate_equals_the_naive_loop(net):
             *net, [7, 3], 15, **how)
 
 
-def test_greedy_with_the_cache_is_the_argmax_of_the_full_forward(net):
-    """Temperature 0 takes the likeliest token at each position of one forward pass."""
+def test_the_cache_gives_what_the_full_forward_pass_gives(net):
+    """Greedy tokens are its argmax, logprobs are minus its losses, at any temperature."""
     ids = np.random.default_rng(1).integers(0, CONFIG.vocab, (3, 5))
     new = sample.generate(*net, ids, 12, temperature=0)
-    assert new.shape == (3, 12) and new.dtype == np.int64
+    assert new.shape == (3, 12) and new.dtype == np.int64 and len(np.unique(new)) > 3
     logits = model.forward(*net, np.concatenate([ids, new], axis=1))
     np.testing.assert_array_equal(logits[:, 4:-1].argmax(axis=2), new)
-    assert len(np.unique(new)) > 3
-
-
-def test_log_probabilities_are_those_of_training(net):
-    """stream's logprobs are minus the losses of the same tokens, at any temperature."""
-    ids = np.random.default_rng(2).integers(0, CONFIG.vocab, (4, 3))
-    found, new = np.zeros((4, 10)), np.empty((4, 10), np.int64)
-    steps = sample.stream(*net, ids, 10, temperature=0.7, top_k=20, top_p=0.9)
-    for step, (rows, tokens, logprobs, _) in enumerate(steps):
-        new[rows, step], found[rows, step] = tokens, logprobs
+    steps = list(sample.stream(*net, ids, 12, temperature=0.7, top_k=20, top_p=0.9))
+    new, logprobs = (np.stack([step[k] for step in steps], axis=1) for k in (1, 2))
     whole = np.concatenate([ids, new], axis=1)
     losses = model.token_losses(*net, whole[:, :-1], whole[:, 1:])
-    np.testing.assert_allclose(found, -losses[:, 2:], atol=1e-4)
+    np.testing.assert_allclose(logprobs, -losses[:, 4:], atol=1e-4)
 
 
 def test_a_row_is_sampled_alike_whatever_else_is_in_the_batch(net):
@@ -124,15 +114,15 @@ def test_a_row_is_sampled_alike_whatever_else_is_in_the_batch(net):
 
 
 def test_shared_prompts_are_read_once_and_change_no_bit(net, monkeypatch):
-    """Three different prompts in six rows: prefill sees three, and the texts are the same."""
+    """Three different prompts in six rows: prefill sees three, and each row is as if it were alone."""
     prompts, read = [[7, 3, 0], [7, 3], [7, 3, 0], [1], [7, 3], [7, 3]], []
     prefill = sample.prefill
     monkeypatch.setattr(sample, "prefill", lambda config, cache, ids, lengths: (
         read.append(len(ids)), prefill(config, cache, ids, lengths))[1])
     shared = sample.generate(*net, prompts, 9, seed=4)
     assert read == [3]
-    monkeypatch.setattr(sample, "prefill_once", prefill)
-    assert sample.generate(*net, prompts, 9, seed=4) == shared
+    assert shared == [sample.generate(*net, [prompt], 9, seed=[(4, row)])[0]
+                      for row, prompt in enumerate(prompts)]
 
 
 def test_rows_end_at_a_stop_id_and_the_others_go_on_unchanged(net):
@@ -182,34 +172,40 @@ def test_prompts_that_are_none(net, ids):
         sample.generate(*net, ids, 3)
 
 
-@pytest.mark.parametrize("how", [
-    {"temperature": -1}, {"temperature": float("nan")}, {"temperature": float("inf")},
-    {"temperature": 1e-40}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.1}, {"max_new_tokens": -1}])
-def test_settings_out_of_range(net, how):
+@pytest.mark.parametrize("name,value", [
+    ("temperature", -1), ("temperature", float("nan")), ("temperature", float("inf")),
+    ("temperature", 1e-40), ("top_k", -1), ("top_p", 0), ("top_p", 1.1), ("max_new_tokens", -1)])
+def test_settings_out_of_range(net, name, value):
     """The error says which setting is wrong."""
-    name = next(iter(how)).replace("_", "-").replace("max-new-", "")
-    with pytest.raises(ValueError, match=f"{name}.*must"):
-        sample.generate(*net, [[1]], **({"max_new_tokens": 3} | how))
+    with pytest.raises(ValueError, match=f"{name.replace('_', '-').replace('max-new-', '')}.*must"):
+        sample.generate(*net, [[1]], **({"max_new_tokens": 3} | {name: value}))
 
 
-def test_damaged_weights_are_noticed(net):
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_damaged_weights_are_noticed(net, temperature):
     """A NaN anywhere ends in an error, not in a text."""
     params = model.views(model.vector(net[0]).copy(), CONFIG)
     params["model.norm.weight"][3] = np.nan
-    for temperature in (0, 1):
-        with pytest.raises(ValueError, match="not a number"):
-            sample.generate(params, CONFIG, [[1]], 3, temperature=temperature)
+    with pytest.raises(ValueError, match="not a number"):
+        sample.generate(params, CONFIG, [[1]], 3, temperature=temperature)
 
 
 # ---- Evaluation ----
 
-def test_texts_do_not_depend_on_how_many_fit_into_memory(monkeypatch, chatty):
+@pytest.fixture
+def sizes(monkeypatch):
+    """How many rows each call of generate got."""
+    sizes, generate = [], sample.generate
+    monkeypatch.setattr(sample, "generate", lambda params, config, ids, *rest, **more: (
+        sizes.append(len(ids)),
+        generate(params, config, ids, *rest, **more) if params else [[5]] * len(ids))[1])
+    return sizes
+
+
+def test_texts_do_not_depend_on_how_many_fit_into_memory(monkeypatch, chatty, sizes):
     """complete in one batch and in batches of a few rows: the same texts, sampled and greedy."""
     net = small_net(chatty, 40)
     prompts = [chatty.encode("the cat sat on the mat"[:n]) for n in (3, 22, 7, 3, 12, 1, 18)]
-    sizes, generate = [], sample.generate
-    monkeypatch.setattr(sample, "generate", lambda params, config, ids, *rest, **more: (
-        sizes.append(len(ids)), generate(params, config, ids, *rest, **more))[1])
     whole = [sample.complete(net, prompts, t, 9, seed=2) for t in (0, 1)]
     monkeypatch.setattr(sample, "BATCH_BYTES", 60_000)
     assert whole == [sample.complete(net, prompts, t, 9, seed=2) for t in (0, 1)]
@@ -217,11 +213,9 @@ def test_texts_do_not_depend_on_how_many_fit_into_memory(monkeypatch, chatty):
     assert sample.complete(net, []) == []
 
 
-def test_evaluation_of_1600_rows_takes_bounded_memory(monkeypatch, chatty):
+def test_evaluation_of_1600_rows_takes_bounded_memory(chatty, sizes):
     """At 25M parameters the keys and values of a batch stay within BATCH_BYTES."""
-    config, sizes = model.Config(vocab=1024, **model.SIZES["25M"]), []
-    monkeypatch.setattr(sample, "generate", lambda params, config, ids, *rest, **more: (
-        sizes.append(len(ids)), [[5]] * len(ids))[1])
+    config = model.Config(vocab=1024, **model.SIZES["25M"])
     sample.complete((None, config, chatty), [[1] * 60] * 1600, max_new_tokens=200)
     cache_bytes = 4 * 2 * config.layers * config.kv_heads * config.head_dim * 260
     assert sum(sizes) == 1600 and len(sizes) < 160
@@ -259,15 +253,12 @@ def test_recall_counts_what_greedy_decoding_would_write(tokenizer):
 
 @pytest.fixture
 def written(monkeypatch, capsys, tokenizer):
-    """written(ids, new) -> what is printed if the network writes the ids new after ids."""
-    def run(ids, new, show=sample.write):
-        def fake(*args, **kwargs):
-            for token in new:
-                yield [0], [token], [0.0], [np.zeros(tokenizer.vocab_size)]
-        monkeypatch.setattr(sample, "stream", fake)
-        collected = []
-        show((None, types.SimpleNamespace(ctx=50), tokenizer), ids, {269}, {}, collected)
-        assert collected == new
+    """written(ids, new, ...) -> what is printed if the network writes the ids new after ids."""
+    def run(ids, new, logits=(), **how):
+        monkeypatch.setattr(sample, "stream", lambda *args, **kwargs: (
+            ([0], [token], [0.0], [logits]) for token in new))
+        net = None, types.SimpleNamespace(ctx=50), tokenizer
+        assert sample.write(net, ids, {"stop": {269}}, **how) == new
         return capsys.readouterr().out
     return run
 
@@ -291,30 +282,24 @@ def test_why_a_text_ends(written, tokenizer):
     assert written([1, 2], [a]) == "a ...\n"
     assert written([1] * 48, [a, a]) == "aa (the context of 50 tokens is full)\n"
     assert written([1, 2], [half, 269]) == "�\n"
-    assert written([1, 2], [a, 269], sample.write_candidates).count("<- sampled") == 2
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
-def test_thoughts_are_told_apart_in_whatever_parts_they_come(size):
-    """The text is the same, and <think>...</think> is what is dimmed, tags included."""
-    text = "a <b <think>2+2=4, wait < </think> 4 <th <think>open </thin"
-    out = list(sample.split_thoughts(text[i:i + size] for i in range(0, len(text), size)))
-    assert "".join(part for part, _ in out) == text
-    assert "".join(part for part, thought in out if thought) == (
-        "<think>2+2=4, wait < </think><think>open </thin")
+def test_thoughts_are_dimmed(written, monkeypatch, tokenizer):
+    """From the end of <think> to the end of </think>, though tags arrive in pieces."""
+    monkeypatch.setattr(sample, "paint", lambda text, code: text.upper())
+    shown = written([1], byte_ids(tokenizer, "a <b <think>two+2 < </think> four <th") + [269])
+    assert shown == "a <b <think>TWO+2 < </THINK> four <th\n".replace("<think>", "<think>".replace(
+        ">", ">"))
 
 
-def test_candidates_show_the_sampled_one_even_if_it_is_rare(monkeypatch, capsys, tokenizer):
+@pytest.mark.parametrize("token,line", [(11, 1), (16, 6)])
+def test_candidates_show_the_sampled_one_even_if_it_is_rare(written, tokenizer, token, line):
     """The likeliest as bars of their probability; a rarer one that was sampled stands below."""
     logits = np.full(tokenizer.vocab_size, -np.inf)
     logits[[10, 11, 12, 13, 14, 15, 16]] = np.log([0.5, 0.2, 0.1, 0.08, 0.06, 0.04, 0.02])
-    net = None, None, tokenizer
-    for token, place in ((11, 1), (16, 6)):
-        monkeypatch.setattr(sample, "stream", lambda *args, **kwargs: [([0], [token], 0, [logits])])
-        sample.write_candidates(net, [1], (), {}, [])
-        lines = capsys.readouterr().out.split("\n")
-        assert [k for k, line in enumerate(lines) if line.endswith("<- sampled")] == [place]
-        assert "50.0% " + "█" * 20 in lines[0] and "\x1b" not in "".join(lines)
+    lines = written([1], [token], logits, candidates=True).split("\n")
+    assert [k for k, text in enumerate(lines) if text.endswith("<- sampled")] == [line]
+    assert "50.0% " + "█" * 20 in lines[0] and "\x1b" not in "".join(lines)
 
 
 # ---- The command ----
@@ -331,15 +316,14 @@ def test_commands(command, capsys, base):
         assert command(sample, "--model", base, "--samples", 3, "--seed", seed) == 0
     first, again, other = capsys.readouterr().out.split("sample.py |")[1:]
     assert first == again != other and "---- 3 ----" in first
-    assert "2 texts, 1 different" in first and "3 texts at temperature 0.8, 3 different" in first
     long = "the cat " * 30
     assert command(sample, "--model", base, "--prompt", long) == 0
     out, error = capsys.readouterr()
     assert error.count("only its last 16 are read") == error.count("\n") == 1
     assert "(the context of 32 tokens is full)" in out and "16 tokens in" in out
-    for demo in ("dreams", "regurgitation", "zip"):
+    for demo, said in (("dreams", "---- 5 ----"), ("regurgitation", "held out"), ("zip", "network")):
         assert command(sample, "--model", base, "--demo", demo, "--tokens", 12) == 0
-    assert "held-out texts" in capsys.readouterr().out
+        assert said in capsys.readouterr().out
 
 
 def test_bad_input_is_one_clear_line(command, capsys, base, tmp_path):
@@ -350,12 +334,12 @@ def test_bad_input_is_one_clear_line(command, capsys, base, tmp_path):
             (["--model", tmp_path / "nowhere"], "python train.py"),
             (["--model", base, "--tokenizer", other], "not the tokenizer that"),
             (["--model", base, "--tokenizer", tmp_path / "none.json"], "no tokenizer there"),
-            (["--model", base, "--temperature", "-1"], "temperature -1.0: must be"),
+            (["--model", base, "--temperature", "-1"], "temperature -1.0: must be from"),
             (["--model", base, "--tokens", "0"], "--tokens 0: must be at least 1"),
             (["--model", base, "--samples", "-3"], "--samples -3: must be at least 1"),
             (["--model", base, "--seed", "-1"], "--seed -1"),
             (["--model", base, "--top-p", "2"], "top-p 2.0"),
-            (["--model", base, "--chat"], "python sft.py makes an assistant"),
+            (["--model", base, "--chat"], "python sft.py adds them"),
             (["--model", base, "--prompt", "\udc80"], "sample.py: ")):
         assert command(sample, *flags) == 2
         error = capsys.readouterr().err
@@ -376,66 +360,47 @@ def test_a_model_without_bos_needs_a_prompt(command, capsys, tmp_path, tokenizer
 def test_the_newest_assistant_is_chosen(tmp_path, monkeypatch):
     """An out/rl older than out/sft was trained from an assistant that is gone."""
     monkeypatch.chdir(tmp_path)
-    assert sample.choose_model(True) == sample.choose_model(False) == ("out/base", "")
+    assert sample.choose_model(True) == sample.choose_model(False) == "out/base"
     for folder, seconds in (("out/base", 9), ("out/sft", 5), ("out/rl", 4)):
         os.makedirs(folder)
         with open(f"{folder}/config.json", "w"):
             os.utime(f"{folder}/config.json", (seconds, seconds))
-    assert sample.choose_model(True) == ("out/sft", " (newer than out/rl)")
+    assert sample.choose_model(True) == "out/sft" and sample.choose_model(False) == "out/base"
     os.utime("out/rl/config.json", (6, 6))
-    assert sample.choose_model(True) == ("out/rl", " (newer than out/sft)")
-    os.remove("out/sft/config.json")
-    assert sample.choose_model(True) == ("out/rl", "")
+    assert sample.choose_model(True) == "out/rl"
 
 
-# ---- Psychology ----
+# ---- Demonstrations ----
 
-def test_quoted_passages_are_found():
-    """A passage that 6 texts hold and one that 5 hold are found at their beginnings, no other."""
-    rng = np.random.default_rng(0)
-    anthem, oath = rng.integers(0, 900, 100), rng.integers(0, 900, 80)
-    parts = [part for k in range(6) for part in (rng.integers(0, 900, 150), anthem)]
-    parts += [part for k in range(5) for part in (rng.integers(0, 900, 150), oath)]
-    tokens = np.concatenate(parts).astype(np.uint16)
-    hashes = sample.window_hashes(tokens)
-    windows = {tuple(tokens[i:i + sample.WINDOW].tolist()) for i in range(len(hashes))}
-    assert len(hashes) == len(tokens) - sample.WINDOW + 1
-    assert len(set(hashes.tolist())) == len(windows)
-    _, which, counts = np.unique(hashes, return_inverse=True, return_counts=True)
-    assert sample.find_quoted(which, counts[which]) == [150, 6 * 250 + 150]
-    assert sample.find_quoted(which, np.ones(len(which), int)) == []
-
-
-def test_what_was_memorized_is_shown(monkeypatch, capsys, tmp_path, tokenizer):
-    """A network that knows the quoted passage and nothing else recites just that."""
+def test_what_was_memorized_is_shown(monkeypatch, capsys, tokenizer):
+    """A network that knows the quoted text and nothing else recites every passage of just that."""
     rng = np.random.default_rng(1)
-    quoted = rng.integers(0, 256, 110)
-    train = np.concatenate([part for _ in range(5) for part in (rng.integers(0, 256, 300), quoted)])
-    (tmp_path / "tokens").mkdir()
-    np.save(tmp_path / "tokens" / "train.npy", train.astype(np.uint16))
-    np.save(tmp_path / "tokens" / "val.npy", rng.integers(0, 256, 900).astype(np.uint16))
+    quoted = rng.integers(0, 256, 70).astype(np.uint16)
+    train = np.concatenate([part for _ in range(5) for part in
+                            (rng.integers(0, 256, 300).astype(np.uint16), quoted)])
+    val = np.concatenate([rng.integers(0, 256, 900).astype(np.uint16), quoted])
+    known = {tuple(quoted[i:i + 16]): quoted[i + 16:i + 64] for i in range(7)}
 
     def parrot(params, config, ids, n, **how):
-        assert how == {"temperature": 0} and ids.shape[1] + n == 100
-        return np.array([quoted[16:100] if list(row) == list(quoted[:16]) else np.full(n, 269)
-                         for row in ids])
+        assert how == {"temperature": 0} and ids.shape[1] + n == 64
+        return np.array([known.get(tuple(row), np.full(n, 269)) for row in ids])
     monkeypatch.setattr(sample, "generate", parrot)
-    sample.regurgitation(small_net(tokenizer, 100), str(tmp_path / "base"), 0)
+    sample.regurgitation(small_net(tokenizer, 100), train, val)
     lines = capsys.readouterr().out.split("\n")
-    assert "first 16 tokens of a text, how many of the next 84" in lines[0]
-    assert "training text (1): 84.0 on average, at most 84" in lines[1]
-    assert "once in it (32): 0.0 on average, at most 0" in lines[3]
-    assert "held-out texts (32): 0.0 on average" in lines[5]
+    assert "first 16 tokens of a passage, how many of the next 48" in lines[0]
+    assert lines[1].endswith(" 7 quoted: 48.0 on average, at most 48")
+    assert lines[3].endswith(" 32 once in the training text: 0.0 on average, at most 0")
+    assert lines[5].endswith(" 32 held out: 0.0 on average, at most 0")
 
 
 def test_the_zip_counts_the_networks_bits(capsys, base):
     """Bits per byte are the loss of a full forward pass over bytes of text, special tokens none."""
     params, config, tokenizer = net = checkpoint.open_model(base)
-    sample.lossy_zip(net, base)
-    val = np.load(base + "/../tokens/val.npy").astype(np.int64)
+    val = np.load(base + "/../tokens/val.npy")
+    sample.lossy_zip(net, val, val)
+    val = val.astype(np.int64)
     logits = model.forward(params, config, val[:192].reshape(6, 32)).reshape(192, -1)
-    logits = logits.astype(np.float64)
-    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p = np.exp(logits.astype(np.float64))
     bits = -np.log2(p[np.arange(192), val[1:193]] / p.sum(axis=1)).sum()
     n_bytes = sum(len(tokenizer.token_bytes(int(k))) for k in val[1:193] if k != config.eos[0])
     out = capsys.readouterr().out
@@ -445,24 +410,15 @@ def test_the_zip_counts_the_networks_bits(capsys, base):
 
 # ---- Chat ----
 
-def talk(n):
-    roles = ("user", "assistant")
-    return [{"role": roles[k % 2], "content": f"{k} the cat"} for k in range(n)]
-
-
-def test_the_oldest_turns_fall_out(chatty):
+@pytest.mark.parametrize("system", [[], [{"role": "system", "content": "be kind"}]])
+def test_the_oldest_turns_fall_out(chatty, system):
     """A question and its answer at a time, never the system's message nor the last question."""
-    def size(messages):
-        return len(bpe.render_chat(chatty, messages, open_answer=True)[0])
-    for before in ([], [{"role": "system", "content": "be kind"}]):
-        messages = before + talk(7)
-        kept, ids = sample.trim(chatty, messages, size(messages))
-        assert kept == messages and ids == bpe.render_chat(chatty, messages, open_answer=True)[0]
-        kept, ids = sample.trim(chatty, messages, size(messages) - 1)
-        assert kept == before + talk(7)[2:] and len(ids) <= size(messages) - 1
-        assert sample.trim(chatty, messages, size(before + talk(7)[6:]))[0] == before + talk(7)[6:]
-        with pytest.raises(ValueError, match="shorter"):
-            sample.trim(chatty, messages, size(before + talk(7)[6:]) - 1)
+    talk = [{"role": ("user", "assistant")[k % 2], "content": f"{k} the cat"} for k in range(7)]
+    prompts = {n: bpe.render_chat(chatty, system + talk[n:], open_answer=True)[0] for n in (0, 2, 6)}
+    for n, limit in ((0, len(prompts[0])), (2, len(prompts[0]) - 1), (6, len(prompts[6]))):
+        assert sample.trim(chatty, system, talk, limit) == (n, prompts[n])
+    with pytest.raises(ValueError, match="shorter"):
+        sample.trim(chatty, system, talk, len(prompts[6]) - 1)
 
 
 @pytest.fixture
@@ -471,18 +427,18 @@ def chat(monkeypatch, capsys, chatty):
     net = small_net(chatty, 100)
     end = chatty.special_tokens["<|im_end|>"]
 
-    def run(lines, system=None, answer="the hat", interrupt=None):
+    def run(lines, system=(), interrupt=None):
         prompts, lines = [], iter(lines)
 
         def fake(params, config, ids, *args, **kwargs):
             prompts.append(list(ids[0]))
-            for token in [*chatty.encode(answer), end]:
+            for token in [*chatty.encode("the hat"), end]:
                 yield [0], [token], [0.0], [np.zeros(config.vocab)]
                 if interrupt:
                     raise interrupt
         monkeypatch.setattr("builtins.input", lambda prompt: next(lines, "/quit"))
         monkeypatch.setattr(sample, "stream", fake)
-        sample.chat(net, types.SimpleNamespace(model="out/sft", system=system), {"seed": 0})
+        sample.chat(net, list(system), {"seed": 0, "stop": {end}})
         return capsys.readouterr().out, prompts
     return run
 
@@ -490,9 +446,9 @@ def chat(monkeypatch, capsys, chatty):
 def test_chat_remembers_resets_and_saves(chat, chatty, tmp_path):
     """Each prompt is the whole conversation since /reset; /save adds it to a file as one line."""
     file = tmp_path / "chat.jsonl"
-    out, prompts = chat(["/save nothing", "the cat", "", "sat", f"/save {file}", "/reset", "on",
-                         f"/save {file}", "/what", "/quit", "never"], system="be kind")
     system, cat = {"role": "system", "content": "be kind"}, {"role": "user", "content": "the cat"}
+    out, prompts = chat(["/save nothing", "the cat", "", "sat", f"/save {file}", "/reset", "on",
+                         f"/save {file}", "/what", "/quit", "never"], [system])
     answer = {"role": "assistant", "content": "the hat"}
     sat, on = {"role": "user", "content": "sat"}, {"role": "user", "content": "on"}
     expected = [[system, cat], [system, cat, answer, sat], [system, on]]
