@@ -6,10 +6,9 @@
     python sample.py --chat                    a conversation with what sft.py or rl.py trained
     python sample.py --model stories260K.bin --tokenizer tok512.bin      llama2.c's files work too
 
-Reading order: the naive loop, which is all of inference; the same with a KV cache for many texts;
-what evaluation needs; what the terminal shows. Reads a checkpoint (out/base/; with --chat the newer
-of out/sft/ and out/rl/), two demonstrations also out/tokens/. Starts in 1 s and writes 4,800
-tokens/s with 0.9M parameters (one thread, Zen 4).
+Reading order: the naive loop, which is all of inference; the same with a KV cache; then the rest.
+Reads a checkpoint (out/base/; with --chat the newer of out/sft/ and out/rl/) and out/tokens/ (zip,
+regurgitation). Starts in 1 s, writes 4,800 tokens/s with 0.9M parameters (one thread, Zen 4).
 
 Sources: Fan et al. 2018 (top-k), Holtzman et al. 2020 (top-p), Pope et al. 2022 (KV cache), Carlini
 et al. 2023 (memorization). Left out: beam search, repetition penalties, speculative decoding.
@@ -36,10 +35,9 @@ from model import Cache, count, decode, forward, prefill, token_losses
 BATCH_BYTES = 1 << 28  # memory that the texts of one batch may take in `complete`: 256 MB
 ANSWER_SHARE = 1 / 4  # of the context: what --chat keeps free for the answer
 CANDIDATES, BAR = 6, 40  # --probs: candidates for a token; characters of a bar of 100%
-DREAMS = 5  # --demo dreams: texts from one prompt
+DREAMS, ZIPPED = 5, 32_768  # --demo: texts from one prompt; held-out tokens that are compressed
 # --demo regurgitation: tokens searched; of a passage; how often a quoted one occurs; passages.
 SEARCHED, PASSAGE, QUOTED, PASSAGES = 5_000_000, 64, 4, 32
-ZIPPED = 32_768  # --demo zip: held-out tokens that are compressed
 
 
 # ---- the naive loop ------------------------------------------------------------------------------
@@ -69,10 +67,9 @@ def stream(params, config, prompts, max_new_tokens, temperature=1.0, top_k=None,
     """Continues prompts, an array (B,T) or B lists of ids of any lengths. Yields at each step the
     rows (N,) that are still being written, their new tokens (N,), logprobs (N,), logits (N,V).
 
-    A row ends with an id in stop, after max_new_tokens, or with config.ctx tokens in all. At
-    temperature 0 the likeliest token is taken (greedy). Row b has its own random numbers, from
-    (seed, b), or seed[b] if seed is a list, so its text does not depend on the other rows. Ids in
-    config.unused are never sampled."""
+    A row ends with an id in stop, after max_new_tokens, or with config.ctx tokens in all.
+    Temperature 0 takes the likeliest token (greedy). Row b has its own random numbers, from
+    (seed, b), or seed[b] if seed is a list: its text does not depend on the other rows."""
     check_sampling(prompts, max_new_tokens, temperature, top_k, top_p)
     temperature, top_k = float(temperature), min(top_k or 0, config.vocab)
     top_p = 1.0 if top_p is None else float(top_p)
@@ -200,33 +197,24 @@ def recall(params, config, tokenizer, facts):
 # ---- text on the terminal ------------------------------------------------------------------------
 # net is (params, config, tokenizer); how holds the keyword arguments of `stream`.
 
-def write(net, ids, how, candidates=False):
+def write(net, ids, how, new, candidates=False):
     """Prints what the network writes after ids as it comes, thoughts dimmed, or the candidates for
-    each token; and why it ends unless the network ended it. Returns the new ids."""
+    each token; and why it ends unless the network ended it. The new ids are appended to new."""
     params, config, tokenizer = net
-    new, text, reason = [], "", " ..."
     # A token may end inside a character: the decoder keeps such bytes until the rest has come.
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    try:
-        for _, (token,), _, (logits,) in stream(params, config, [ids], **how):
-            new.append(int(token))
-            if candidates:
-                print_candidates(tokenizer, logits, new[-1])
-            elif token not in how["stop"]:
-                part = printable(decoder.decode(tokenizer.token_bytes(new[-1])), "\n")
-                text += part
-                thought = text.rfind("<think>") > text.rfind("</think>")  # -1: not there
-                print(paint(part, "2") if thought else part, end="", flush=True)
-        if token in how["stop"]:
-            reason = ""
-        elif len(ids) + len(new) >= config.ctx:
-            reason = f" (the context of {config.ctx} tokens is full)"
-    except KeyboardInterrupt as interrupt:
-        if interrupt.args:  # SIGTERM (common.py) ends the whole command
-            raise
-        reason = " (stopped)"
-    print(decoder.decode(b"", final=True) + paint(reason, "2"))
-    return new
+    decoder, text = codecs.getincrementaldecoder("utf-8")("replace"), ""
+    for _, (token,), _, (logits,) in stream(params, config, [ids], **how):
+        new.append(int(token))
+        if candidates:
+            print_candidates(tokenizer, logits, new[-1])
+        elif token not in how["stop"]:
+            part = printable(decoder.decode(tokenizer.token_bytes(new[-1])), "\n")
+            text += part
+            thought = text.rfind("<think>") > text.rfind("</think>")  # -1: not there
+            print(paint(part, "2") if thought else part, end="", flush=True)
+    full = f" (the context of {config.ctx} tokens is full)"
+    reason = full if len(ids) + len(new) >= config.ctx else " ..."
+    print(decoder.decode(b"", final=True) + ("" if token in how["stop"] else paint(reason, "2")))
 
 
 def print_candidates(tokenizer, logits, token):
@@ -244,7 +232,7 @@ def print_candidates(tokenizer, logits, token):
 # ---- what a base model is: three demonstrations --------------------------------------------------
 # Dreams: several texts from one prompt. A base model has no answer in mind, only a probability for
 # every text that might follow. What it writes looks like its training text, names and numbers too,
-# but nobody wrote it: a hallucination. The other two demonstrations follow.
+# but nobody wrote it: a hallucination.
 
 def find_passages(train, val, T):
     """Passages of T tokens, three arrays (N,T): some that occur QUOTED times or more, some that
@@ -266,7 +254,7 @@ def regurgitation(net, train, val):
     params, config, tokenizer = net
     T = min(PASSAGE, config.ctx)
     given, passages = T // 4, find_passages(train[:SEARCHED], val[:SEARCHED], T)
-    print(f"Of the {T - given} tokens after a passage's first {given}, recited word for word (greedy):")
+    print(f"Tokens recited word for word, of the {T - given} after a passage's first {given}:")
     kinds = f"quoted {QUOTED} times or more", "once in the training text", "held out"
     for kind, texts in zip(kinds, passages):
         if not len(texts):
@@ -283,8 +271,7 @@ def regurgitation(net, train, val):
 
 def lossy_zip(net, train, val):
     """To predict is to compress: arithmetic coding writes a token of probability p in -log2 p bits,
-    so the loss is a file size. Compares it with gzip and xz on the same held-out text, which the
-    network reads in windows of T tokens."""
+    so the loss on held-out text is a file size, here beside those of gzip and xz."""
     params, config, tokenizer = net
     T = config.ctx
     n = min(ZIPPED, len(val) - 1) // T * T
@@ -297,9 +284,8 @@ def lossy_zip(net, train, val):
     for name, n_bits in (("plain", 8 * len(text)), ("gzip", 8 * len(gzip.compress(text))),
                          ("xz", 8 * len(lzma.compress(text))), ("network", nats / np.log(2))):
         print(f"{name:>10} {n_bits / len(text):5.2f} {'█' * round(BAR * n_bits / len(text) / 8)}")
-    print(f"The network's perplexity is exp(loss) = {np.exp(nats / n):.2f} a token.\n"
-          f"gzip and xz start from nothing; the network brings {count(config)[0]:,} parameters, a "
-          f"lossy zip of {len(train):,} training tokens.")
+    print(f"Perplexity, exp(loss): {np.exp(nats / n):.2f} a token. gzip and xz start from nothing; "
+          f"these {count(config)[0]:,} parameters are a lossy zip of {len(train):,} tokens.")
 
 
 # ---- chat ----------------------------------------------------------------------------------------
@@ -316,8 +302,7 @@ def trim(tokenizer, system, messages, limit):
 
 def chat(net, system, how):
     """A conversation on the terminal. The network remembers nothing: at each turn it reads all of
-    the conversation again, as far as it fits. What people type never becomes special tokens.
-    system: a list of one message or none."""
+    the conversation again, as far as it fits. system: a list of one message or none."""
     _, config, tokenizer = net
     render_chat(tokenizer, system)  # ValueError if it has no chat tokens: a base model
     messages, forgotten = [], 0  # forgotten: how many of messages fell out
@@ -332,7 +317,7 @@ def chat(net, system, how):
             if text == "/reset":
                 messages, forgotten = [], 0
             elif text.startswith("/save ") and messages:
-                saved = json.dumps({"messages": system + messages}, ensure_ascii=False)  # for sft.py
+                saved = json.dumps({"messages": system + messages}, ensure_ascii=False)
                 with open(text[6:].strip(), "a", encoding="utf-8") as file:
                     file.write(saved + "\n")
                 print(f"(saved to {printable(text[6:].strip())})")
@@ -345,7 +330,13 @@ def chat(net, system, how):
                     print(paint(f"(the context is full: the first {n} messages are not read)", "2"))
                 forgotten = n
                 print(paint("assistant> ", "32"), end="", flush=True)
-                new = write(net, ids, how | {"seed": how["seed"] + len(asked)})
+                new = []
+                try:
+                    write(net, ids, how | {"seed": how["seed"] + len(asked)}, new)
+                except KeyboardInterrupt as interrupt:
+                    if interrupt.args:  # SIGTERM (common.py) ends the whole chat
+                        raise
+                    print(paint(" (stopped)", "2"))
                 answer = tokenizer.decode([token for token in new if token not in how["stop"]])
                 messages = [*asked, {"role": "assistant", "content": answer}]
         except EOFError:
@@ -390,10 +381,10 @@ def run(args):
         return (lossy_zip if args.demo == "zip" else regurgitation)(net, train, val)
     for k in range(DREAMS if args.demo else args.samples):
         print(paint(printable(args.prompt, "\n"), "2"), end="\n" * args.probs, flush=True)
-        start = time.perf_counter()
-        n = len(write(net, ids, how | {"seed": [(args.seed, k)]}, args.probs))
+        start, new = time.perf_counter(), []
+        write(net, ids, how | {"seed": [(args.seed, k)]}, new, args.probs)
         seconds = time.perf_counter() - start
-        print(f"{n} tokens in {seconds:.2f} s: {n / seconds:,.0f} tokens/s")
+        print(f"{len(new)} tokens in {seconds:.2f} s: {len(new) / seconds:,.0f} tokens/s")
 
 
 def main():
