@@ -36,7 +36,7 @@ BATCH_BYTES = 1 << 28  # memory that the texts of one batch may take in `complet
 ANSWER_SHARE = 1 / 4  # of the context: what --chat keeps free for the answer
 CANDIDATES, BAR = 6, 40  # --probs: candidates for a token; characters of a bar of 100%
 DREAMS, ZIPPED = 5, 32_768  # --demo: texts from one prompt; held-out tokens that are compressed
-# --demo regurgitation: tokens searched; of a passage; how often a quoted one occurs; passages.
+# --demo regurgitation: tokens searched, tokens a passage, times it occurs if quoted, passages.
 SEARCHED, PASSAGE, QUOTED, PASSAGES = 5_000_000, 64, 4, 32
 
 
@@ -157,8 +157,8 @@ def stop_ids(config, tokenizer):
 
 
 def complete(net, prompts, temperature=0.0, max_new_tokens=64, seed=0):
-    """The texts that the network writes after prompts, lists of ids; without the stop ids. Memory
-    is bounded however many prompts there are, and text k depends on nothing but prompt k and k."""
+    """The texts that the network writes after prompts, lists of ids; without the stop ids. Their
+    number does not matter: memory is bounded, and text k depends only on prompt k and k."""
     params, config, tokenizer = net
     stop, texts, lengths = stop_ids(config, tokenizer), [""] * len(prompts), list(map(len, prompts))
     # float32 numbers for a token: keys and values of all layers, about the activations of one.
@@ -183,8 +183,7 @@ def answers(net, conversations, temperature=0.0, max_new_tokens=64, seed=0):
 
 def recall(params, config, tokenizer, facts):
     """The share of facts {"prompt", "answer"} that the network knows: each token of the answer is
-    the likeliest one. A single forward pass shows it, since it predicts at every position. The loss
-    falls smoothly in training; this share jumps."""
+    the likeliest one. A single forward pass shows it, since it predicts at every position."""
     pairs = [[list(tokenizer.encode(fact[key])) for key in ("prompt", "answer")] for fact in facts]
     ids = np.array([*itertools.zip_longest(*(p + a for p, a in pairs), fillvalue=0)]).T  # padded
     likeliest = np.concatenate([forward(params, config, ids[i:i + 64]).argmax(-1)
@@ -231,8 +230,8 @@ def print_candidates(tokenizer, logits, token):
 
 # ---- what a base model is: three demonstrations --------------------------------------------------
 # Dreams: several texts from one prompt. A base model has no answer in mind, only a probability for
-# every text that might follow. What it writes looks like its training text, names and numbers too,
-# but nobody wrote it: a hallucination.
+# every text that might follow. What it writes looks like its training text, but nobody wrote it:
+# names and numbers are hallucinations.
 
 def find_passages(train, val, T):
     """Passages of T tokens, three arrays (N,T): some that occur QUOTED times or more, some that
@@ -241,7 +240,7 @@ def find_passages(train, val, T):
     hashes = np.zeros(len(text) - T + 1, np.uint64)  # of the T tokens from each position on
     for i in range(T):  # modulo 2**64; different passages hardly ever have equal hashes
         hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + text[i:i + len(hashes)]
-    # In the order of hashes, so the first ones of a kind are as good as random ones.
+    # In hash order, so the first of a kind are as good as random ones.
     _, first, times = np.unique(hashes, return_index=True, return_counts=True)
     in_train, windows = first < len(train), np.lib.stride_tricks.sliding_window_view(text, T)
     kinds = times >= QUOTED, (times == 1) & in_train, (times == 1) & ~in_train
@@ -258,7 +257,7 @@ def regurgitation(net, train, val):
     kinds = f"quoted {QUOTED} times or more", "once in the training text", "held out"
     for kind, texts in zip(kinds, passages):
         if not len(texts):
-            continue
+            continue  # no passage of this kind
         written = generate(params, config, texts[:, :given], T - given, temperature=0)
         # The running product of hits (1) and misses (0) is 1 up to the first miss.
         right = np.cumprod(written == texts[:, given:], axis=1).sum(axis=1)
@@ -301,8 +300,8 @@ def trim(tokenizer, system, messages, limit):
 
 
 def chat(net, system, how):
-    """A conversation on the terminal. The network remembers nothing: at each turn it reads all of
-    the conversation again, as far as it fits. system: a list of one message or none."""
+    """A conversation on the terminal. The network remembers nothing: at each turn it reads the
+    conversation again, as far as it fits. system: a list of one message or none."""
     _, config, tokenizer = net
     render_chat(tokenizer, system)  # ValueError if it has no chat tokens: a base model
     messages, forgotten = [], 0  # forgotten: how many of messages fell out
@@ -355,7 +354,7 @@ def choose_model(for_chat):
 
 
 def run(args):
-    """Opens the model, says what is about to happen, and does it."""
+    """Opens the model, prints the settings, and does what they ask for."""
     for flag, least in (("tokens", 1), ("samples", 1), ("seed", 0)):
         if getattr(args, flag) < least:
             raise ValueError(f"--{flag} {getattr(args, flag)}: must be at least {least}")
@@ -364,7 +363,7 @@ def run(args):
     # In training every document begins after the bos token, and so does ours.
     ids = fit([*config.bos, *tokenizer.encode(args.prompt)], config, args.tokens)
     if not ids:
-        raise ValueError("this model names no token that a text begins with: give a --prompt")
+        raise ValueError("this model has no bos token to begin with: give a --prompt")
     how = {"max_new_tokens": args.tokens, "temperature": args.temperature, "top_k": args.top_k,
            "top_p": args.top_p, "seed": args.seed, "stop": stop_ids(config, tokenizer)}
     settings = {key: value for key, value in vars(args).items() if value is not False}
@@ -390,19 +389,19 @@ def run(args):
 def main():
     parser = argparse.ArgumentParser(prog="sample.py", description="Let a network write.")
     add = parser.add_argument
-    add("--model", help="folder or llama2.c file; default out/base, to chat out/sft or out/rl")
-    add("--tokenizer", help="tokenizer file; default: the one in the checkpoint")
-    add("--prompt", default="", help="text to continue; default: the beginning of a document")
-    add("--tokens", type=int, default=200, help="write at most so many tokens (200)")
+    add("--model", help="folder or llama2.c file (out/base; to chat, out/sft or out/rl)")
+    add("--tokenizer", help="tokenizer file (the checkpoint's)")
+    add("--prompt", default="", help="text to continue (a document's start)")
+    add("--tokens", type=int, default=200, help="at most so many new tokens (200)")
     add("--temperature", type=float, default=0.8, help="0: greedy; higher: more random (0.8)")
     add("--top-k", type=int, help="sample from the k likeliest tokens only")
     add("--top-p", type=float, help="sample from the likeliest tokens that together reach it")
     add("--seed", type=int, default=0, help="another seed gives other random numbers (0)")
-    add("--samples", type=int, default=1, help="write so many texts from the same prompt (1)")
+    add("--samples", type=int, default=1, help="so many texts from one prompt (1)")
     add("--probs", action="store_true", help="show the likeliest candidates for each token")
     add("--demo", choices=("dreams", "regurgitation", "zip"), help="write, recite or compress text")
-    add("--chat", action="store_true", help="talk with a model that sft.py or rl.py trained")
-    add("--system", help="with --chat: what the model is told before the conversation")
+    add("--chat", action="store_true", help="talk with what sft.py or rl.py trained")
+    add("--system", help="what it is told before the chat")
     return run_command(parser, run)
 
 
