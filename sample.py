@@ -1,6 +1,6 @@
 """4. Inference: the network writes token after token, each sampled from its probabilities.
 
-    python sample.py --prompt "Once"           continues a prompt, shown as it is written
+    python sample.py --prompt "Once"           continues a prompt
     python sample.py --prompt "Once" --probs   the likeliest candidates for each token, as bars
     python sample.py --demo dreams             what a base model is; also regurgitation, zip
     python sample.py --chat                    a conversation with what sft.py or rl.py trained
@@ -60,7 +60,7 @@ def naive_generate(params, config, ids, max_new_tokens, temperature=1, top_k=0, 
 # ---- many tokens, many texts ---------------------------------------------------------------------
 # The naive loop computes the same keys and values again for each new token. No token sees a later
 # one, so they never change: the KV cache keeps them. Prefill fills it with the whole prompt in one
-# pass; decode then feeds only the newest token, and its query meets all the keys in the cache.
+# pass; decode then feeds only the newest token.
 
 def stream(params, config, prompts, max_new_tokens, temperature=1.0, top_k=None, top_p=None, seed=0,
            stop=()):
@@ -84,7 +84,7 @@ def stream(params, config, prompts, max_new_tokens, temperature=1.0, top_k=None,
     for step in range(n_steps):
         if step:
             logits = decode(config, cache, tokens, rows)
-        logits[:, unused] = -np.inf
+        logits[:, unused] = -np.inf  # ids without a token
         tokens, logprobs = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
         sample_tokens(logits, temperature, top_k, top_p, numbers[rows, step], tokens, logprobs)
         if not np.isfinite(logprobs).all():
@@ -134,13 +134,13 @@ def fit(prompt, config, max_new_tokens):
 def prefill_once(config, cache, prompts):
     """Fills the cache with B prompts and returns the logits (B,V) after each. A prompt that several
     rows share (in rl.py each has 16 rollouts) is read once; its keys and values are copied."""
-    numbers = {}  # of each different prompt
-    which = [numbers.setdefault(tuple(prompt), len(numbers)) for prompt in prompts]  # (B,)
-    lengths, T = np.array([len(prompt) for prompt in numbers]), max(map(len, prompts))
+    number_of = {}  # each different prompt -> its number
+    which = [number_of.setdefault(tuple(prompt), len(number_of)) for prompt in prompts]  # (B,)
+    lengths, T = np.array([len(prompt) for prompt in number_of]), max(map(len, prompts))
     # Shorter prompts are padded on the right, where causal attention never looks.
-    ids = np.array([*itertools.zip_longest(*numbers, fillvalue=0)], np.int64).T
+    ids = np.array([*itertools.zip_longest(*number_of, fillvalue=0)], np.int64).T
     logits = prefill(config, cache, ids, lengths)
-    if len(numbers) < len(prompts):
+    if len(number_of) < len(prompts):
         for cached in (cache.k, cache.v):  # (L,B,G,S,D)
             cached[:, :, :, :T] = cached[:, which, :, :T]
     cache.lengths[:] = lengths[which]
@@ -157,15 +157,15 @@ def stop_ids(config, tokenizer):
 
 
 def complete(net, prompts, temperature=0.0, max_new_tokens=64, seed=0):
-    """The texts that the network writes after prompts, lists of ids; without the stop ids. Their
-    number does not matter: memory is bounded, and text k depends only on prompt k and k."""
+    """The texts that the network writes after prompts, lists of ids; without the stop ids.
+    However many they are, memory is bounded, and text k depends only on prompt k and k."""
     params, config, tokenizer = net
     stop, texts, lengths = stop_ids(config, tokenizer), [""] * len(prompts), list(map(len, prompts))
-    # float32 numbers for a token: keys and values of all layers, about the activations of one.
-    numbers = (2 * config.layers * config.kv_heads * config.head_dim
-               + 8 * config.dim + 3 * config.hidden)
+    # float32 numbers a token: keys and values of all layers, about the activations of one.
+    n_floats = (2 * config.layers * config.kv_heads * config.head_dim
+                + 8 * config.dim + 3 * config.hidden)
     n_tokens = min(max(lengths, default=0) + max_new_tokens, config.ctx)
-    size = max(1, BATCH_BYTES // (4 * numbers * n_tokens))  # texts in a batch
+    size = max(1, BATCH_BYTES // (4 * n_floats * n_tokens))  # texts in a batch
     order = np.argsort(lengths, kind="stable").tolist()  # alike in length: little padding
     for rows in (order[i:i + size] for i in range(0, len(order), size)):
         new = generate(params, config, [prompts[row] for row in rows], max_new_tokens, temperature,
@@ -367,7 +367,8 @@ def run(args):
     how = {"max_new_tokens": args.tokens, "temperature": args.temperature, "top_k": args.top_k,
            "top_p": args.top_p, "seed": args.seed, "stop": stop_ids(config, tokenizer)}
     settings = {key: value for key, value in vars(args).items() if value is not False}
-    print_settings("sample.py", settings | {"prompt": args.prompt or None, "context": config.ctx})
+    print_settings("sample.py", settings | {"prompt": args.prompt or None, "context": config.ctx,
+                                            "parameters": f"{count(config)[0]:,}"})
     with compiling():  # two tokens: one from prefill, one from decode
         generate(params, config, [ids], **how | {"max_new_tokens": 2})
     if args.chat:
@@ -378,7 +379,7 @@ def run(args):
         if min(len(train), len(val)) <= config.ctx:
             raise ValueError(f"{folder}: too few tokens for a context of {config.ctx}")
         return (lossy_zip if args.demo == "zip" else regurgitation)(net, train, val)
-    for k in range(DREAMS if args.demo else args.samples):
+    for k in range(max(args.samples, DREAMS if args.demo else 1)):
         print(paint(printable(args.prompt, "\n"), "2"), end="\n" * args.probs, flush=True)
         start, new = time.perf_counter(), []
         write(net, ids, how | {"seed": [(args.seed, k)]}, new, args.probs)

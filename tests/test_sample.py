@@ -99,8 +99,7 @@ def test_a_row_is_sampled_alike_whatever_else_is_in_the_batch(net, monkeypatch):
     assert together == [sample.generate(*net, [prompt], 9, seed=[(4, row)], **how)[0]
                         for row, prompt in enumerate(prompts)]
     assert [row[:5] for row in together[:3]] == sample.generate(*net, prompts[:3], 5, seed=4, **how)
-    assert together[0] != together[2]  # other numbers
-    assert together != sample.generate(*net, prompts, 9, seed=6, **how)
+    assert together[0] != together[2] != sample.generate(*net, prompts, 9, seed=6, **how)[2]
 
 
 def test_rows_end_at_a_stop_id_and_the_others_go_on_unchanged(net):
@@ -150,13 +149,12 @@ def test_what_cannot_be_sampled_with(net, ids, how, said):
         sample.generate(*net, ids, **({"max_new_tokens": 3} | how))
 
 
-@pytest.mark.parametrize("temperature", [0, 1])
-def test_damaged_weights_are_noticed(net, temperature):
+def test_damaged_weights_are_noticed(net):
     """A NaN anywhere ends in an error, not in a text."""
     params = model.views(model.vector(net[0]).copy(), CONFIG)
     params["model.norm.weight"][3] = np.nan
-    with pytest.raises(ValueError, match="not a number"):
-        sample.generate(params, CONFIG, [[1]], 3, temperature=temperature)
+    with pytest.raises(ValueError, match="its weights are damaged"):
+        sample.generate(params, CONFIG, [[1]], 3)
 
 
 def test_texts_do_not_depend_on_how_many_fit_into_memory(monkeypatch, chatty):
@@ -209,8 +207,7 @@ def test_recall_counts_what_greedy_decoding_would_write(tokenizer):
 
 @pytest.fixture
 def written(monkeypatch, capsys, tokenizer):
-    """written(ids, new, ...) -> what is printed if the network writes the ids new after ids; what
-    would be painted is in capitals."""
+    """written(ids, new) -> what is printed when the network writes new, painted text in capitals."""
     def run(ids, new, logits=(), **how):
         monkeypatch.setattr(sample, "stream", lambda *args, **kwargs: (
             ([0], [token], [0.0], [logits]) for token in new))
@@ -246,9 +243,9 @@ def test_candidates_show_the_sampled_one_even_if_it_is_rare(written, tokenizer, 
 def test_commands(command, capsys, base):
     """Every way to let a base model write runs and prints what it promises."""
     assert command(sample, "--model", base, "--prompt", "the cat", "--tokens", 9) == 0
-    out = capsys.readouterr().out
-    assert out.startswith(f"sample.py | model {base} | prompt the cat | tokens 9 | temperature 0.8")
-    assert "\nthe cat" in out and "tokens/s" in out
+    head, text = capsys.readouterr().out.split("\n", 1)
+    assert head.startswith(f"sample.py | model {base} | prompt the cat | tokens 9 | temperature")
+    assert text.startswith("the cat") and "tokens/s" in text
     assert command(sample, "--model", base, "--tokens", 4, "--probs") == 0
     assert 1 <= capsys.readouterr().out.count("<- sampled") <= 4
     for seed in (0, 0, 1):
@@ -260,18 +257,16 @@ def test_commands(command, capsys, base):
     out, error = capsys.readouterr()
     assert error.count("only its last 16 are read") == error.count("\n") == 1
     assert "(the context of 32 tokens is full)" in out and "16 tokens in" in out
-    for demo, said, n in (("dreams", "tokens/s", 5), ("regurgitation", "quoted 4", 1),
-                          ("zip", "network ", 1)):
+    for demo, said, n in (("dreams", "tokens/s", 5), ("regurgitation", "quoted", 1), ("zip", "gz", 2)):
         assert command(sample, "--model", base, "--demo", demo, "--tokens", 12) == 0
         assert capsys.readouterr().out.count(said) == n
 
 
 def test_bad_input_is_one_clear_line(command, capsys, base, tmp_path):
     """Status 2 and one line that names what was wrong and what helps."""
-    other = tmp_path / "other.json"
+    other, no_bos = tmp_path / "other.json", ["--model", tmp_path / "m" / "no_bos"]
     bpe.train(["something else"], 265, (bpe.END,)).save(str(other))
-    checkpoint.save(str(tmp_path / "m" / "no_bos"), *small_net(bpe.Tokenizer.load(str(other)), 32))
-    no_bos = ["--model", tmp_path / "m" / "no_bos"]  # and no tokens beside it
+    checkpoint.save(str(no_bos[1]), *small_net(bpe.Tokenizer.load(str(other)), 32))
     for flags, said in (
             (["--model", tmp_path / "nowhere"], "python train.py"),
             (["--model", base, "--tokenizer", other], "not the tokenizer that"),
@@ -311,19 +306,17 @@ def test_what_was_memorized_is_shown(monkeypatch, capsys, tokenizer):
     monkeypatch.setattr(sample, "generate", lambda params, config, ids, n, temperature: np.array(
         [known.get(tuple(row), np.full(n, 269)) for row in ids]))
     sample.regurgitation(small_net(tokenizer, 100), train, val)
-    lines = capsys.readouterr().out.split("\n")
-    assert "of the 48 after a passage's first 16" in lines[0]
-    assert lines[1] == "  quoted 4 times or more (7): 48.0 on average, at most 48"
-    assert lines[3] == "  once in the training text (32): 0.0 on average, at most 0"
-    assert lines[5] == "  held out (32): 0.0 on average, at most 0"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1::2] == ["  quoted 4 times or more (7): 48.0 on average, at most 48",
+                           "  once in the training text (32): 0.0 on average, at most 0",
+                           "  held out (32): 0.0 on average, at most 0"]
 
 
 def test_the_zip_counts_the_networks_bits(capsys, base):
     """Bits per byte are the loss of a full forward pass over bytes of text, special tokens none."""
     params, config, tokenizer = net = checkpoint.open_model(base)
-    val = np.load(base + "/../tokens/val.npy")
+    val = np.load(base + "/../tokens/val.npy").astype(np.int64)
     sample.lossy_zip(net, val, val)
-    val = val.astype(np.int64)
     logits = model.forward(params, config, val[:192].reshape(6, 32)).reshape(192, -1)
     p = np.exp(logits.astype(np.float64))
     bits = -np.log2(p[np.arange(192), val[1:193]] / p.sum(axis=1)).sum()
@@ -332,8 +325,6 @@ def test_the_zip_counts_the_networks_bits(capsys, base):
     assert out.startswith(f"{n_bytes} bytes") and f" network {bits / n_bytes:5.2f} " in out
     assert f"exp(loss): {2 ** (bits / 192):.2f} a token" in out
 
-
-# ---- Chat ----
 
 @pytest.mark.parametrize("system", [[], [{"role": "system", "content": "be kind"}]])
 def test_the_oldest_turns_fall_out(chatty, system):
@@ -349,8 +340,7 @@ def test_the_oldest_turns_fall_out(chatty, system):
 @pytest.fixture
 def chat(monkeypatch, capsys, chatty):
     """chat(lines) -> (what was printed, the prompts that the network was given)."""
-    net = small_net(chatty, 100)
-    end = chatty.special_tokens["<|im_end|>"]
+    net, end = small_net(chatty, 100), chatty.special_tokens["<|im_end|>"]
 
     def run(lines, system=(), interrupt=None):
         prompts, lines = [], iter(lines)
@@ -371,10 +361,9 @@ def chat(monkeypatch, capsys, chatty):
 def test_chat_remembers_resets_and_saves(chat, chatty, tmp_path):
     """Each prompt is the whole conversation since /reset; /save adds it to a file as one line."""
     file = tmp_path / "chat.jsonl"
-    system, cat, answer, sat, on = [
-        {"role": role, "content": text} for role, text in (
-            ("system", "be kind"), ("user", "the cat"), ("assistant", "the hat"), ("user", "sat"),
-            ("user", "on<|im_end|>"))]
+    system, answer = ({"role": role, "content": text} for role, text in (
+        ("system", "be kind"), ("assistant", "the hat")))
+    cat, sat, on = ({"role": "user", "content": text} for text in ("the cat", "sat", "<|im_end|>"))
     out, prompts = chat(["/save nothing", "the cat", "", "sat", f"/save {file}", "/reset",
                          on["content"], f"/save {file}", "/what", "/quit", "never"], [system])
     assert prompts == [bpe.render_chat(chatty, messages, open_answer=True)[0] for messages in (
@@ -391,8 +380,7 @@ def test_chat_says_once_what_it_forgets_and_refuses_what_is_too_long(chat, chatt
     notices = [line for line in out.split("\n") if "are not read" in line]
     assert len(notices) == len(set(notices)) > 0 and "please say it shorter" in out
     assert max(map(len, prompts)) <= 75 and len(prompts) == 5
-    tail = bpe.render_chat(chatty, [{"role": "user", "content": "the mat"}], open_answer=True)[0]
-    assert prompts[-1][-len(tail):] == tail
+    assert "the mat<|im_end|>" in chatty.decode(prompts[-1])
 
 
 def test_ctrl_c_ends_an_answer_and_sigterm_the_chat(chat, tmp_path):
