@@ -207,7 +207,7 @@ def test_recall_counts_what_greedy_decoding_would_write(tokenizer):
 
 @pytest.fixture
 def written(monkeypatch, capsys, tokenizer):
-    """written(ids, new) -> what is printed when the network writes new, painted text in capitals."""
+    """written(ids, new) -> what is printed while new is written; what is painted in capitals."""
     def run(ids, new, logits=(), **how):
         monkeypatch.setattr(sample, "stream", lambda *args, **kwargs: (
             ([0], [token], [0.0], [logits]) for token in new))
@@ -257,7 +257,7 @@ def test_commands(command, capsys, base):
     out, error = capsys.readouterr()
     assert error.count("only its last 16 are read") == error.count("\n") == 1
     assert "(the context of 32 tokens is full)" in out and "16 tokens in" in out
-    for demo, said, n in (("dreams", "tokens/s", 5), ("regurgitation", "quoted", 1), ("zip", "gz", 2)):
+    for demo, said, n in (("dreams", "s/s", 5), ("regurgitation", "quoted", 1), ("zip", "xz", 2)):
         assert command(sample, "--model", base, "--demo", demo, "--tokens", 12) == 0
         assert capsys.readouterr().out.count(said) == n
 
