@@ -36,9 +36,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kernels import (attention_backward, attention_forward, attention_step, matmul, rmsnorm,
-                     rmsnorm_backward, rope, scatter_add, softmax_cross_entropy, store_kv, swiglu,
-                     swiglu_backward)
+from kernels import (attention_step, fused_attention_backward, fused_attention_forward, matmul,
+                     rmsnorm, rmsnorm_backward, rope, scatter_add, softmax_cross_entropy, store_kv,
+                     swiglu, swiglu_backward)
 
 MICRO = 4_300_000  # numbers per layer that a micro-batch may touch: 17 MB, about a shared L3 cache
 HEAD_ROWS = 512  # rows of logits in memory at a time: 512 x 32,000 x 4 bytes = 65 MB
@@ -319,8 +319,8 @@ def block(w, config, saved, buffers, out):
     rmsnorm(s.x, w.norm1, config.eps, b.n)
     matmul(b.n, w.qkv, trans_b=True, out=s.qkv.reshape(len(s.x), -1))  # (R,(H+2G)D)
     rope(s.qkv, config.heads + config.kv_heads, b.positions, b.cos, b.sin, 1)
-    q, k, v = split_qkv(s.qkv, config, b.B, b.T)
-    attention_forward(q, k, v, s.o.reshape(q.shape), s.lse)
+    in_texts = (b.B, b.T, -1, config.head_dim)  # from rows (R,...) to (B,T,heads,D), all views
+    fused_attention_forward(s.qkv.reshape(in_texts), config.heads, s.o.reshape(in_texts), s.lse)
     np.copyto(s.mid, s.x)  # the product below adds to it: mid = x + o @ w.o.T
     matmul(s.o, w.o, trans_b=True, out=s.mid, accumulate=True)  # (R,C)
 
@@ -353,11 +353,11 @@ def block_backward(w, dw, config, saved, buffers):
     # Back through attention: mid = x + o @ w.o.T
     matmul(dx, w.o, out=b.do)  # (R,HD)
     matmul(dx, s.o, trans_a=True, out=dw.o, accumulate=True)
-    q, k, v = split_qkv(s.qkv, config, b.B, b.T)
-    dq, dk, dv = split_qkv(b.dqkv, config, b.B, b.T)
-    attention_backward(b.do.reshape(q.shape), q, k, v, s.o.reshape(q.shape), s.lse, dq, dk, dv)
+    in_texts = (b.B, b.T, -1, config.head_dim)
+    fused_attention_backward(b.do.reshape(in_texts), s.qkv.reshape(in_texts), config.heads,
+                             s.o.reshape(in_texts), s.lse, b.dqkv.reshape(in_texts))
     rope(b.dqkv, config.heads + config.kv_heads, b.positions, b.cos, b.sin, -1)
-    dqkv = b.dqkv.reshape(len(dx), -1)  # (R,(H+2G)D): the views dq, dk, dv filled it
+    dqkv = b.dqkv.reshape(len(dx), -1)  # (R,(H+2G)D)
     rmsnorm(s.x, w.norm1, config.eps, b.n)
     matmul(dqkv, b.n, trans_a=True, out=dw.qkv, accumulate=True)
     matmul(dqkv, w.qkv, out=b.dn)  # (R,C)

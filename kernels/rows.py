@@ -1,33 +1,27 @@
 """The loops between the matrix products: each reads its rows once and writes them once.
 
-What NumPy would do in five passes over main memory (square, mean, divide, multiply, ...) happens
-here in one, while a row is in the L1 cache. All are row by row: R = B*T rows, one a token.
-
-    exp                                  vectorised, for what follows
-    rmsnorm, rmsnorm_backward            Zhang and Sennrich 2019
-    rope                                 Su et al. 2021; its backward turns the other way
-    store_kv                             k and v of new tokens into the cache, when decoding
-    swiglu, swiglu_backward              Shazeer 2020
-    softmax_cross_entropy                loss and its gradient in one
-    scatter_add                          the embedding's backward
-    adamw, sum_of_squares                on the one flat vector of all parameters
+What NumPy does in five passes over main memory (square, mean, divide, multiply, ...) happens here
+in one, while a row is in the L1 cache. All are row by row: R = B*T rows, one a token. What they
+compute, and why, stands under the same names in plain.py; here stands what makes it fast.
 
 Rows are spread over the threads; sums over rows are made in chunks of fixed size and added in a
 fixed order, so the bits don't depend on the number of threads.
 
 How to read it: @njit has Numba translate a Python function to machine code when it is first called
-with arguments of some type; the loops are what gets fast. `prange` is a range whose turns go to
-several threads. LLVM, the compiler underneath, works on 8 or 16 numbers at once (a vector) wherever
+with arguments of some type; the loops are what gets fast. `prange` is a range whose iterations go
+to several threads. LLVM, the compiler underneath, works on 8 or 16 numbers at once (a vector) where
 a loop lets it. Three habits serve that: rows are taken out first (xi = x[i]), so that the inner
 loop has one index; constants are made in the array's own type, since to Numba a plain 1 times
 float32 is float64, and half as many of these fit a vector; no function is called that LLVM can't
-see into. What the functions do, a plain NumPy twin in tests/test_kernels.py says in a line or two.
+see into.
+
 Given up for speed: arguments are not checked (an index out of range writes somewhere else), and
 the order of sums is the compiler's, so that the last digits differ from NumPy's.
 """
 import functools
 import math
 import types
+
 import numba
 import numpy as np
 from numba import njit, prange
@@ -38,7 +32,8 @@ FAST = {"contract", "reassoc"}  # fused multiply-add, free order of sums; NaN, i
 FORM = {"fastmath": FAST, "error_model": "numpy", "cache": True}
 CHUNK = 64  # rows whose gradients are summed before they are added to other rows'
 FLAT = 65_536  # numbers of the flat parameter vector that a thread takes at a time
-ALONE = 65_536  # numbers up to which one thread is faster: waking another takes about 5 us
+LOWEST = np.float32(-87)  # exp's smallest argument
+ALONE = 65_536  # numbers up to which one thread is faster: waking another takes some 10 us
 
 
 def alone_and_threads(f):
@@ -86,7 +81,7 @@ def _exp(x):
     log2e, ln2_high, ln2_low = f(1.44269504), f(0.693359375), f(-2.12194440e-4)
     c2, c3, c4 = f(5.0000001201e-1), f(1.6666665459e-1), f(4.1665795894e-2)
     c5, c6, c7 = f(8.3334519073e-3), f(1.3981999507e-3), f(1.9875691500e-4)
-    one, half, low, high = f(1), f(0.5), f(-87), f(88)
+    one, half, low, high = f(1), f(0.5), LOWEST, f(88)
 
     def exp32(x):
         x = low if x < low else high if x > high else x
@@ -97,14 +92,11 @@ def _exp(x):
     return exp32
 
 
-# ---- RMSNorm: n = x * rstd * weight,  rstd = 1 / sqrt(mean(x^2) + eps) ----
-# Every row is brought to the same length, then every column is scaled by a learned weight. So a
-# layer sees inputs of one size, however long the residual stream has grown by then. rstd, a number
-# a row, is one over the root mean square; eps keeps a row of zeros from a division by zero.
+# ---- RMSNorm ----
 
 @row_kernel
 def rmsnorm(x, weight, eps, n):
-    """Writes n (R,C) from x (R,C) and weight (C). Keeps nothing: the backward has x."""
+    """n (R,C) from x (R,C) and weight (C). Keeps nothing: the backward has x."""
     C = x.shape[1]
     for i in prange(x.shape[0]):
         xi, ni = x[i], n[i]
@@ -117,17 +109,7 @@ def rmsnorm(x, weight, eps, n):
 
 
 def rmsnorm_backward(dn, x, weight, eps, dx, dweight):
-    """dx (R,C) += d loss/d x, dweight (C) += d loss/d weight, for dn (R,C).
-
-    Write h = x rstd, so n = h weight. Then of one row, with j and k for columns:
-        dweight_j = dn_j h_j (summed over rows), and dh_j = dn_j weight_j
-        d rstd / d x_k = -1/2 rstd^3 (2 x_k / C) = -rstd^2 h_k / C
-        dx_k = dh_k rstd + (sum over j of dh_j x_j) d rstd / d x_k
-             = rstd (dh_k - h_k mean(dh h))
-    The mean takes out what points along x: n doesn't change when x gets longer (but for eps), so
-    that direction has no gradient. rstd is computed again, which is cheaper than to load it.
-
-    dx is added to, because x also went past the norm, on the residual stream."""
+    """Adds to dx (R,C) and dweight (C). rstd is made again, which is cheaper than to load it."""
     # A sum over rows would have all threads write to dweight: each chunk has a row of its own.
     parts = np.empty(((x.shape[0] + CHUNK - 1) // CHUNK, x.shape[1]), x.dtype)
     _rmsnorm_backward(dn, x, weight, eps, dx, parts)
@@ -153,20 +135,12 @@ def _rmsnorm_backward(dn, x, weight, eps, dx, parts):
                 dxi[j] += rstd * (dni[j] * weight[j] - along * xi[j])
 
 
-# ---- Rotary position embedding: numbers j and j + D/2 of a head are a point (x, y), turned ----
-# The point of a token at position t is turned by the angle t * speed_j:
-#     x' = x cos - y sin,   y' = y cos + x sin
-# With q turned by angle a and k by angle b, their product is the same as if only k were turned, by
-# b - a: scores know how far apart two tokens are, and nothing else of their places. Fast pairs (j
-# small) tell neighbours apart, slow ones (j near D/2) the far ends of the context.
+# ---- Rotary position embedding, and the cache of keys and values ----
 
 @row_kernel
 def rope(qkv, turned, positions, cos, sin, sign):
-    """Turns the first `turned` heads (q and k, not v) of qkv (R,H+2G,D) in place.
-
-    positions (R): each row's place in its text. cos, sin (ctx,D/2): of all angles there are
-    (model.rope_tables). sign 1 is the forward. sign -1 turns back, which is the backward: for a
-    linear map y = A x, dx = A^T dy, and the transpose of a rotation is its inverse."""
+    """Turns the first `turned` heads of qkv (R,H+2G,D) in place: forward with sign 1, back with -1.
+    positions (R), cos and sin (ctx,D/2)."""
     half, sign = qkv.shape[2] // 2, cos.dtype.type(sign)
     for i in prange(qkv.shape[0]):
         c, s = cos[positions[i]], sin[positions[i]]
@@ -180,7 +154,7 @@ def rope(qkv, turned, positions, cos, sin, sign):
 
 @row_kernel
 def store_kv(qkv, k_cache, v_cache, rows, positions):
-    """Files k and v of qkv (N,H+2G,D) in the caches (B,G,S,D): row rows[n], place positions[n]."""
+    """Puts k and v of qkv (N,H+2G,D) into the caches (B,G,S,D), at rows[n] and positions[n]."""
     G = k_cache.shape[1]
     H = qkv.shape[1] - 2 * G
     for n in prange(qkv.shape[0]):
@@ -190,13 +164,11 @@ def store_kv(qkv, k_cache, v_cache, rows, positions):
                 k[j], v[j] = qkv[n, H + g, j], qkv[n, H + G + g, j]
 
 
-# ---- SwiGLU: a = silu(g) u,  silu(g) = g sigmoid(g) ----
-# The feed-forward layer's one nonlinearity: the gate g decides how much of u passes, nearly nothing
-# where g < -4, nearly all of g u where g > 4.
+# ---- SwiGLU ----
 
 @row_kernel
 def swiglu(gu, a):
-    """Writes a (R,F) from gu (R,2F): the gate g in the first F columns, u in the others."""
+    """a (R,F) from gu (R,2F): the gate g in the first F columns, u in the others."""
     F, one = a.shape[1], a.dtype.type(1)  # 1 would make the sum float64
     for i in prange(gu.shape[0]):
         g, u, ai = gu[i, :F], gu[i, F:], a[i]
@@ -206,13 +178,8 @@ def swiglu(gu, a):
 
 @njit(parallel=True, **FORM)
 def swiglu_backward(gu, da):
-    """In place: gu (R,2F) becomes its gradient, da (R,F) becomes a once more (the weight behind
-    it needs a for its own gradient; to make it here costs a tenth of what storing it would).
-
-    With p = sigmoid(g), whose derivative is p (1 - p), and silu = g p:
-        a = silu u            so  du = da silu
-        d silu/d g = p + g p (1 - p)
-                              so  dg = da u (p + silu (1 - p))"""
+    """In place: gu (R,2F) becomes its gradient, da (R,F) becomes a again. To make a twice costs a
+    tenth of what storing it would."""
     F, one = da.shape[1], da.dtype.type(1)
     for i in prange(gu.shape[0]):
         g, u, dai = gu[i, :F], gu[i, F:], da[i]
@@ -224,19 +191,12 @@ def swiglu_backward(gu, da):
             u[j] = d * silu
 
 
-# ---- The loss: how surprised the model was by the token that came ----
+# ---- The loss ----
 
 @njit(parallel=True, **FORM)
 def softmax_cross_entropy(logits, targets, weights, losses):
-    """losses (R) = -log softmax(logits)[target], in nats; logits (R,V) become the gradient of
-    sum(weights * losses). targets (R): ids; weights (R): how much each row counts.
-
-    With z for a row of logits, top its maximum, t its target:
-        p_j = exp(z_j) / sum over k of exp(z_k), the same with z - top, which can't overflow
-        loss = -log p_t = log(sum over k of exp(z_k - top)) + top - z_t
-        d loss/d z_j = p_j - (1 if j == t else 0)
-    What the model believed minus the truth; log and exp cancel, so nothing divides by a small p.
-    Three passes over a row that the cache holds: top; exp and sum; scale."""
+    """losses (R) and, in place of logits (R,V), the gradient of sum(weights * losses); targets and
+    weights (R). Three passes over a row that the cache holds: maximum; exp and sum; scale."""
     V = logits.shape[1]
     for i in prange(logits.shape[0]):
         row, target, weight = logits[i], targets[i], weights[i]
@@ -257,11 +217,10 @@ def softmax_cross_entropy(logits, targets, weights, losses):
 
 @njit(parallel=True, cache=True)
 def scatter_add(dx, ids, dembed):
-    """dembed[ids[i]] += dx[i], for dx (R,C), ids (R), dembed (V,C). To look up rows is the forward,
-    and a row that was looked up often gets the sum of all that came back.
+    """dembed[ids[i]] += dx[i], for dx (R,C), ids (R), dembed (V,C).
 
     Two threads could meet in one row, so each owns a stripe of 16 columns instead: a cache line of
-    float32, which two cores must not write at once. np.add.at does the same, one number a time."""
+    float32, which two cores must not write at once."""
     C = dx.shape[1]
     for stripe in prange((C + 15) // 16):
         j0, j1 = stripe * 16, min(C, stripe * 16 + 16)
@@ -284,7 +243,7 @@ def _sums_of_squares(x, parts):
 
 
 def sum_of_squares(x):
-    """Of a flat vector x, added up in float64: float32 would lose the small ones of millions."""
+    """Of a flat vector x, added up in float64."""
     parts = np.empty((x.size + FLAT - 1) // FLAT)
     _sums_of_squares(x, parts)
     return float(parts.sum())
@@ -292,18 +251,7 @@ def sum_of_squares(x):
 
 @njit(parallel=True, **FORM)
 def adamw(params, grads, m1, m2, scale, lr, beta1, beta2, eps, decay, n_decayed, step):
-    """One AdamW step (Loshchilov & Hutter 2019, algorithm 2) on flat vectors, in place. For each
-    parameter p with gradient g, after counting g `scale` times (gradient clipping):
-
-        p  -= lr decay p                      the first n_decayed only (the matrices)
-        m1 += (1 - beta1) (g - m1)            running average of g: where to go
-        m2 += (1 - beta2) (g^2 - m2)          and of g^2: how large g usually is
-        p  -= lr (m1 / c1) / (sqrt(m2 / c2) + eps)
-
-    The quotient is about 1 where g keeps its sign and near 0 where it flickers, so every
-    parameter moves by up to lr, however small its gradients. The averages start at 0 and after
-    `step` steps (from 1) hold only a share c = 1 - beta^step of real gradients: hence / c.
-    One pass over the four vectors does all of it."""
+    """One AdamW step on flat vectors, in place, in one pass over all four."""
     c1, c2 = 1 - beta1**step, 1 - beta2**step
     f = params.dtype.type
     for chunk in prange((params.size + FLAT - 1) // FLAT):
@@ -317,3 +265,61 @@ def adamw(params, grads, m1, m2, scale, lr, beta1, beta2, eps, decay, n_decayed,
             m[j] += f(1 - beta1) * (gj - m[j])
             v[j] += f(1 - beta2) * (gj * gj - v[j])
             p[j] -= f(lr) * (m[j] * f(1 / c1)) / (math.sqrt(v[j] * f(1 / c2)) + f(eps))
+
+
+# ---- Sampling ----
+
+@njit(fastmath=FAST, cache=True)
+def keep_highest(weights, amounts, target):
+    """Zeroes weights (V,) in [0,1] but the highest, so many that their amounts add up to target:
+    with amounts of 1 that is top-k, with the weights themselves top-p.
+
+    Nothing is sorted. The bits of positive floats, read as whole numbers, are in the same order as
+    the floats, so halving their range 30 times finds the smallest weight that stays, each time in
+    one pass that the compiler turns into vectors. Weights equal to it all stay."""
+    # The bits of 0.0, and of the next number after 1.0.
+    low, high = 0, 0x3F800001
+    while high - low > 1:
+        middle = (low + high) // 2
+        border, total = np.int32(middle).view(np.float32), np.float32(0)
+        for j in range(len(weights)):
+            total += amounts[j] if weights[j] >= border else np.float32(0)
+        if total >= target:
+            low = middle
+        else:
+            high = middle
+    border = np.int32(low).view(np.float32)
+    for j in range(len(weights)):
+        weights[j] = weights[j] if weights[j] >= border else np.float32(0)
+
+
+@njit(fastmath=FAST, cache=True)
+def sample_tokens(logits, temperature, top_k, top_p, numbers, tokens, logprobs):
+    """Writes tokens (N,) and logprobs (N,) of logits (N,V), for numbers (N,) from [0,1).
+
+    Never sorts (keep_highest) and never divides: the probabilities stay weights, the likeliest
+    one's 1, and instead the random number is stretched to their sum. Tokens that are equally likely
+    at the border of top-p all stay here, where plain.py takes the first."""
+    N, V = logits.shape
+    weights, ones = np.empty(V, np.float32), np.ones(V, np.float32)
+    for i in range(N):
+        row, best, total, left = logits[i], logits[i].argmax(), np.float32(0), 0.0
+        for j in range(V):
+            total += exp(np.float32(row[j] - row[best]))
+        tokens[i] = best
+        if temperature > 0:
+            warmth = np.float32(1 / temperature)
+            for j in range(V):
+                z = np.float32(row[j] - row[best]) * warmth
+                weights[j] = exp(z) if z > LOWEST else np.float32(0)
+            if 0 < top_k < V:
+                keep_highest(weights, ones, np.float32(top_k))
+            if top_p < 1:
+                keep_highest(weights, weights, np.float32(top_p) * weights.sum())
+            left = numbers[i] * weights.sum()
+            for j in range(V):  # walk along the weights laid end to end, up to the number
+                left -= weights[j]
+                if left < 0:
+                    tokens[i] = j
+                    break
+        logprobs[i] = row[tokens[i]] - row[best] - np.log(total)

@@ -13,21 +13,20 @@ def bench_attention():
     import torch
     from numba import get_num_threads
 
-    from kernels.attention import attention_backward, attention_forward
+    from kernels import fused_attention_backward, fused_attention_forward
 
     torch.set_num_threads(get_num_threads())
     rng, figures = np.random.default_rng(0), {}
     for B, H, T, D in SHAPES:
-        q, k, v, do = (rng.standard_normal((B, T, H, D), np.float32) for _ in range(4))
-        o, dq, dk, dv = (np.empty_like(q) for _ in range(4))
-        lse = np.empty((B, H, T), np.float32)
+        qkv, do = (rng.standard_normal((B, T, n * H, D), np.float32) for n in (3, 1))
+        o, dqkv, lse = np.empty_like(do), np.empty_like(qkv), np.empty((B, H, T), np.float32)
         tq, tk, tv = (torch.tensor(x).transpose(1, 2).contiguous().requires_grad_()
-                      for x in (q, k, v))
+                      for x in np.split(qkv, 3, axis=2))
         tdo = torch.tensor(do).transpose(1, 2).contiguous()
 
         def ours():
-            attention_forward(q, k, v, o, lse)
-            attention_backward(do, q, k, v, o, lse, dq, dk, dv)
+            fused_attention_forward(qkv, H, o, lse)
+            fused_attention_backward(do, qkv, H, o, lse, dqkv)
 
         def theirs():
             to = torch.nn.functional.scaled_dot_product_attention(tq, tk, tv, is_causal=True)

@@ -1,60 +1,137 @@
-"""Every kernel against its plain NumPy twin, every backward against central differences."""
+"""The fast kernels equal kernels/plain.py, and plain.py's backwards equal central differences."""
+import doctest
+import json
+import os
+import shutil
+import subprocess
+import sys
+
 import numba
 import numpy as np
 import pytest
 
+import kernels
 from conftest import differences, relative_error
-from kernels import (adamw, matmul, rmsnorm, rmsnorm_backward, rope, scatter_add,
-                     softmax_cross_entropy, store_kv, sum_of_squares, swiglu, swiglu_backward)
-from kernels import rows
+from kernels import plain, rows
 
+HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TOLERANCE = {np.float32: 2e-5, np.float64: 1e-12}
-both = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 
-def numbers(shape, dtype, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+def numbers(dtype, seed=0, exact=np.float64):
+    """numbers(dtype)(3, 5): a (3,5) array; the same ones for all dtypes if rounded to `exact`."""
+    rng = np.random.default_rng(seed)
+    return lambda *shape: rng.standard_normal(shape).astype(exact).astype(dtype)
 
 
-# ---- matmul ----
+# ---- One function an operation: runs it from module k on arrays of make, returns the results ----
 
-@both
-@pytest.mark.parametrize("trans_a", [False, True])
-@pytest.mark.parametrize("trans_b", [False, True])
-def test_matmul_is_numpys_on_odd_sizes(dtype, trans_a, trans_b):
-    rng = np.random.default_rng(2)
-    sizes = [(1, 1, 1), (4, 4, 16), (5, 3, 17), (9, 1, 1), (1, 700, 3), (8, 65, 300), (9, 257, 513),
-             (130, 258, 255), (4, 1000, 260)] + [tuple(rng.integers(1, 90, 3)) for _ in range(40)]
-    for M, K, N in sizes:
-        a = numbers((K, M) if trans_a else (M, K), dtype, M)
-        b = numbers((N, K) if trans_b else (K, N), dtype, N + 1)
-        start = numbers((M, N), dtype, 5)
-        expected = (a.T if trans_a else a).astype(float) @ (b.T if trans_b else b).astype(float)
-        scale = TOLERANCE[dtype] * np.sqrt(K)
-        assert np.abs(matmul(a, b, trans_a, trans_b) - expected).max() < scale, (M, K, N)
-        out = start.copy()
-        matmul(a, b, trans_a, trans_b, out=out, accumulate=True)
-        assert np.abs(out - start - expected).max() < scale, (M, K, N)
-        matmul(a, b, trans_a, trans_b, out=out)
-        assert np.abs(out - expected).max() < scale, (M, K, N)
+def matmul(k, make, M, K, N):
+    """All four layouts, each written and added."""
+    found = []
+    for trans_a, trans_b in ((False, False), (False, True), (True, False), (True, True)):
+        a = make(K, M) if trans_a else make(M, K)
+        b, out = make(N, K) if trans_b else make(K, N), make(M, N)
+        found.append(k.matmul(a, b, trans_a, trans_b).copy())
+        found.append(k.matmul(a, b, trans_a, trans_b, out=out, accumulate=True).copy())
+        assert k.matmul(a, b, trans_a, trans_b, out=out) is out
+        found.append(out)
+    return found
 
 
-def test_matmul_of_nothing_is_zero():
-    assert (matmul(np.ones((20, 0)), np.ones((0, 5))) == 0).all()
-    assert (matmul(np.ones((2, 0)), np.ones((0, 5))) == 0).all()
+def rmsnorm(k, make, R, C):
+    x, weight, n, dx, dweight = make(R, C), make(C), make(R, C), make(R, C), make(C)
+    k.rmsnorm(x, weight, 1e-5, n)
+    k.rmsnorm_backward(make(R, C), x, weight, 1e-5, dx, dweight)
+    return n, dx, dweight
 
 
-def test_matmul_keeps_nan_in_its_row_and_infinity_infinite():
-    a, b = np.ones((12, 20), np.float32), np.ones((20, 300), np.float32)
-    a[5, 7], a[9, 3] = np.nan, np.inf
-    out = matmul(a, b)
-    assert np.isnan(out[5]).all() and np.isposinf(out[9]).all()
-    assert (np.delete(out, [5, 9], axis=0) == 20).all()
+def rope(k, make, R, heads, D):
+    qkv, angles = make(R, heads, D), make(4, D // 2)
+    cos, sin, positions, turned = np.cos(angles), np.sin(angles), np.arange(R) % 4, 2 * heads // 3
+    k.rope(qkv, turned, positions, cos, sin, 1)
+    back = qkv.copy()
+    k.rope(back, turned, positions, cos, sin, -1)
+    return qkv, back
 
 
-def test_matmul_names_sizes_that_do_not_fit():
-    with pytest.raises(ValueError, match="3x4 by 5x2"):
-        matmul(np.ones((3, 4)), np.ones((5, 2)))
+def attention(k, make, B, T, H, G, D):
+    qkv, do = make(B, T, H + 2 * G, D), make(B, T, H, D)
+    o, lse, dqkv = np.empty_like(do), np.empty((B, H, T), do.dtype), np.empty_like(qkv)
+    k.fused_attention_forward(qkv, H, o, lse)
+    k.fused_attention_backward(do, qkv, H, o, lse, dqkv)
+    q, key, v = (x.copy() for x in plain.split_heads(qkv, H))
+    assert np.array_equal(o, k.attention(q, key, v))
+    for given in ((), (o, lse)):  # the same on separate arrays
+        found = k.attention_backward(do, q, key, v, *given)
+        assert np.array_equal(dqkv, np.concatenate(found, axis=2))
+    return o, lse, dqkv
+
+
+def decoding(k, make, N, H, G, D):
+    qkv, k_cache, v_cache = make(N, H + 2 * G, D), make(N + 2, G, 9, D), make(N + 2, G, 9, D)
+    positions, texts = np.arange(N) % 9, np.arange(N)[::-1] + 1
+    k.store_kv(qkv, k_cache, v_cache, texts, positions)
+    o = k.attention_step(qkv[:, :H], k_cache, v_cache, positions + 1, texts)
+    return k_cache, v_cache, o
+
+
+def swiglu(k, make, R, F):
+    gu, a, da = 5 * make(R, 2 * F), make(R, F), make(R, F)
+    k.swiglu(gu, a)
+    k.swiglu_backward(gu, da)
+    return a, gu, da
+
+
+def softmax_cross_entropy(k, make, R, V):
+    logits, losses, weights = 3 * make(R, V), make(R), make(R)
+    k.softmax_cross_entropy(logits, np.arange(R) * 2 % V, weights, losses)
+    return losses, logits
+
+
+def scatter_add(k, make, R, C):
+    dembed = make(9, C)
+    k.scatter_add(make(R, C), np.arange(R) % 7, dembed)
+    return (dembed,)
+
+
+def adamw(k, make, n):
+    p, m1, m2 = make(n), make(n), make(n)**2
+    for step in (1, 2, 3):
+        k.adamw(p, make(n), m1, m2, 0.5, 0.01, 0.9, 0.95, 1e-8, 0.1, n * 2 // 3, step)
+    return p, m1, m2, k.sum_of_squares(p)
+
+
+CASES = [(matmul, sizes) for sizes in [
+    (1, 1, 1), (4, 4, 16), (5, 3, 17), (9, 1, 1), (1, 700, 3), (8, 65, 300), (9, 257, 513),
+    (130, 258, 255), (4, 999, 260), (77, 600, 300), (64, 64, 64), (20, 0, 5), (2, 0, 5)]]
+CASES += [(rmsnorm, sizes) for sizes in [(1, 1), (3, 5), (333, 48), (2000, 33)]]
+CASES += [(rope, sizes) for sizes in [(1, 3, 2), (11, 7, 6), (700, 12, 8)]]
+CASES += [(attention, sizes) for sizes in [  # tiles of 64 cut short, groups, D from 1 to 256
+    (1, 1, 1, 1, 1), (2, 3, 2, 1, 5), (1, 17, 3, 3, 8), (1, 64, 2, 2, 32), (2, 65, 6, 2, 48),
+    (1, 130, 4, 1, 2), (1, 200, 3, 3, 70), (1, 67, 8, 2, 128), (3, 70, 1, 1, 256)]]
+CASES += [(decoding, sizes) for sizes in [
+    (1, 1, 1, 2), (1, 8, 4, 8), (3, 4, 4, 48), (12, 6, 2, 20)]]
+CASES += [(swiglu, sizes) for sizes in [(1, 1), (4, 7), (5000, 19)]]
+CASES += [(softmax_cross_entropy, sizes) for sizes in [(1, 1), (9, 23), (40, 3000)]]
+CASES += [(scatter_add, sizes) for sizes in [(1, 1), (50, 19), (900, 40)]]
+CASES += [(adamw, sizes) for sizes in [(1,), (70_001,)]]
+every_case = pytest.mark.parametrize(
+    "run, sizes", CASES, ids=lambda x: x.__name__ if callable(x) else "x".join(map(str, x)))
+
+
+@pytest.mark.parametrize("k, dtype", [(kernels, np.float32), (kernels, np.float64),
+                                      (plain, np.float32)],
+                         ids=["fast32", "fast64", "plain32"])
+@every_case
+def test_equals_plain_in_float64(run, sizes, k, dtype):
+    """Each operation writes what plain.py finds in float64 for the same (rounded) numbers."""
+    found = run(k, numbers(dtype), *sizes)
+    expected = run(plain, numbers(np.float64, exact=dtype), *sizes)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert np.isscalar(ours) or ours.dtype == dtype
+        if np.size(ours):
+            assert relative_error(ours, theirs) < TOLERANCE[dtype]
 
 
 @pytest.fixture
@@ -69,22 +146,130 @@ def threads():
         for n in (1, 2):
             numba.set_num_threads(n)
             out.append(f())
-        numba.set_num_threads(before)
         return out
     yield run
     numba.set_num_threads(before)
 
 
-@pytest.mark.parametrize("M,K,N", [(300, 128, 77), (77, 600, 300), (3, 400, 900), (64, 64, 64)])
-def test_matmul_gives_the_same_bits_with_one_or_two_threads(threads, M, K, N):
-    a, b = numbers((M, K), np.float32), numbers((N, K), np.float32, 1)
-    one, two = threads(lambda: matmul(a, b, trans_b=True))
-    assert (one == two).all()
+@every_case
+def test_same_bits_with_one_or_two_threads(threads, run, sizes):
+    """Threads write disjoint outputs, and sums are made in a fixed order."""
+    for one, two in zip(*threads(lambda: run(kernels, numbers(np.float32), *sizes))):
+        assert np.array_equal(one, two)
 
 
-# ---- rows ----
+# ---- plain.py: examples, and every backward against central differences in float64 ----
+
+def test_examples_in_plain_are_true():
+    """The numbers beside attention, rmsnorm_backward and the loss are what the code computes."""
+    result = doctest.testmod(plain)
+    assert result.attempted >= 8 and result.failed == 0
+
+
+def check_gradients(f, pairs):
+    """f() is a loss; pairs hold each array it reads and the gradient to prove."""
+    for x, dx in pairs:
+        some = range(0, x.size, max(1, x.size // 40))
+        assert relative_error(dx.ravel()[some], differences(f, x, some)) < 1e-6
+
+
+@pytest.mark.parametrize("R, C", [(1, 1), (3, 5), (15, 7)])
+def test_backwards_of_rows(R, C):
+    """matmul's two rules, rmsnorm, rope, SwiGLU and the embedding, for a loss sum(dy * y)."""
+    make = numbers(np.float64)
+    x, weight, dy = make(R, C), make(C), make(R, C)
+
+    def norm_loss():
+        n = np.empty((R, C))
+        plain.rmsnorm(x, weight, 1e-5, n)
+        return (n * dy).sum()
+    dx, dweight = np.zeros((R, C)), np.zeros(C)
+    plain.rmsnorm_backward(dy, x, weight, 1e-5, dx, dweight)
+    check_gradients(norm_loss, [(x, dx), (weight, dweight)])
+
+    w, dproduct = make(4, C), make(R, 4)
+    check_gradients(lambda: (plain.matmul(x, w, trans_b=True) * dproduct).sum(),
+                    [(x, plain.matmul(dproduct, w)), (w, plain.matmul(dproduct, x, trans_a=True))])
+
+    gu, da = make(R, 2 * C), dy.copy()
+
+    def swiglu_loss():
+        a = np.empty((R, C))
+        plain.swiglu(gu, a)
+        return (a * dy).sum()
+    dgu = gu.copy()
+    plain.swiglu_backward(dgu, da)
+    check_gradients(swiglu_loss, [(gu, dgu)])
+    assert abs((da * dy).sum() - swiglu_loss()) < 1e-12  # da has become a again
+
+    qkv, dqkv, angles = make(R, 3, 2 * C), make(R, 3, 2 * C), make(4, C)
+    turn = np.arange(R) % 4, np.cos(angles), np.sin(angles)
+    back = dqkv.copy()
+    plain.rope(back, 2, *turn, -1)
+
+    def rope_loss():
+        turned = qkv.copy()
+        plain.rope(turned, 2, *turn, 1)
+        return (turned * dqkv).sum()
+    check_gradients(rope_loss, [(qkv, back)])
+
+    embed, ids, dembed = make(6, C), np.arange(R) % 4, np.zeros((6, C))
+    plain.scatter_add(dy, ids, dembed)
+    check_gradients(lambda: (embed[ids] * dy).sum(), [(embed, dembed)])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), (2, 5, 2, 1, 3), (1, 9, 4, 2, 2)])
+def test_backward_of_attention(shape):
+    """dq, dk and dv, also where query heads share a key/value head, for a loss sum(do * o)."""
+    (B, T, H, G, D), make = shape, numbers(np.float64)
+    q, k, v, do = make(B, T, H, D), make(B, T, G, D), make(B, T, G, D), make(B, T, H, D)
+    found = plain.attention_backward(do, q, k, v)
+    check_gradients(lambda: (plain.attention(q, k, v) * do).sum(), zip((q, k, v), found))
+
+
+def test_backward_of_the_loss():
+    """The logits' gradient of sum(weights * losses), and log V for equal logits."""
+    make = numbers(np.float64)
+    logits, weights, losses, targets = make(5, 7), make(5), np.empty(5), np.arange(5)
+
+    def loss():
+        plain.softmax_cross_entropy(logits.copy(), targets, weights, losses)
+        return (losses * weights).sum()
+    gradient = logits.copy()
+    plain.softmax_cross_entropy(gradient, targets, weights, losses)
+    check_gradients(loss, [(logits, gradient)])
+    plain.softmax_cross_entropy(np.zeros((5, 7)), targets, weights, losses)
+    assert np.allclose(losses, np.log(7))
+
+
+def test_rope_depends_on_distance_only():
+    """q at position 5 and k at 3 score like q at 2 and k at 0."""
+    make, angles = numbers(np.float64), np.outer(np.arange(6), [1.0, 0.1])
+    pair = make(2, 1, 4)
+    scores = []
+    for positions in ([5, 3], [2, 0]):
+        turned = pair.copy()
+        plain.rope(turned, 1, np.array(positions), np.cos(angles), np.sin(angles), 1)
+        scores.append(turned[0, 0] @ turned[1, 0])
+    assert abs(scores[0] - scores[1]) < 1e-12
+
+
+def test_decoding_equals_the_last_row_of_attention():
+    """One query against a cache is what attention gives to the last token of the text."""
+    make = numbers(np.float64)
+    q, k, v = make(1, 8, 4, 6), make(1, 8, 2, 6), make(1, 8, 2, 6)
+    caches = (np.ascontiguousarray(x.transpose(0, 2, 1, 3)) for x in (k, v))  # (B,G,S,D)
+    o = plain.attention_step(q[:, -1], *caches, np.array([8]), np.array([0]))
+    assert np.allclose(o, plain.attention(q, k, v)[:, -1])
+
+
+# ---- Extreme numbers: the right result; a NaN always shows ----
+
+modules = pytest.mark.parametrize("k", [kernels, plain], ids=["fast", "plain"])
+
 
 def test_exp_is_exact_to_float32():
+    """exp's error is below 1.5e-7 on its whole range; NaN stays, infinities end at the edges."""
     @numba.njit
     def over(x, out):
         for i in range(x.size):
@@ -98,132 +283,249 @@ def test_exp_is_exact_to_float32():
     assert np.isnan(edges[0]) and edges[1] > 1e38 and edges[2] < 2e-38 and edges[3] == 1
 
 
-def plain_rmsnorm(x, weight, eps):
-    return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * weight
+@modules
+def test_matmul_keeps_nan_in_its_row_and_infinity_infinite(k):
+    """No fast-math flag may assume that NaN and infinity don't occur."""
+    a, b = np.ones((12, 20), np.float32), np.ones((20, 300), np.float32)
+    a[5, 7], a[9, 3] = np.nan, np.inf
+    out = k.matmul(a, b)
+    assert np.isnan(out[5]).all() and np.isposinf(out[9]).all()
+    assert (np.delete(out, [5, 9], axis=0) == 20).all()
 
 
-@both
-@pytest.mark.parametrize("R,C", [(1, 1), (3, 5), (200, 33)])
-def test_rmsnorm(dtype, R, C):
-    x, weight, n = numbers((R, C), dtype), numbers(C, dtype, 1), np.empty((R, C), dtype)
-    rmsnorm(x, weight, 1e-5, n)
-    assert relative_error(n, plain_rmsnorm(x.astype(float), weight, 1e-5)) < TOLERANCE[dtype]
+@modules
+def test_matmul_names_sizes_that_do_not_fit(k):
+    """A wrong shape is a ValueError with both shapes."""
+    with pytest.raises(ValueError, match="3x4 by 5x2"):
+        k.matmul(np.ones((3, 4)), np.ones((5, 2)))
 
 
-@pytest.mark.parametrize("R,C", [(1, 1), (3, 5), (150, 7)])
-def test_rmsnorm_backward(R, C):
-    x, weight, dn = numbers((R, C), float), numbers(C, float, 1), numbers((R, C), float, 2)
-    dx, dweight = np.ones((R, C)), np.ones(C)  # both are added to
-    rmsnorm_backward(dn, x, weight, 1e-5, dx, dweight)
-
-    def f():
-        return (plain_rmsnorm(x, weight, 1e-5) * dn).sum()
-    places = range(0, R * C, max(1, R * C // 40))
-    assert relative_error(dx.flat[places] - 1, differences(f, x, places)) < 1e-6
-    assert relative_error(dweight - 1, differences(f, weight, range(C))) < 1e-6
-
-
-@both
-def test_rope_turns_halves_and_back(dtype):
-    R, H, G, D = 11, 3, 2, 6
-    qkv, positions = numbers((R, H + 2 * G, D), dtype), np.arange(R) % 4
-    angles = np.outer(np.arange(4), 100.0 ** (-np.arange(0, D, 2) / D))
-    cos, sin = np.cos(angles).astype(dtype), np.sin(angles).astype(dtype)
-    turned = qkv.copy()
-    rope(turned, H + G, positions, cos, sin, 1)
-    points = qkv[..., :D // 2] + 1j * qkv[..., D // 2:]
-    expected = points * np.exp(1j * angles[positions])[:, None]
-    assert relative_error(turned[:, :H + G, :D // 2], expected.real[:, :H + G]) < TOLERANCE[dtype]
-    assert relative_error(turned[:, :H + G, D // 2:], expected.imag[:, :H + G]) < TOLERANCE[dtype]
-    assert (turned[:, H + G:] == qkv[:, H + G:]).all()
-    rope(turned, H + G, positions, cos, sin, -1)
-    assert relative_error(turned, qkv) < TOLERANCE[dtype]
-
-
-def test_store_kv_files_keys_and_values():
-    qkv = numbers((2, 4 + 2 * 3, 5), float)
-    k_cache, v_cache = np.zeros((4, 3, 7, 5)), np.zeros((4, 3, 7, 5))
-    store_kv(qkv, k_cache, v_cache, np.array([3, 1]), np.array([6, 0]))
-    assert (k_cache[3, :, 6] == qkv[0, 4:7]).all() and (v_cache[1, :, 0] == qkv[1, 7:]).all()
-    assert np.count_nonzero(k_cache) == 2 * 15
-
-
-def plain_swiglu(gu):
-    g, u = np.split(gu, 2, axis=1)
-    return g / (1 + np.exp(-g)) * u
-
-
-@both
-@pytest.mark.parametrize("R,F", [(1, 1), (4, 7), (50, 19)])
-def test_swiglu(dtype, R, F):
-    gu, a = numbers((R, 2 * F), dtype) * 5, np.empty((R, F), dtype)
-    swiglu(gu, a)
-    assert relative_error(a, plain_swiglu(gu.astype(float))) < TOLERANCE[dtype]
-
-
-def test_swiglu_backward_and_its_second_gift():
-    gu, da = numbers((30, 14), float), numbers((30, 7), float, 1)
-    kept, gradient, a = gu.copy(), gu.copy(), da.copy()
-    swiglu_backward(gradient, a)
-    expected = differences(lambda: (plain_swiglu(kept) * da).sum(), kept, range(kept.size))
-    assert relative_error(gradient.ravel(), expected) < 1e-6
-    assert relative_error(a, plain_swiglu(gu)) < 1e-12
-
-
-@both
-def test_softmax_cross_entropy(dtype):
-    logits, targets = numbers((9, 23), dtype) * 3, np.arange(9) * 2
-    weights, losses = np.linspace(0, 1, 9).astype(dtype), np.empty(9, dtype)
-    p = np.exp(logits.astype(float))
-    p /= p.sum(1, keepdims=True)
-    gradient = logits.copy()
-    softmax_cross_entropy(gradient, targets, weights, losses)
-    assert relative_error(losses, -np.log(p[range(9), targets])) < TOLERANCE[dtype]
-    assert relative_error(gradient, (p - np.eye(23)[targets]) * weights[:, None]) < TOLERANCE[dtype]
-
-
-def test_softmax_cross_entropy_of_huge_logits_and_of_nan():
-    logits = np.array([[1e4, -1e4, 0], [0, np.nan, 1]], np.float32)
-    losses = np.empty(2, np.float32)
-    softmax_cross_entropy(logits, np.array([1, 0]), np.ones(2, np.float32), losses)
+@modules
+def test_loss_of_huge_logits_of_nan_and_of_masked_rows(k):
+    """Logits of +-1e4 don't overflow, NaN shows in its row, a weight of 0 gives no gradient."""
+    logits = np.array([[1e4, -1e4, 0], [0, np.nan, 1], [-1e4, 1e4, 1e4]], np.float32)
+    losses = np.empty(3, np.float32)
+    k.softmax_cross_entropy(logits, np.array([1, 0, 0]), np.array([1, 1, 0], np.float32), losses)
     assert losses[0] == 2e4 and np.isnan(losses[1]) and np.isnan(logits[1]).all()
+    assert np.isfinite(logits[[0, 2]]).all() and (logits[2] == 0).all()
 
 
-def test_scatter_add_counts_repeats():
-    dx, ids, dembed = numbers((50, 19), float), np.arange(50) % 7, np.zeros((9, 19))
-    scatter_add(dx, ids, dembed)
-    expected = np.zeros((9, 19))
-    np.add.at(expected, ids, dx)
-    assert relative_error(dembed, expected) < 1e-12
+@modules
+def test_swiglu_of_huge_gates(k):
+    """A gate of 1e4 passes all, one of -1e4 nothing, forward and backward."""
+    gu, a, da = np.array([[1e4, -1e4, 2, 3]], np.float32), np.empty((1, 2), np.float32), \
+        np.ones((1, 2), np.float32)
+    k.swiglu(gu, a)
+    k.swiglu_backward(gu, da)
+    assert np.allclose(a, [[2e4, 0]], atol=1e-20) and np.allclose(gu, [[2, 0, 1e4, 0]], atol=1e-20)
 
 
-@both
-def test_adamw_follows_the_paper(dtype):
-    n, n_decayed, lr, b1, b2, eps, decay = 70_001, 66_000, 0.01, 0.9, 0.95, 1e-8, 0.1
-    p, g = numbers(n, dtype), numbers(n, dtype, 1)
-    m, v = np.zeros(n, dtype), np.zeros(n, dtype)
-    theta, em, ev = p.astype(float), np.zeros(n), np.zeros(n)
-    for step in (1, 2, 3):
-        adamw(p, g, m, v, 0.5, lr, b1, b2, eps, decay, n_decayed, step)
-        half = 0.5 * g.astype(float)
-        em, ev = b1 * em + (1 - b1) * half, b2 * ev + (1 - b2) * half**2
-        theta[:n_decayed] -= lr * decay * theta[:n_decayed]
-        theta -= lr * (em / (1 - b1**step)) / (np.sqrt(ev / (1 - b2**step)) + eps)
-    assert relative_error(p, theta) < TOLERANCE[dtype]
+@modules
+def test_large_scores_neither_overflow_nor_vanish(k):
+    """Scores of some 600 are beyond exp in float32, and their differences too."""
+    make = numbers(np.float32)
+    q, key, v, do = 60 * make(1, 70, 2, 16), make(1, 70, 1, 16), make(1, 70, 1, 16), \
+        make(1, 70, 2, 16)
+    expected = plain.attention(*(x.astype(np.float64) for x in (q, key, v)))
+    assert abs(k.attention(q, key, v) - expected).max() < 1e-3  # such scores are good to 4e-5 each
+    assert all(np.isfinite(dx).all() for dx in k.attention_backward(do, q, key, v))
 
 
-def test_sum_of_squares_is_float64():
-    x = np.full(300_001, 1e-3, np.float32)
-    assert abs(sum_of_squares(x) / (300_001 * float(np.float32(1e-3)) ** 2) - 1) < 1e-12
+@modules
+@pytest.mark.parametrize("which", "qkv")
+@pytest.mark.parametrize("position", [0, 37, 99])
+def test_nan_shows_in_attention(k, which, position):
+    """A NaN in q shows at its position, in k and v at all from there on; the other head stays."""
+    make = numbers(np.float32)
+    arrays = {name: make(1, 150, 2, 12) for name in "qkv"}
+    good = k.attention(*arrays.values())
+    arrays[which][0, position, 1, 3] = np.nan
+    o = k.attention(*arrays.values())
+    shown = o[0, position:position + 1, 1] if which == "q" else o[0, position:, 1]
+    assert np.isnan(shown[:, 3] if which == "v" else shown).all()
+    assert np.array_equal(o[:, :, 0], good[:, :, 0])
+    if k is kernels:  # plain.py multiplies a masked 0 by NaN, which is NaN at all positions
+        before = max(0, position - 15)
+        assert np.allclose(o[:, :before, 1], good[:, :before, 1], atol=1e-6)
 
 
-def test_rows_give_the_same_bits_with_one_or_two_threads(threads):
-    x, dn = (numbers((333, 48), np.float32, seed) for seed in (0, 2))
-    weight = numbers(48, np.float32, 1)
+@modules
+def test_future_tokens_change_nothing(k):
+    """Whatever stands at later positions, however large, earlier outputs keep their bits."""
+    make = numbers(np.float32)
+    q, key, v = make(1, 140, 2, 16), make(1, 140, 1, 16), make(1, 140, 1, 16)
+    before = k.attention(q, key, v)
+    key[:, 100:], v[:, 100:], q[:, 100:] = 1e4, 1e30, 50
+    assert np.array_equal(k.attention(q, key, v)[:, :100], before[:, :100])
 
-    def backward():
-        dx, dweight = np.zeros_like(x), np.zeros_like(weight)
-        rmsnorm_backward(dn, x, weight, 1e-5, dx, dweight)
-        return np.concatenate([dx.ravel(), dweight, [sum_of_squares(np.tile(x.ravel(), 20))]])
-    one, two = threads(backward)
-    assert (one == two).all()
+
+@modules
+def test_step_ignores_what_lies_beyond_the_length(k):
+    """What a cache holds behind a text is never read; a NaN within the text shows."""
+    q, key, v = (np.ones(shape, np.float32) for shape in ((1, 2, 4), (1, 2, 8, 4), (1, 2, 8, 4)))
+    key[:, :, 5:], v[:, :, 5:] = np.nan, np.nan
+    assert (k.attention_step(q, key, v, np.array([5]), np.array([0])) == 1).all()
+    assert np.isnan(k.attention_step(q, key, v, np.array([6]), np.array([0]))).all()
+
+
+def test_attention_names_arrays_that_do_not_fit():
+    """The kernels don't check bounds, so their callers' arrays are checked."""
+    qkv, o, lse = np.ones((1, 4, 4, 8)), np.ones((1, 4, 2, 8)), np.ones((1, 2, 4))
+    with pytest.raises(ValueError, match="contiguous"):
+        kernels.fused_attention_forward(qkv, 2, np.ones((1, 4, 4, 8))[:, :, :2], lse)
+    with pytest.raises(ValueError, match="float32"):
+        kernels.fused_attention_forward(qkv, 2, o.astype(np.float32), lse)
+    with pytest.raises(ValueError, match="4 heads"):
+        kernels.fused_attention_forward(qkv, 3, o, lse)
+
+
+def test_attention_needs_no_square_of_memory():
+    """8,192 tokens, forward and backward, in 100 MB; their T x T square alone is 268 MB."""
+    run("""if True:
+        import numpy as np, resource, kernels
+        make = lambda T: np.ones((1, T, 1, 16), np.float32)
+        kernels.attention_backward(*[make(64)] * 4)
+        with open("/proc/self/statm") as f:
+            used = int(f.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 100_000_000,) * 2)
+        x = make(8192)
+        kernels.attention_backward(x, x, x, x)
+        try:
+            np.empty((8192, 8192), np.float32)
+        except MemoryError:
+            print("the limit works")
+        """) == "the limit works\n"
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("shape", [(2, 128, 4, 4, 32), (1, 257, 6, 2, 64), (2, 33, 2, 1, 24)])
+def test_attention_equals_torch(shape):
+    """The same output and gradients as PyTorch's scaled_dot_product_attention."""
+    torch = pytest.importorskip("torch")
+    (B, T, H, G, D), make = shape, numbers(np.float32)
+    q, k, v, do = make(B, T, H, D), make(B, T, G, D), make(B, T, G, D), make(B, T, H, D)
+    tq, tk, tv = (torch.tensor(x).transpose(1, 2).requires_grad_() for x in (q, k, v))
+    to = torch.nn.functional.scaled_dot_product_attention(tq, tk, tv, is_causal=True,
+                                                          enable_gqa=True)
+    theirs = to, *torch.autograd.grad(to, (tq, tk, tv), torch.tensor(do).transpose(1, 2))
+    ours = kernels.attention(q, k, v), *kernels.attention_backward(do, q, k, v)
+    for x, y in zip(ours, theirs):
+        assert relative_error(x, y.detach().transpose(1, 2).numpy()) < 1e-5
+
+
+# ---- Sampling ----
+
+def sample(k, logits, number, temperature=1.0, top_k=0, top_p=1.0):
+    """Tokens and logprobs of logits (N,V), for numbers (N,)."""
+    tokens, logprobs = np.empty(len(logits), np.int64), np.empty(len(logits), np.float32)
+    k.sample_tokens(logits, temperature, top_k, top_p, number, tokens, logprobs)
+    return tokens, logprobs
+
+
+@pytest.mark.parametrize("temperature, top_k, top_p", [
+    (0.0, 0, 1.0), (1.0, 0, 1.0), (0.7, 5, 1.0), (1.3, 0, 0.8), (0.5, 3, 0.5), (1.0, 99, 0.0)])
+@pytest.mark.parametrize("V", [1, 2, 40])
+def test_sampler_equals_plain(temperature, top_k, top_p, V):
+    """The same tokens and logprobs for the same random numbers, with and without top-k, top-p."""
+    logits = 3 * numbers(np.float32)(500, V)
+    number = np.random.default_rng(1).random(500)
+    found, expected = (sample(k, logits, number, temperature, top_k, top_p)
+                       for k in (kernels, plain))
+    assert np.array_equal(found[0], expected[0])
+    assert np.allclose(found[1], expected[1], atol=2e-6)
+
+
+def test_keep_highest_equals_a_sort():
+    """The k highest stay whatever k; equal ones at the border all stay."""
+    weights = np.array([0.5, 1, 0, 0.25, 0.25, 1e-30], np.float32)
+    for k, kept in ((1, [1]), (2, [0, 1]), (3, [0, 1, 3, 4]), (5, [0, 1, 3, 4, 5])):
+        w = weights.copy()
+        rows.keep_highest(w, np.ones(6, np.float32), np.float32(k))
+        assert np.flatnonzero(w).tolist() == kept
+
+
+@modules
+def test_sampler_never_takes_what_is_ruled_out(k):
+    """A logit of -inf is never sampled, whatever the number; logits of +-1e4 work; NaN shows."""
+    row = np.array([-np.inf, 1e4, -np.inf, 1e4, -1e4, -np.inf], np.float32)
+    number = np.array([0.0, 0.499999, 0.5, 1 - 2**-53])
+    tokens, logprobs = sample(k, np.tile(row, (4, 1)), number)
+    assert tokens.tolist() == [1, 1, 3, 3] and np.allclose(logprobs, np.log(0.5))
+    row[2] = np.nan
+    tokens, logprobs = sample(k, row[None], number[:1])
+    assert 0 <= tokens[0] < 6 and np.isnan(logprobs[0])
+
+
+# ---- Where machine code is kept; running without it ----
+
+def run(code, folder=HERE, **environment):
+    """What python -c code prints, in a folder; without our own cache folder in the environment."""
+    inherited = {name: x for name, x in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, text=True, capture_output=True,
+                          env=inherited | {name: str(x) for name, x in environment.items()})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of kernels/ with a kernel in caller.py that calls one in callee.py."""
+    shutil.copytree(os.path.join(HERE, "kernels"), tmp_path / "kernels",
+                    ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "kernels/callee.py").write_text("import numba\nf = numba.njit(lambda: 1)\n")
+    (tmp_path / "kernels/caller.py").write_text(
+        "import numba\nfrom kernels.callee import f\n\n\n"
+        "@numba.njit(cache=True)\ndef g():\n    return f()\n")
+    return tmp_path
+
+
+CALL = ("import os; from kernels.caller import g; "
+        "print(g(), g.stats.cache_hits and 'kept' or 'new', os.environ['NUMBA_CACHE_DIR'])")
+
+
+def test_a_change_in_another_file_is_compiled(copy):
+    """Machine code of a caller is kept until the file of what it calls changes."""
+    found = [run(CALL, copy).split()[:2], run(CALL, copy).split()[:2]]
+    callee = copy / "kernels/callee.py"
+    callee.write_text(callee.read_text().replace("1", "2"))
+    found.append(run(CALL, copy).split()[:2])
+    assert found == [["1", "new"], ["1", "kept"], ["2", "new"]]
+
+
+def test_old_machine_code_is_removed(copy):
+    """In a folder that NUMBA_CACHE_DIR names, our newest two stay, and what is not ours stays."""
+    for i, name in enumerate(("byhand-1", "byhand-2", "byhand-3", "other")):
+        (copy / "cache" / name).mkdir(parents=True)
+        os.utime(copy / "cache" / name, (i, i))
+    folder = run(CALL, copy, NUMBA_CACHE_DIR=copy / "cache").split()[2]
+    assert sorted(os.listdir(copy / "cache")) == sorted(
+        ["byhand-3", "other", os.path.basename(folder)])
+    again = run(CALL, copy, NUMBA_CACHE_DIR=folder).split()  # as a child process inherits it
+    assert again[1:] == ["kept", folder]
+
+
+def test_read_only_folders(copy):
+    """Where neither checkout nor home can be written to, a temporary folder serves and goes."""
+    (copy / "kernels/__pycache__").write_text("a file, so that no folder can be made here")
+    (copy / "tmp").mkdir()
+    value, _, folder = run(CALL, copy, HOME="/dev/null", TMPDIR=copy / "tmp").split()
+    assert value == "1" and folder.startswith(str(copy / "tmp"))
+    assert os.listdir(copy / "tmp") == []
+
+
+def test_plain_trains_without_numba():
+    """PLAIN=1 gives the network's loss and gradient as the kernels do, and imports no Numba."""
+    code = """if True:
+        import json, sys, numpy as np, model
+        config = model.Config(vocab=41, ctx=12, dim=16, layers=2, heads=4, kv_heads=2, hidden=24)
+        params, ids = model.init_params(config, 1), np.arange(36).reshape(3, 12)
+        loss, grads = model.loss_and_grads(params, config, ids, ids[::-1] + 5)
+        cache = model.Cache(params, config, 3, 12)
+        model.prefill(config, cache, ids[:, :5], np.full(3, 5))
+        logits = model.decode(config, cache, ids[:, 5], np.arange(3))
+        print(json.dumps(["numba" in sys.modules, loss, model.flat(grads).tolist(),
+                          logits.tolist()]))"""
+    slow, fast = json.loads(run(code, PLAIN="1")), json.loads(run(code, PLAIN="0"))
+    assert [slow[0], fast[0]] == [False, True]
+    for ours, theirs in zip(slow[1:], fast[1:]):
+        assert relative_error(ours, theirs) < 1e-5

@@ -1,0 +1,337 @@
+"""This is the complete algorithm of the network; the rest of the folder is efficiency.
+
+Every operation in NumPy, forward and, right under it, backward. model.py puts them together. With
+PLAIN=1 in the environment every script trains and samples on this file: slowly, and step by step
+in a debugger if you like.
+
+    PLAIN=1 python train.py --size 0.3M
+
+Each token is a row of numbers: R = B*T rows for B texts of T tokens. dx means d loss/d x, how much
+the loss changes when x changes, and has x's shape. A backward gets dy for the forward's output y
+and applies the chain rule. Functions write into arrays that they are given, as the fast ones do.
+tests/test_kernels.py holds the fast versions against these, and each backward against differences.
+It also runs the examples (lines with >>>).
+
+Reading order: from top to bottom. Sources: Vaswani et al. 2017 (attention), Su et al. 2021 (rope),
+Ainslie et al. 2023 (grouped heads), Zhang and Sennrich 2019 (RMSNorm), Shazeer 2020 (SwiGLU),
+Loshchilov and Hutter 2019 (AdamW), Fan et al. 2018 (top-k), Holtzman et al. 2020 (top-p).
+"""
+import numpy as np
+
+
+# ---- Matrix multiplication: a layer of weights w (out,in) on rows x (R,in) ----
+# Forward:   y = x @ w.T, in numbers y_ri = sum over j of x_rj w_ij                   (R,out)
+# Backward:  x_rj meets dy_ri through w_ij, so   dx_rj = sum over i of dy_ri w_ij:  dx = dy @ w
+#            w_ij meets every row through x_rj:  dw_ij = sum over r of dy_ri x_rj:  dw = dy.T @ x
+# So one function serves both directions.
+
+def matmul(a, b, trans_a=False, trans_b=False, out=None, accumulate=False):
+    """a @ b for a (M,K), b (K,N) -> (M,N). trans_a: a is stored (K,M); trans_b: b is (N,K).
+
+    Writes into out if it is given, and adds to what out holds if accumulate."""
+    a, b = (a.T if trans_a else a), (b.T if trans_b else b)
+    if a.shape[1] != b.shape[0]:
+        raise ValueError(f"matmul: {a.shape[0]}x{a.shape[1]} by {b.shape[0]}x{b.shape[1]}: "
+                         "the inner sizes differ")
+    if out is None:
+        return a @ b
+    out[...] = out + a @ b if accumulate else a @ b
+    return out
+
+
+# ---- RMSNorm: bring every row to the same length, then scale each column ----
+# A layer sees inputs of one size, however much the residual stream has grown. The root mean square
+# of (1, 5, 7) is sqrt((1 + 25 + 49) / 3) = 5, so it becomes (0.2, 1, 1.4). eps is a tiny number
+# that keeps a row of zeros from a division by zero.
+
+def rmsnorm(x, weight, eps, n):
+    """n (R,C) = x rstd weight, for x (R,C), weight (C), rstd = 1 / sqrt(mean(x^2) + eps)."""
+    rstd = 1 / np.sqrt((x * x).mean(axis=1, keepdims=True) + eps)  # (R,1), one a row
+    n[...] = x * rstd * weight
+
+
+def rmsnorm_backward(dn, x, weight, eps, dx, dweight):
+    """Adds to dx (R,C) and dweight (C), for dn (R,C). x also went past the norm, on the residual
+    stream, so dx already holds what came back that way.
+
+    Write h = x rstd, so n = h weight. For one row, with j and k for columns:
+        dweight_j = dn_j h_j (summed over rows),   dh_j = dn_j weight_j
+        d rstd / d x_k = -1/2 rstd^3 (2 x_k / C) = -rstd^2 h_k / C
+        dx_k = dh_k rstd + (sum over j of dh_j x_j) d rstd/d x_k = rstd (dh_k - h_k mean(dh h))
+    The mean takes out the direction of x itself: n stays the same when x gets longer.
+
+    >>> dx, dweight = np.zeros((1, 3)), np.zeros(3)
+    >>> rmsnorm_backward(np.array([[1, 0, 0]]), np.array([[1, 5, 7]]), np.ones(3), 0, dx, dweight)
+    >>> dx.round(3), (dx @ [1, 5, 7]).round(6)  # dx is orthogonal to x
+    (array([[ 0.197, -0.013, -0.019]]), array([0.]))
+    """
+    rstd = 1 / np.sqrt((x * x).mean(axis=1, keepdims=True) + eps)
+    h, dh = x * rstd, dn * weight  # (R,C) both
+    dweight += (dn * h).sum(axis=0)
+    dx += rstd * (dh - h * (dh * h).mean(axis=1, keepdims=True))
+
+
+# ---- Rotary position embedding: where a token stands ----
+# Attention alone does not know the order of tokens. So q and k are turned by an angle that grows
+# with their position: the numbers j and j + D/2 of a head are a point (x, y), turned at position t
+# by t * speed_j, where speed_j is 1 for the first pair and far less for the last:
+#     x' = x cos - y sin,   y' = y cos + x sin
+# If q is turned by angle a and k by angle b, their product is as if only k were turned, by b - a.
+# So a score depends on how far apart two tokens are, not on where they stand. Fast pairs tell
+# neighbours apart, slow pairs tell the two ends of a long text apart.
+
+def rope(qkv, turned, positions, cos, sin, sign):
+    """Turns the first `turned` heads (q and k, not v) of qkv (R,H+2G,D) in place.
+
+    positions (R): each row's position in its text; cos, sin (ctx,D/2): of all angles
+    (model.rope_tables). sign 1 is the forward. sign -1 turns back and is the backward: for y = A x
+    with a matrix A, dx = A^T dy, and the transpose of a rotation is the rotation back."""
+    c, s = cos[positions][:, None], sin[positions][:, None] * sign  # (R,1,D/2)
+    half = qkv.shape[2] // 2
+    x, y = qkv[:, :turned, :half].copy(), qkv[:, :turned, half:].copy()  # (R,turned,D/2)
+    qkv[:, :turned, :half] = x * c - y * s
+    qkv[:, :turned, half:] = y * c + x * s
+
+
+# ---- Attention: each token gathers information from the tokens before it ----
+# Everything else in the network looks at one token alone. In attention every token makes three
+# vectors of D numbers, each by a learned matrix:
+#     query q   what this token looks for
+#     key   k   what this token offers to be found by
+#     value v   what this token hands over when it is found
+# The score of a query and a key is their product: large if what one looks for is what the other
+# offers. Softmax turns a query's scores into weights that sum to 1, and the output is the average
+# of the values with these weights. A query sees its own position and earlier ones only (the causal
+# mask), because the later tokens are what the network learns to predict.
+#     s_tj = q_t . k_j / sqrt(D)     the score of query t and key j <= t
+#     p_tj = exp(s_tj) / sum over i <= t of exp(s_ti)     softmax: positive, sum 1 over j
+#     o_t  = sum over j <= t of p_tj v_j
+# The products of long vectors are large numbers, and of these one would take all the weight; to
+# divide by sqrt(D) keeps their size near 1.
+#
+# H heads do this side by side, each with q, k and v of its own, so that each can look for
+# something else. Often groups of H / G query heads share one of G heads of k and v, which saves
+# memory when decoding: query head h reads key/value head h // (H/G).
+
+def heads_first(x, H):
+    """(B,T,H,D) or (B,T,G,D) -> (B,H,T,D): one T x D matrix a query head, shared ones repeated."""
+    return x.repeat(H // x.shape[2], axis=2).transpose(0, 2, 1, 3)
+
+
+def attention_weights(q, k):
+    """p (B,H,T,T) for q (B,T,H,D) and k (B,T,G,D): how much query t (row) takes of position j
+    (column). Also lse (B,H,T), the log of the softmax's denominator, for the fast backward."""
+    _, T, H, D = q.shape
+    s = heads_first(q, H) @ heads_first(k, H).mT / D**0.5  # (B,H,T,T); .mT is the transpose
+    s = np.where(np.tri(T, dtype=bool), s, -np.inf)  # row t keeps columns 0 to t; exp(-inf) = 0
+    top = s.max(axis=3, keepdims=True)  # (B,H,T,1); p stays the same, and exp can't overflow
+    e = np.exp(s - top)
+    total = e.sum(axis=3, keepdims=True)
+    return e / total, (top + np.log(total))[..., 0]
+
+
+def attention(q, k, v):
+    """o (B,T,H,D) from q (B,T,H,D) and k, v (B,T,G,D).
+
+    An example with D = 4, "Ann sang she". The first number of a key says "I am a name", the second
+    "a verb", the third "a pronoun". "Ann" looks for nothing, "sang" for a name (who sang?), "she"
+    twice as strongly for a name (who is she?). Each token hands over 10 in a column of its own, so
+    that the output shows from whom it came:
+
+    >>> q = np.array([[0, 0, 0, 0], [2, 0, 0, 0], [4, 0, 0, 0]])  # Ann, sang, she: look for
+    >>> k = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]])  # can be found as
+    >>> v = np.array([[10, 0, 0, 0], [0, 10, 0, 0], [0, 0, 10, 0]])  # hand over
+    >>> attention(*(x.reshape(1, 3, 1, 4) for x in (q, k, v))).reshape(3, 4).round(1)
+    array([[10. ,  0. ,  0. ,  0. ],
+           [ 7.3,  2.7,  0. ,  0. ],
+           [ 7.9,  1.1,  1.1,  0. ]])
+
+    "she" by hand: scores (4, 0, 0) / sqrt(4) = (2, 0, 0); exp makes them (7.39, 1, 1), their sum is
+    9.39; so the weights are (0.79, 0.11, 0.11). "sang" does not see "she": its weights are
+    (2.72, 1) / 3.72 = (0.73, 0.27)."""
+    p, _ = attention_weights(q, k)
+    return (p @ heads_first(v, q.shape[2])).transpose(0, 2, 1, 3)
+
+
+def attention_backward(do, q, k, v, o=None, lse=None):
+    """dq (B,T,H,D), dk and dv (B,T,G,D) from do (B,T,H,D). o and lse serve the fast version only.
+
+    With [i = j] for 1 if i equals j, else 0; all sums leave out what is masked, where p is 0:
+        o_t = sum_j p_tj v_j         so  dv_j = sum_t p_tj do_t    and    dp_tj = do_t . v_j
+        d p_tj/d s_ti = p_tj ([i = j] - p_ti)
+                                     so  ds_ti = p_ti (dp_ti - sum_j p_tj dp_tj)
+        s_tj = q_t . k_j / sqrt(D)   so  dq_t = sum_j ds_tj k_j / sqrt(D)
+                                     and dk_j = sum_t ds_tj q_t / sqrt(D)
+    A shared head of k or v gets the sum over its query heads."""
+    (B, T, H, D), G = q.shape, k.shape[2]
+    p, _ = attention_weights(q, k)
+    q, k, v, do = (heads_first(x, H) for x in (q, k, v, do))  # (B,H,T,D)
+    dp = do @ v.mT  # (B,H,T,T)
+    ds = p * (dp - (p * dp).sum(axis=3, keepdims=True)) / D**0.5  # (B,H,T,T)
+    dq, dk, dv = ds @ k, ds.mT @ q, p.mT @ do  # (B,H,T,D)
+    dk, dv = (x.reshape(B, G, H // G, T, D).sum(axis=2) for x in (dk, dv))  # (B,G,T,D)
+    return tuple(x.transpose(0, 2, 1, 3) for x in (dq, dk, dv))
+
+
+# ---- Attention as model.py calls it: q, k, v are heads of one array (skip at first) ----
+
+def split_heads(qkv, n_heads):
+    """q (B,T,H,D), k and v (B,T,G,D): views of qkv (B,T,H+2G,D), with H = n_heads."""
+    G = (qkv.shape[2] - n_heads) // 2
+    return qkv[:, :, :n_heads], qkv[:, :, n_heads:n_heads + G], qkv[:, :, n_heads + G:]
+
+
+def fused_attention_forward(qkv, n_heads, o, lse):
+    """Writes o (B,T,H,D) and lse (B,H,T) for qkv (B,T,H+2G,D), H = n_heads."""
+    q, k, v = split_heads(qkv, n_heads)
+    o[...], lse[...] = attention(q, k, v), attention_weights(q, k)[1]
+
+
+def fused_attention_backward(do, qkv, n_heads, o, lse, dqkv):
+    """Writes dqkv (B,T,H+2G,D), for do (B,T,H,D)."""
+    gradients = attention_backward(do, *split_heads(qkv, n_heads))
+    dqkv[...] = np.concatenate(gradients, axis=2)
+
+
+# ---- Attention when decoding: one new token a text; k and v of the others are in a KV cache ----
+
+def store_kv(qkv, k_cache, v_cache, rows, positions):
+    """Puts k and v of qkv (N,H+2G,D) into the caches (B,G,S,D): token n belongs to text rows[n],
+    at positions[n]."""
+    G = k_cache.shape[1]
+    k_cache[rows, :, positions] = qkv[:, -2 * G:-G]
+    v_cache[rows, :, positions] = qkv[:, -G:]
+
+
+def attention_step(q, k_cache, v_cache, lengths, rows, o=None):
+    """o (N,H,D) for one new query a text, q (N,H,D): query n reads positions 0 to lengths[n] - 1
+    of text rows[n] in the caches (B,G,S,D). The last of them is its own, so nothing is masked."""
+    o = np.empty(q.shape, q.dtype) if o is None else o
+    group = q.shape[1] // k_cache.shape[1]
+    for n, (length, row) in enumerate(zip(lengths, rows)):
+        for h in range(q.shape[1]):
+            keys = k_cache[row, h // group, :length]  # (length,D)
+            values = v_cache[row, h // group, :length]
+            s = keys @ q[n, h] / q.shape[2]**0.5
+            p = np.exp(s - s.max())
+            o[n, h] = p @ values / p.sum()
+    return o
+
+
+# ---- SwiGLU: the layer that works on each token alone; a = silu(g) u,  silu(g) = g sigmoid(g) ----
+# The gate g decides how much of u passes: nearly nothing where g < -4, nearly all of g u where
+# g > 4. Without such a nonlinearity two layers would be no more than one: (x w1) w2 = x (w1 w2).
+
+def sigmoid(x):
+    """1 / (1 + exp(-x)), by a formula that can't overflow."""
+    return (np.tanh(x / 2) + 1) / 2
+
+
+def swiglu(gu, a):
+    """a (R,F) = silu(g) u; g is the first half of the columns of gu (R,2F), u the second half."""
+    g, u = np.split(gu, 2, axis=1)  # (R,F) both, views
+    a[...] = g * sigmoid(g) * u
+
+
+def swiglu_backward(gu, da):
+    """In place: gu (R,2F) becomes its gradient, and da (R,F) becomes a again, which the weight
+    behind it needs for its own gradient: to make a twice is cheaper than to keep it.
+
+    p = sigmoid(g) has the derivative p (1 - p), and silu = g p. So from a = silu u:
+        du = da silu,     d silu/d g = p + g p (1 - p),     dg = da u (p + silu (1 - p))"""
+    g, u = np.split(gu, 2, axis=1)
+    p = sigmoid(g)
+    silu, a = g * p, g * p * u
+    g[...], u[...] = da * u * (p + silu * (1 - p)), da * silu
+    da[...] = a
+
+
+# ---- The loss: how surprised the network was by the token that came ----
+
+def softmax_cross_entropy(logits, targets, weights, losses):
+    """losses (R) = -log softmax(logits)[target], in nats; logits (R,V) become the gradient of
+    sum(weights * losses). targets (R): token ids; weights (R): how much each row counts.
+
+    With z for a row of logits, top its maximum, t its target, [j = t] 1 if equal, else 0:
+        p_j = exp(z_j) / sum_k exp(z_k), the same with z - top, which can't overflow
+        loss = -log p_t = log(sum_k exp(z_k - top)) + top - z_t
+        d loss/d z_j = p_j - [j = t], what the network believed minus the truth
+
+    >>> logits, losses = np.log([[1.0, 3.0]]), np.empty(1)  # so the probabilities are 1/4 and 3/4
+    >>> softmax_cross_entropy(logits, np.array([1]), np.ones(1), losses)
+    >>> losses.round(3), logits.round(3)  # -log 0.75; the target's logit should rise
+    (array([0.288]), array([[ 0.25, -0.25]]))
+    """
+    every = np.arange(len(logits))
+    z = logits - logits.max(axis=1, keepdims=True)  # (R,V)
+    total = np.exp(z).sum(axis=1)  # (R)
+    losses[...] = np.log(total) - z[every, targets]
+    logits[...] = np.exp(z) * (weights / total)[:, None]
+    logits[every, targets] -= weights
+
+
+# ---- The embedding: forward takes a row per token, embed[ids] ----
+
+def scatter_add(dx, ids, dembed):
+    """Its backward, dembed[ids[i]] += dx[i], for dx (R,C), ids (R), dembed (V,C): a row that was
+    taken for many tokens gets the sum of all that came back."""
+    np.add.at(dembed, ids, dx)
+
+
+# ---- The optimizer: one flat vector of all parameters, one of all gradients ----
+
+def sum_of_squares(x):
+    """Of a flat vector x, added up in float64: float32 would lose the small ones of millions."""
+    return float((x.astype(np.float64) ** 2).sum())
+
+
+def adamw(params, grads, m1, m2, scale, lr, beta1, beta2, eps, decay, n_decayed, step):
+    """One AdamW step, in place. For each parameter p with gradient g (times `scale`, which clips):
+
+        p  -= lr decay p                      the first n_decayed only (the matrices)
+        m1 += (1 - beta1) (g - m1)            running average of g: where to go
+        m2 += (1 - beta2) (g^2 - m2)          and of g^2: how large g usually is
+        p  -= lr (m1 / c1) / (sqrt(m2 / c2) + eps)
+
+    The quotient is about 1 where g keeps its sign and near 0 where g flickers, so every parameter
+    moves by up to lr, however small its gradients. The averages start at 0, and after `step` steps
+    (from 1) hold only a share c = 1 - beta^step of real gradients: hence / c."""
+    c1, c2 = 1 - beta1**step, 1 - beta2**step
+    g = grads * scale
+    params[:n_decayed] *= 1 - lr * decay
+    m1 += (1 - beta1) * (g - m1)
+    m2 += (1 - beta2) * (g * g - m2)
+    params -= lr * (m1 / c1) / (np.sqrt(m2 / c2) + eps)
+
+
+# ---- Sampling: from logits to the next token ----
+
+def probabilities(logits, temperature=1.0, top_k=0, top_p=1.0):
+    """What a token is sampled from: logits (V,) -> probabilities (V,), float64.
+
+    The softmax makes numbers of any sign into shares of 1. A temperature below 1 sharpens them,
+    above 1 flattens them. top_k keeps only the k likeliest (0: all). top_p keeps only the smallest
+    set of likeliest that together has at least this share: few where the network is sure, many
+    where it is not."""
+    p = np.exp((logits - logits.max()).astype(np.float64) / temperature)  # the likeliest one's is 1
+    if 0 < top_k < len(p):
+        p[p < np.sort(p)[-top_k]] = 0
+    if top_p < 1:
+        order = np.argsort(-p)  # the likeliest first; it always stays
+        likelier = np.cumsum(p[order])[:-1]  # of each other one: what those before it sum up to
+        p[order[1:][likelier >= top_p * p.sum()]] = 0
+    return p / p.sum()
+
+
+def sample_tokens(logits, temperature, top_k, top_p, numbers, tokens, logprobs):
+    """Writes tokens (N,), sampled from logits (N,V) with random numbers (N,) from [0,1), and their
+    logprobs (N,), in nats: the network's own, at temperature 1 with nothing cut off. Temperature 0
+    takes the likeliest (greedy). Lay the probabilities end to end: a number points at one of them,
+    0.6 at the second of (0.5, 0.3, 0.2)."""
+    for i, row in enumerate(logits):
+        tokens[i] = row.argmax()
+        if temperature > 0:
+            ends = np.cumsum(probabilities(row, temperature, top_k, top_p))
+            tokens[i] = (ends > numbers[i] * ends[-1]).argmax()  # the first that ends beyond it
+        z = (row - row.max()).astype(np.float64)
+        logprobs[i] = z[tokens[i]] - np.log(np.exp(z).sum())
