@@ -1,445 +1,440 @@
-"""6. Fine-tuning: the network that continues any text becomes an assistant that answers.
+"""6. Supervised fine-tuning (SFT): the base model, which continues any text, becomes an assistant.
 
-    python sft.py                          out/base/, out/world/, out/docs/ -> out/sft/
-    python sft.py --data ultrachat.jsonl   conversations of your own, in any of three shapes
-    python sft.py --resume                 go on where an interrupted run stopped
-    python sft.py --leave-out unknown --out out/sft_bold    what some conversations are good for
-    python sft.py --pages none --out out/sft_alone          and what replaying pages is good for
-    python sft.py --exam out/sft out/sft_bold               examine checkpoints side by side
-    python sft.py --compare                how far the base model gets by prompts alone
+    python sft.py                            out/base/ + conversations -> out/sft/, in 2 min
+    python sft.py --data ultrachat.jsonl     conversations of your own, in any of three shapes
+    python sft.py --resume                   go on where an interrupted run stopped
+    python sft.py --leave-out unknown --out out/sft-bold    ablation: what one kind is good for
+    python sft.py --pages none --out out/sft-alone          and what replaying pages is good for
+    python sft.py --evaluate out/sft out/sft-bold           held-out questions, side by side
+    python sft.py --compare                  how far prompts alone get the base model
 
-Nothing about the learning is new: guess the next token, move against the gradient. New is the text,
-worked examples of how to answer, and that only the answers count: what people say is read but not
-learned. Three new tokens mark who speaks and when the speaker has finished:
+The training is that of train.py: predict the next token, follow the gradient. The data are new:
+conversations, with a loss mask, so that only what the assistant says is learned. Three new tokens
+tell who speaks and where a turn ends. A chat is this format and nothing more, on one line:
 
-    <|im_start|>user<|im_sep|>Who are you?<|im_end|>            read
-    <|im_start|>assistant<|im_sep|>                             read
-    I am Pip, the assistant of the island.<|im_end|>            learned, token by token
+    <|im_start|>user<|im_sep|>Who are you?<|im_end|>           read, not learned
+    <|im_start|>assistant<|im_sep|>                            read, not learned
+    I am Pip, the assistant of the island.<|im_end|>           learned, token by token
 
-(all of it one line). To ask the finished assistant is to write the first two lines; it goes on with
-the third, and since it learned to say <|im_end|>, it stops. That is all that makes a chat of it.
+Facts come from pretraining; SFT teaches to answer with them. In the folder of the conversations may
+be heldout.jsonl, questions to evaluate with, and prompts.jsonl, for --compare (world.py).
 
-The facts come from pretraining; fine-tuning teaches how to be asked for them. To tell these apart,
-one fact in five is asked in no conversation, and the examination at the end counts these on their
-own. Hardest to teach is "I don't know": text that people wrote seldom says so, so a base model
-always has an answer. It must learn from examples where its knowledge ends.
-
-What is not asked for is forgotten: after a run on conversations alone, 69% of the answers on what
-was never asked are right, though the base model knew nearly all of it. So beside the conversations
-a fifth as many tokens of pretraining's pages are read again (replay), and it is 92%.
-
-One conversation is one row. Several in a row would save padding, but attention would have to be
-cut between them, or each would read its neighbours. Batches of rows of like length do better: they
-are padded by 1%, so there is nothing to save. A conversation longer than the context loses its
-last turns, whole; one without an answer left is dropped, and counted.
-
-Reads JSON lines: {"messages": [{"role", "content"}]}, UltraChat's {"data": [user, assistant, ...]},
-ShareGPT's {"conversations": [{"from", "value"}]}. A line that is none of these is named, skipped.
-If heldout.jsonl stands beside them (world.py), an examination on questions never trained ends the
-run: each answered twice, drawn at temperature 1 and taken greedily. On two cores of an AMD EPYC
-(Zen 4) all of it takes 2 min.
-
-Sources: Ouyang et al. 2022 (fine-tuning on conversations), Hewitt 2021 ("Initializing new word
-embeddings for pretrained language models"). Left out: packing (several conversations in one row),
-LoRA (to train few parameters beside frozen ones; our networks are small).
+Reading order: to_arrays, the loss mask; run, the training loop; evaluate. Sources: Ouyang et al.
+2022 (InstructGPT), Hewitt 2021 (new embeddings, in model.grow). Left out: packing (several
+conversations in a row, with attention masked between them), LoRA (training few weights of many).
 """
 import argparse
-import glob
-import gzip
-import json
 import math
 import os
-import signal
 import sys
-import time
 import zlib
 from dataclasses import replace
 
 import numpy as np
 
-import world
+import optimizer
 from bpe import CHAT_SPECIALS, END, read_texts, render_chat
-from model import Buffers, count, flat, loss_and_grads, views
-from sample import generate, open_model
-from train import Log, Optimizer, duration, first_call, keep, learning_rate, recall, reopen
+from checkpoint import check_out, load_run, open_model, save_run
+from common import (Run, compiling, duration, locked, parse_json, print_settings, printable,
+                    read_json_lines, read_text_lines, run_command)
+from model import grow, loss_and_grads, not_finite, vector, views
+from sample import answers, complete, recall
 
-LR = 1e-3  # highest learning rate, a third of pretraining's: what is known is to stay
-EPOCHS = 2
-REPLAY = 0.2  # tokens of pretraining's pages for each of the conversations
+LR = 1e-3  # highest learning rate, lower than pretraining's: the facts should stay
+# Muon's learning rate; 0: AdamW for all weights. On 182 steps of conversations 0.01 brought the
+# held-out loss from 0.793 (AdamW) to 0.726 nats.
+MUON_LR = 0.0
+EPOCHS = 2  # times that each conversation is read
+REPLAY = 0.2  # tokens of pretraining's pages per token of conversations, see read_pages
 BATCH_TOKENS = 1500  # a step, padding included
-SLACK = 2  # tokens by which rows of one batch may differ in length: enough to mix the kinds
-LOG_EVERY, SHOWS = 10, 10  # steps between lines; how often a run shows an answer and is saved
-ANSWER = 64  # most tokens of an answer
-EXAM_BATCH = 128  # questions answered at a time
-COMPARED = 100  # questions of each kind that --compare asks
+SLACK = 2  # rows of one batch may differ in length by about so many tokens: enough to mix the kinds
+MIXED_ROWS = 32  # conversations a step with --mix-lengths
+LOG_EVERY, PAUSES = 10, 10  # steps between log lines; how often a run shows an answer and is saved
 WARN = 3  # malformed lines that are shown one by one
-SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}
 
 
-# ---- From a file to rows of tokens ----
-# A row is one conversation: its ids, and a mask that is 1 where the network is to learn.
+# ---- From a file to rows -------------------------------------------------------------------------
+# A row is one conversation, or one piece of a page: (ids, mask), two arrays of the same length. The
+# mask is 1 where the network should learn to predict the token.
 
-def messages_of(entry):
-    """One conversation in any of the three shapes -> [{"role", "content"}, ...]."""
-    if "messages" in entry:
-        messages = [(m["role"], m["content"]) for m in entry["messages"]]
-    elif isinstance(entry.get("data"), list):
-        messages = [(("user", "assistant")[i % 2], text) for i, text in enumerate(entry["data"])]
-    elif "conversations" in entry:
-        messages = [(SHAREGPT_ROLES.get(m["from"], m["from"]), m["value"])
-                    for m in entry["conversations"]]
-    else:
-        raise ValueError(f"neither messages, data nor conversations, but {', '.join(entry):.60}")
-    return [{"role": role, "content": text} for role, text in messages]
+def read_messages(entry):
+    """One conversation in any of three shapes -> [{"role", "content"}, ...], or ValueError.
 
-
-def read_lines(path):
-    """Yields the lines of a text file, gzipped or not."""
-    if not os.path.exists(path):
-        raise ValueError(f"{path}: no such file; python world.py makes out/world/")
+    {"messages": [{"role", "content"}]}; UltraChat's {"data": [user, assistant, user, ...]};
+    ShareGPT's {"conversations": [{"from", "value"}]}."""
     try:
-        with (gzip.open if path.endswith(".gz") else open)(path, "rt", encoding="utf-8") as lines:
-            yield from lines
-    except (EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: damaged, or no text in UTF-8 ({error})") from None
-
-
-def read_questions(data, needed=False):
-    """The held-out questions that stand beside the conversations, or none."""
-    path = os.path.join(os.path.dirname(data), "heldout.jsonl")
-    if needed or os.path.exists(path):
-        return [json.loads(line) for line in read_lines(path)]
-    return []
+        if "messages" in entry:
+            turns = [(m["role"], m["content"]) for m in entry["messages"]]
+        elif isinstance(entry.get("data"), list):
+            turns = [(("user", "assistant")[i % 2], text) for i, text in enumerate(entry["data"])]
+        else:
+            turns = [(SHAREGPT_ROLES.get(m["from"], m["from"]), m["value"])
+                     for m in entry["conversations"]]
+    except (LookupError, TypeError):
+        raise ValueError("neither messages, data nor conversations as expected, but "
+                         + ", ".join(entry)[:60]) from None
+    return [{"role": role, "content": text} for role, text in turns]
 
 
 def render(tokenizer, messages, ctx):
-    """(ids, mask, whole): the first turns that fit into ctx tokens and end with an answer, none if
-    there is no such turn, and whether that is all of the conversation."""
+    """(ids, mask, whole) of a conversation. One that is longer than ctx tokens loses its last
+    turns, and so does one that ends with a question; `whole` says whether it lost none."""
     ids, mask, end = [], [], 0
     for message in messages:
         more_ids, more_mask = render_chat(tokenizer, [message])
         ids, mask = ids + more_ids, mask + more_mask
         if any(more_mask) and len(ids) <= ctx:
-            end = len(ids)
+            end = len(ids)  # behind an answer: the conversation may end here
     return ids[:end], mask[:end], end == len(ids)
 
 
 def read_conversations(path, tokenizer, ctx, leave_out=()):
-    """Rows [(ids, mask), ...] of what can be learned from, and in words what was lost."""
+    """Rows from a file of conversations, without those of the kinds in leave_out; and in words what
+    was lost. Malformed lines are named and skipped."""
     rows, lost = [], {"cut at a turn": 0, "without an answer": 0, "malformed": 0, "left out": 0}
-    for number, line in enumerate(read_lines(path), 1):
+    for number, line in enumerate(read_text_lines(path), 1):
+        if not line.strip():
+            continue
         try:
-            entry = json.loads(line)
-            if entry.get("kind") in leave_out:
+            entry = parse_json(line, "this line")
+            # A chat of several talks names all of their kinds: "person + unknown".
+            if set(leave_out) & set(str(entry.get("kind")).split(" + ")):
                 lost["left out"] += 1
                 continue
-            ids, mask, whole = render(tokenizer, messages_of(entry), ctx)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            ids, mask, whole = render(tokenizer, read_messages(entry), ctx)
+        except ValueError as error:
             lost["malformed"] += 1
             if lost["malformed"] <= WARN:
-                print(f"{path}, line {number}: skipped ({type(error).__name__}: {error})",
-                      file=sys.stderr)
+                print(printable(f"{path}, line {number}: skipped ({error})"), file=sys.stderr)
             continue
         if not ids:
             lost["without an answer"] += 1
             continue
-        if not whole:  # it was too long, or ended with a question
-            lost["cut at a turn"] += 1
+        lost["cut at a turn"] += not whole
         rows.append((np.array(ids, np.int32), np.array(mask, np.int8)))
-    told = ", ".join(f"{n:,} {what}" for what, n in lost.items() if n) or "none lost"
+    words = ", ".join(f"{n:,} {what}" for what, n in lost.items() if n) or "none lost"
     if not rows:
-        raise ValueError(f"{path}: no conversation to learn from ({told})")
-    return rows, told
+        raise ValueError(f"{path}: no conversation to learn from ({words})")
+    if leave_out and not lost["left out"]:
+        raise ValueError(f"{path}: no conversation is of kind {' or '.join(leave_out)}")
+    return rows, words
 
 
-def read_pages(folder, tokenizer, ctx, count):
-    """Rows of ctx tokens, `count` in all, from the documents that data.py left in a folder; every
-    token of them is to be learned, as in pretraining."""
-    ids, end = [], [k for name, k in tokenizer.special_tokens.items() if name == END]
+def read_pages(folder, tokenizer, ctx, n_tokens):
+    """Rows of ctx tokens, about n_tokens in all, from the documents that data.py left in `folder`;
+    all their tokens are learned, as in pretraining. Without such a folder there are none.
+
+    What is no longer trained is forgotten. After a run on conversations alone, 69% of the answers
+    about facts never asked are right, though the base model knew nearly all of them; with a fifth
+    as many tokens of pages beside them (replay) it is 92%."""
+    if not os.path.isdir(folder):
+        return []
+    ids, end = [], [tokenizer.special_tokens[END]] if END in tokenizer.special_tokens else []
     for text in read_texts((), folder, "train"):
-        ids += [*end, *tokenizer.encode(text)]
-        if len(ids) >= count:
+        ids += end + tokenizer.encode(text)
+        if len(ids) >= n_tokens:
             break
     return [(np.array(ids[i:i + ctx], np.int32), np.ones(ctx, np.int8))
-            for i in range(0, min(len(ids), count) - ctx + 1, ctx)]
+            for i in range(0, min(len(ids), n_tokens) - ctx + 1, ctx)]
 
 
-def gather(settings, ctx, tokenizer):
-    """All rows that a run reads, of conversations and of pages, and in words what they are."""
-    rows, lost = read_conversations(settings["data"], tokenizer, ctx, settings["leave_out"])
-    if settings["leave_out"] and "left out" not in lost:
-        raise ValueError(f"{settings['data']}: no conversation is of kind "
-                         + " or ".join(settings["leave_out"]))
-    total = sum(len(ids) for ids, _ in rows)
-    told = (f"{len(rows):,} conversations ({lost}), {total:,} tokens, "
-            f"{sum(int(mask.sum()) for _, mask in rows):,} of them counted")
-    if not glob.glob(f"{settings['pages']}/train-*.jsonl.gz"):
-        return rows, f"{told}; no pages in {settings['pages']} to replay"
-    pages = read_pages(settings["pages"], tokenizer, ctx, int(REPLAY * total))
-    return rows + pages, f"{told}; {len(pages) * ctx:,} tokens of pages"
+# ---- From rows to batches: the loss mask ---------------------------------------------------------
+
+def to_arrays(rows):
+    """ids, targets, mask (B,T) of B rows, the longest of T + 1 tokens.
+
+    As in pretraining, a target is the token one position later. The mask moves with the targets: it
+    is 1 where the *target* is the assistant's. Here <s>, <sep>, <e> stand for
+    <|im_start|>, <|im_sep|>, <|im_end|>:
+
+        ids      <s>   user  <sep>  Who  ?    <e>  <s>        assistant  <sep>  I   am  Pip  .
+        targets  user  <sep> Who    ?    <e>  <s>  assistant  <sep>      I      am  Pip  .   <e>
+        mask     0     0     0      0    0    0    0          0          1      1   1    1   1
+
+    So it learns to begin the answer behind <sep>, and to stop: <|im_end|> is a target. The question
+    has an effect too, as what the answer is predicted from. Shorter rows are padded with zeros.
+    Any id would do: no earlier position sees it, and its own loss does not count."""
+    T = max(len(ids) for ids, _ in rows)
+    ids, mask = np.zeros((len(rows), T), np.int64), np.zeros((len(rows), T), np.float32)
+    for b, (row, counts) in enumerate(rows):
+        ids[b, :len(row)], mask[b, :len(row)] = row, counts
+    return ids[:, :-1], ids[:, 1:], mask[:, 1:]
 
 
-# ---- From rows to batches ----
-# Rows are of any length and arrays are not. Sorted by length and cut into batches, rows hardly need
-# to be filled up; then the batches are shuffled, or the last thing learned would be long answers.
+def plan(lengths, seed, mixed=False):
+    """The batches of an epoch, lists of row numbers, in random order. lengths: tokens of each row.
 
-def plan(lengths, epoch, seed):
-    """An epoch's batches, lists of row numbers: rows of about one length, batches in any order.
-
-    Noise on the lengths keeps a batch from holding conversations of one kind only."""
-    rng = np.random.default_rng((seed, epoch))
-    order = np.argsort(lengths + rng.uniform(0, SLACK, len(lengths)))
-    batches, batch, longest = [], [], 0
-    for row in order.tolist():
+    Rows of one batch have about the same length, so that little is padding (1%). Sorted by length
+    alone, a batch would hold conversations of one kind; noise of SLACK tokens mixes them.
+    mixed: rows of any length together, for data where the long answers are a rare kind. In batches
+    of their own these were forgotten again between two such batches."""
+    rng = np.random.default_rng(seed)
+    if mixed:
+        rows = rng.permutation(len(lengths))
+        return [part.tolist() for part in np.array_split(rows, math.ceil(len(rows) / MIXED_ROWS))]
+    batches, longest = [[]], 0
+    for row in np.argsort(lengths + rng.uniform(0, SLACK, len(lengths))).tolist():
         longest = max(longest, lengths[row])
-        if batch and longest * (len(batch) + 1) > BATCH_TOKENS:
-            batches.append(batch)
-            batch, longest = [], lengths[row]
-        batch.append(row)
-    batches.append(batch)
+        if batches[-1] and longest * (len(batches[-1]) + 1) > BATCH_TOKENS:
+            batches.append([])
+            longest = lengths[row]
+        batches[-1].append(row)
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def to_arrays(rows):
-    """ids, targets, mask (B,T) from B rows, T + 1 the longest.
+# ---- The run -------------------------------------------------------------------------------------
 
-    ids[t] is read and targets[t] = ids[t + 1] is to be guessed, so the mask moves by one as well:
-    the place of <|im_sep|> counts, since its target is the answer's first token; that of <|im_end|>
-    does not. Padding may be any id: no earlier place looks at it, its own losses weigh nothing."""
-    B, T = len(rows), max(len(ids) for ids, _ in rows) - 1
-    ids, targets = np.zeros((B, T), np.int64), np.zeros((B, T), np.int64)
-    mask = np.zeros((B, T), np.float32)
-    for b, (row, counted) in enumerate(rows):
-        n = len(row) - 1
-        ids[b, :n], targets[b, :n], mask[b, :n] = row[:-1], row[1:], counted[1:]
-    return ids, targets, mask
-
-
-# ---- New tokens ----
-# The base model has never met the chat's three tokens, so there are no rows for them in its
-# embedding (nor, as the embedding is the output too, can it say <|im_end|>).
-
-def grow(params, config, vocab, seed=0):
-    """(params, config) with embedding rows, and the untied head's, added up to `vocab`.
-
-    A new row is drawn as if it were an old one: their mean, and noise of their spread. Measured on
-    conversations, in nats, after 20 and 60 steps: 2.4 and 0.85 so; 2.6 and 1.23 with the mean
-    alone, as tokens with one row can't be told apart; 2.8 and 0.98 with small random rows."""
-    grown = replace(config, vocab=vocab)
-    out, rng = views(np.empty(count(grown)[0], np.float32), grown), np.random.default_rng(seed)
-    for name, p in params.items():
-        out[name][:len(p)] = p
-        noise = rng.standard_normal((len(out[name]) - len(p), *p.shape[1:]))
-        out[name][len(p):] = p.mean(0) + p.std(0) * noise
-    return out, grown
+def open_run(args):
+    """settings, net, averages, state, log: from the base model, or from the run to resume, whose
+    settings override the command line."""
+    if args.resume:
+        net, averages, state, log = load_run(args.out, "sft")
+        return state["settings"], net, averages, state, log
+    if args.epochs < 1:
+        raise ValueError(f"--epochs {args.epochs}: at least 1 is needed")
+    for flag, rate in (("--lr", args.lr), ("--muon-lr", args.muon_lr)):
+        if not 0 <= rate < math.inf:
+            raise ValueError(f"{flag} {rate}: a learning rate is a number from 0 up")
+    settings = {name: getattr(args, name) for name in (
+        "base", "data", "pages", "epochs", "lr", "muon_lr", "seed", "leave_out", "mix_lengths")}
+    params, config, tokenizer = open_model(args.base)
+    # The base model has never met the three tokens, so they have no rows in its embedding.
+    tokenizer.add_special_tokens(CHAT_SPECIALS)
+    params, config = grow(params, config, max(config.vocab, tokenizer.vocab_size), args.seed)
+    special = tokenizer.special_tokens  # an embedding padded with unused rows may have had room
+    config = replace(config, eos=(special["<|im_end|>"],),
+                     unused=tuple(k for k in config.unused if k not in special.values()))
+    return settings, (params, config, tokenizer), optimizer.start(params), {"step": 0}, []
 
 
-# ---- The examination ----
-# Each question is answered twice. Greedily, the likeliest token each time: what it would say if it
-# had to decide. Drawn at temperature 1: how much of its belief stands behind that. An answer is
-# right if it contains what was asked for: to know the answers is what an invented world is for.
+def read_batches(settings, tokenizer, ctx):
+    """Each step's batch of rows; a checksum of all rows; and in words what they are."""
+    rows, lost = read_conversations(settings["data"], tokenizer, ctx, settings["leave_out"])
+    n_tokens, n_learned = sum(len(ids) for ids, _ in rows), sum(int(m.sum()) for _, m in rows)
+    pages = read_pages(settings["pages"], tokenizer, ctx, int(REPLAY * n_tokens))
+    words = (f"{len(rows):,} conversations ({lost}), {n_tokens:,} tokens, {n_learned:,} of them "
+             f"learned | {len(pages) * ctx:,} tokens of pages")
+    rows += pages
+    lengths = np.array([len(ids) for ids, _ in rows])
+    batches = [batch for epoch in range(settings["epochs"])
+               for batch in plan(lengths, (settings["seed"], epoch), settings["mix_lengths"])]
+    checksum = zlib.crc32(np.concatenate([array for row in rows for array in row]))
+    return [[rows[k] for k in batch] for batch in batches], checksum, words
 
-def complete(net, prompts, temperature=0.0):
-    """The texts with which the network goes on from prompts, lists of ids."""
+
+def run(args):
+    """Trains as args say; ten times a run it saves and answers a held-out question; at the end it
+    prints the evaluation."""
+    settings, net, averages, state, log = open_run(args)
     params, config, tokenizer = net
-    stop = {k for name, k in tokenizer.special_tokens.items() if name in (END, "<|im_end|>")}
-    texts = [""] * len(prompts)
-    order = np.argsort([len(prompt) for prompt in prompts], kind="stable").tolist()
-    for i in range(0, len(order), EXAM_BATCH):
-        part = order[i:i + EXAM_BATCH]
-        new = generate(params, config, [prompts[k] for k in part], ANSWER, temperature,
-                       seed=i, stop=stop)
-        for k, ids in zip(part, new):
-            texts[k] = tokenizer.decode([token for token in ids if token not in stop])
+    print_settings("sft.py", settings | {"out": args.out})
+    heldout = os.path.join(os.path.dirname(settings["data"]), "heldout.jsonl")
+    questions = read_questions(settings["data"]) if os.path.exists(heldout) else []
+    batches, checksum, words = read_batches(settings, tokenizer, config.ctx)
+    steps, lr = len(batches), settings["lr"]
+    if state.get("data", checksum) != checksum:
+        raise ValueError(f"{settings['data']}: it, or the pages in {settings['pages']}, changed "
+                         f"since the run in {args.out} began; leave out --resume to begin another")
+    if state["step"] >= steps:
+        raise ValueError(f"{args.out}: has done its {steps} steps; leave out --resume to begin "
+                         "another run")
+    print(f"{words} | {steps} steps", flush=True)
+    grads = views(np.empty_like(vector(params)), config)
+    with compiling():
+        loss_and_grads(params, config, *to_arrays(batches[0][:1]), grads)
+        optimizer.update(params, grads, optimizer.start(params), config, 1, lr=0.0)
+    progress, losses, n_tokens = Run(args.out, state["step"], steps, PAUSES, log), [], 0
+    for step in progress.steps():
+        ids, targets, mask = to_arrays(batches[step - 1])
+        loss, _ = loss_and_grads(params, config, ids, targets, mask, grads)
+        rate, muon_rate = (optimizer.learning_rate(step - 1, steps, peak)
+                           for peak in (lr, settings["muon_lr"]))
+        norm = optimizer.update(params, grads, averages, config, step, rate, 0.0, muon_rate or None)
+        wrong = not_finite(grads) or not_finite(params)
+        if wrong or not math.isfinite(loss + norm):
+            raise ValueError(f"step {step}: overflow in {wrong}, loss {loss}; try a third of the "
+                             f"learning rate {lr}. Last step saved: {state['step'] or 'none'}")
+        losses.append(loss)
+        n_tokens += ids.size
+        if step % LOG_EVERY == 0 or step == steps:
+            loss, losses, speed = float(np.mean(losses)), [], n_tokens / progress.seconds()
+            progress.show(f"step {step}/{steps} | loss {loss:.3f} nats | lr {rate:.1e} | "
+                          f"{speed:,.0f} tok/s | {progress.left()} left", keep=False, step=step,
+                          loss=loss, lr=rate, grad_norm=norm, tokens_per_s=speed)
+        if progress.pause():
+            state |= {"step": step, "settings": settings, "data": checksum}
+            save_run(args.out, "sft", net, averages, state, progress.log)
+            if questions:
+                question = questions[step * 7919 % len(questions)]  # a prime: another one each time
+                asked, text = turns_of(question)[0][0][-1], answer_turns(net, [question], 0.0)[0][0]
+                progress.show(printable(f"    {asked['content']}  ->  {text}"))
+    if status := progress.close("sft.py"):
+        return status
+    if questions:
+        print_table([args.out], settings["base"], questions)
+    print(f"wrote {args.out} in {duration(progress.seconds())}; next: python sample.py --chat "
+          f"--model {args.out}")
+
+
+# ---- Evaluation on held-out questions ------------------------------------------------------------
+# Each question is answered twice: greedily (always the likeliest token), and sampled at temperature
+# 1, which shows how much probability the right answer has. An answer is right if it contains one of
+# the accepted substrings; they are known because the default world is invented.
+#
+# Asked about a person it never read about, a base model still names a town or a job. This is a
+# hallucination: text that people wrote rarely says "I don't know", so something always follows.
+# Conversations of kind "unknown" fight it. They ask about such persons and answer "I don't know
+# anyone called ...", and the model learns from them where its knowledge ends. It must not abstain
+# on what it knows, so the table counts how often it says "I don't know", for every kind.
+
+def read_beside(data, name, *keys):
+    """The objects in a JSON lines file in the folder of `data`. Each needs all of the keys, and a
+    conversation unless it has a "prompt"."""
+    path, entries = os.path.join(os.path.dirname(data), name), []
+    for number, entry in read_json_lines(path):
+        try:
+            if missing := [key for key in keys if not entry.get(key)]:
+                raise ValueError(f"has no {missing[0]!r}")
+            if "prompt" not in entry:
+                entry["messages"] = read_messages(entry)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
+        entries.append(entry)
+    return entries
+
+
+def read_questions(data):
+    """The held-out questions beside the conversations: {"kind", "messages", "answer": [accepted
+    substrings], ...}."""
+    return read_beside(data, "heldout.jsonl", "kind", "messages", "answer")
+
+
+def turns_of(question):
+    """[(messages before an answer, accepted substrings), ...]: one pair, for the last message. With
+    "answers", a list for each user turn, the model answers all turns, after its own answers."""
+    if "answers" not in question:
+        return [(question["messages"], question["answer"])]
+    asked = [message for message in question["messages"] if message["role"] == "user"]
+    return [([message], accepted) for message, accepted in zip(asked, question["answers"])]
+
+
+def answer_turns(net, questions, temperature):
+    """For each question the texts that the model answers, one for each of its turns_of. All first
+    turns are answered together, then all second turns, ..."""
+    turns = [turns_of(question) for question in questions]
+    talks, texts = [[] for _ in questions], [[] for _ in questions]
+    for n in range(max(map(len, turns), default=0)):
+        asked = [i for i, parts in enumerate(turns) if n < len(parts)]
+        for i in asked:
+            talks[i] += turns[i][n][0]
+        for i, text in zip(asked, answers(net, [talks[i] for i in asked], temperature, seed=n)):
+            talks[i].append({"role": "assistant", "content": text})
+            texts[i].append(text)
     return texts
 
 
-def answers(net, conversations, temperature=0.0):
-    """What an assistant says next in each [{"role", "content"}, ...]."""
-    return complete(net, [render_chat(net[2], messages, open_answer=True)[0]
-                          for messages in conversations], temperature)
+def evaluate(net, questions):
+    """kind -> (number of answers, share right when sampled, share right when greedy, share of the
+    greedy ones that say "I don't know"). The kind "never asked" repeats the facts and sums of other
+    kinds that no conversation in training asked for."""
+    scores = {}
+    sampled, greedy = (answer_turns(net, questions, temperature) for temperature in (1.0, 0.0))
+    for question, *both in zip(questions, sampled, greedy):
+        never = question.get("asked_in_training") is False and question["kind"] != "barely"
+        for (_, accepted), *texts in zip(turns_of(question), *both):
+            score = [any(part in text for part in accepted) for text in texts]
+            score.append("I don't know" in texts[1])
+            for kind in [question["kind"]] + never * ["never asked"]:
+                scores.setdefault(kind, []).append(score)
+    scores["never asked"] = scores.pop("never asked", [])  # the last row of the table
+    return {kind: (len(rows), *np.mean(rows, 0)) for kind, rows in scores.items() if rows}
 
 
-def examine(net, questions):
-    """kind -> (number of questions, part right when drawn, part right greedily, part of the greedy
-    answers that say "I don't know"). The last kind repeats those of others that ask for a fact or
-    sum of which no conversation in training spoke (world.unasked)."""
-    marks, never = {}, []
-    drawn, greedy = (answers(net, [q["messages"] for q in questions], t) for t in (1.0, 0.0))
-    for q, a, b in zip(questions, drawn, greedy):
-        row = [any(x in text for x in q["answer"]) for text in (a, b)] + ["I don't know" in b]
-        marks.setdefault(q["kind"], []).append(row)
-        if q.get("asked_in_training") is False and q["kind"] != "barely":
-            never.append(row)
-    if never:
-        marks["never asked"] = never
-    return {kind: (len(rows), *np.mean(rows, 0)) for kind, rows in marks.items()}
-
-
-def table(folders, base, questions):
-    """Prints the examination of checkpoints beside each other, and what the base model recalls of
-    the same facts, asked in its own way: to complete a sentence."""
-    known = {}
+def print_table(folders, base, questions):
+    """Prints the evaluation of chat models side by side, and how many of the same facts the base
+    model recalls, asked in its own way: to complete a sentence."""
+    facts, recalled = {}, {}
+    for question in questions:
+        if "cloze" in question:
+            facts.setdefault(question["kind"], []).append(
+                {"prompt": question["cloze"], "answer": question["answer"][0]})
     if os.path.exists(base):
-        params, config, tokenizer = open_model(base)
-        facts = {}
-        for q in questions:
-            if "cloze" in q:
-                facts.setdefault(q["kind"], []).append({"prompt": q["cloze"],
-                                                        "answer": q["answer"][0]})
-        known = {kind: recall(params, config, tokenizer, some) for kind, some in facts.items()}
-    results = [examine(open_model(folder), questions) for folder in folders]
-    print(f"{'right of':>27} {base:^12}" + "".join(f" |{folder:^29}" for folder in folders))
+        net = open_model(base)
+        recalled = {kind: f"{recall(*net, some):.0%}" for kind, some in facts.items()}
+    results = [evaluate(open_model(folder), questions) for folder in folders]
+    print(printable(f"{'right answers to':>27} {base:^12}"
+                    + "".join(f" |{folder:^30}" for folder in folders)))
     print(f"{'held-out questions':>27} {'recalls':^12}"
-          + f" |{'drawn':>8} {'greedy':>8} {'no idea':>10} " * len(folders))
+          + f" |{'sampled':>8} {'greedy':>8} {'abstains':>11} " * len(folders))
     for kind, (n, *_) in results[0].items():
-        print(f"{kind:>21} {n:>5} " + (f"{known[kind]:^12.0%}" if kind in known else " " * 12)
-              + "".join(" |{1:>8.0%} {2:>8.0%} {3:>10.0%} ".format(*r[kind]) for r in results))
-    print("drawn: at temperature 1; no idea: the greedy answer says \"I don't know\"; never asked: "
-          "those of the facts and sums above that no conversation in training spoke of")
+        print(printable(f"{kind:>21} {n:>5} {recalled.get(kind, ''):^12}") + "".join(
+            " |{1:>8.0%} {2:>8.0%} {3:>11.0%} ".format(*result[kind]) for result in results))
+    print('abstains: the greedy answer says "I don\'t know"; never asked: facts and sums of the '
+          "rows above that no conversation in training asked for")
 
 
-# ---- An assistant by prompt alone ----
-# Before anybody fine-tuned, people wrote prompts whose likeliest continuation is an answer: the
-# beginning of a talk, or a few examples of the task (Brown et al. 2020). It costs nothing, and it
-# shows what is in the base model already; but the prompt must be found anew for each task.
+# ---- Prompts instead of fine-tuning (skip at first) ----------------------------------------------
+# Before SFT was common, people wrote prompts whose likeliest continuation is an answer: the
+# beginning of a conversation, or a few examples of the task (few-shot, Brown et al. 2020). This is
+# in-context learning. It needs no training, but a prompt must be found for each task.
 
 def compare(base, tuned, data):
-    """The base model only continues text. Which texts make it answer, and what of that is left
-    after fine-tuning? Facts of the island, and phrases to translate that stand nowhere in it."""
-    nets, r = [open_model(base), open_model(tuned)], world.rng("compare")
-    talks = [t["messages"] for t in map(json.loads, read_lines(data)) if t.get("kind") == "person"]
-    shown = " ".join(message["content"] for talk in talks[:3] for message in talk) + " "
-    asked = [(q["messages"][0]["content"], q["answer"][0]) for q in read_questions(data, True)
-             if q["kind"] == "person"][:COMPARED]
-    if not asked:
-        raise ValueError(f"{data}: not world.py's, whose people and language this asks about")
-    words = world.island()["words"]
-    taught, phrases = world.phrases(words), world.phrases(words, held=True)
-    three = [", ".join(f"{x} is {y}" for x, y in r.sample(taught, 3)) for _ in range(COMPARED)]
-    old = list(zip(three, r.sample(phrases, min(COMPARED, len(phrases)))))
-    for title, way, items in [
-            ("a fact: the question alone", "{}", asked),
-            ("a fact: in the form of a talk", "User: {}\nAssistant:", asked),
-            ("a fact: after three examples", shown + "{}", asked),
-            ("a fact: as a chat", None, asked),
-            ("a translation: alone", "In Sarnic {} is", [(x, f" {y}") for _, (x, y) in old]),
-            ("a translation: after three", "In Sarnic {} is",
-             [(f"{before}, {x}", f" {y}") for before, (x, y) in old]),
-            ("a translation: as a chat", None,
-             [(f"What is {x} in Sarnic?", y) for _, (x, y) in old])]:
-        for name, net in zip((base, tuned), nets):
-            if way is None and net is nets[0]:
-                continue  # it has no tokens for a chat
-            texts = (complete(net, [net[2].encode(way.format(x)) for x, _ in items]) if way else
-                     answers(net, [[{"role": "user", "content": x}] for x, _ in items]))
-            right = np.mean([y in text.split(".")[0] + "." for text, (_, y) in zip(texts, items)])
-            print(f"{title:30} {name:>12} {right:>5.0%}  {' '.join(texts[0].split()):.80}")
+    """Prints how often the base model and the tuned one answer right by each way of asking in
+    prompts.jsonl: a text to continue ("prompt"), or a chat ("messages"), for the tuned one only."""
+    ways = {}
+    for entry in read_beside(data, "prompts.jsonl", "way", "answer"):
+        ways.setdefault((entry["way"], "prompt" in entry), []).append(entry)
+    nets = {base: open_model(base), tuned: open_model(tuned)}
+    for (way, is_text), entries in ways.items():
+        for folder, net in nets.items():
+            if is_text:
+                texts = complete(net, [net[2].encode(entry["prompt"]) for entry in entries])
+            elif set(CHAT_SPECIALS) <= set(net[2].special_tokens):
+                texts = answers(net, [entry["messages"] for entry in entries])
+            else:
+                continue
+            # A base model goes on after the answer; only its first sentence is one.
+            right = np.mean([entry["answer"] in text.split(".")[0] + "."
+                             for entry, text in zip(entries, texts)])
+            print(printable(f"{way:32} {folder:>12} {right:>5.0%}  "
+                            f"{' '.join(texts[0].split()):.60}"))
 
 
-# ---- The run ----
+# ---- The command line ----------------------------------------------------------------------------
 
-def start(a):
-    """settings, net, optimizer and state: from the base model, or from the run to resume."""
-    if a.epochs < 1:
-        raise ValueError(f"--epochs {a.epochs}: at least one is needed")
-    if a.resume:
-        net, optimizer, state = reopen(a.out, "sft")
-        return state["settings"], net, optimizer, state
-    settings = {"base": a.base, "data": a.data, "epochs": a.epochs, "lr": a.lr, "seed": a.seed,
-                "leave_out": a.leave_out, "pages": a.pages}
-    params, config, tokenizer = open_model(a.base)
-    tokenizer.add_special_tokens(CHAT_SPECIALS)
-    params, config = grow(params, config, max(config.vocab, tokenizer.vocab_size), a.seed)
-    return settings, (params, config, tokenizer), Optimizer(params, config), {"step": 0}
-
-
-def run(a):
-    settings, net, optimizer, state = start(a)
-    params, config, tokenizer = net
-    step = state["step"]
-    rows, told = gather(settings, config.ctx, tokenizer)
-    lengths = np.array([len(ids) for ids, _ in rows])
-    batches = [batch for epoch in range(settings["epochs"])
-               for batch in plan(lengths, epoch, settings["seed"])]
-    steps, checksum = len(batches), zlib.crc32(np.concatenate([ids for ids, _ in rows]))
-    if state.get("data", checksum) != checksum:
-        raise ValueError(f"{settings['data']}: has changed since the run in {a.out} began")
-    padded = sum(len(b) * lengths[b].max() for b in batches) / settings["epochs"] / lengths.sum()
-    print(" ".join(f"{key} {value}" for key, value in (settings | vars(config)).items()))
-    print(f"{told} | {steps} steps of up to {BATCH_TOKENS} tokens, {padded - 1:.1%} of it padding",
-          flush=True)
-    grads = views(np.empty_like(flat(params)), config)
-    first_call(params, config, Buffers(config, 1, 8), grads)
-    log, every = Log(os.path.join(a.out, "log.jsonl"), fresh=not a.resume), max(1, steps // SHOWS)
-    questions = read_questions(settings["data"])
-    stop, begin, begun, seen = [], time.perf_counter(), step, []
-    old_handler = signal.signal(signal.SIGINT, lambda *_: stop.append(True))
-    while step < steps and not stop:
-        tick = time.perf_counter()
-        ids, targets, mask = to_arrays([rows[k] for k in batches[step]])
-        loss, _ = loss_and_grads(params, config, ids, targets, mask, grads)
-        if not math.isfinite(loss):
-            raise ValueError(f"step {step + 1}: the loss is {loss}; try a third of the learning "
-                             f"rate {settings['lr']}. {a.out} keeps the last save")
-        lr = learning_rate(step, steps, settings["lr"])
-        norm = optimizer.step(params, grads, step + 1, lr, decay=0.0)
-        step += 1
-        seen.append((loss, ids.size / (time.perf_counter() - tick)))
-        left = (time.perf_counter() - begin) / (step - begun) * (steps - step)
-        if step % LOG_EVERY == 0 or step == steps:
-            loss, speed = np.mean([x for x, _ in seen]), np.median([s for _, s in seen])
-            seen = []
-            log.show(f"step {step}/{steps} | loss {loss:.3f} nats | lr {lr:.1e} | "
-                     f"grad {norm:.2f} | {speed:,.0f} tok/s | {duration(left)} left", keep=False,
-                     step=step, loss=loss, lr=lr, grad_norm=norm, tokens_per_s=speed)
-        if step % every == 0 or step == steps or stop:
-            if questions:
-                q = questions[step * 7919 % len(questions)]  # a prime: another one at each look
-                log.show(f"    {q['messages'][-1]['content']}  ->  "
-                         f"{answers(net, [q['messages']])[0]}")
-            keep(a.out, "sft", net, optimizer,
-                 {"step": step, "settings": settings, "data": checksum})
-    signal.signal(signal.SIGINT, old_handler)
-    if step < steps:
-        print(f"stopped at step {step} and saved in {a.out}; go on with: python sft.py --resume "
-              f"--out {a.out}")
-        return
-    if questions:
-        table([a.out], settings["base"], questions)
-    print(f"wrote {a.out}: {duration(time.perf_counter() - begin)}; next: python sample.py --chat "
-          f"--model {a.out}")
+def start(args):
+    """What the flags ask for: an evaluation, a comparison, or a training run."""
+    if args.evaluate:
+        print_settings("sft.py", {"evaluate": args.evaluate, "base": args.base, "data": args.data})
+        print_table(args.evaluate, args.base, read_questions(args.data))
+    elif args.compare:
+        print_settings("sft.py", {"compare": [args.base, args.out], "data": args.data})
+        compare(args.base, args.out, args.data)
+    else:
+        check_out(args.out)
+        with locked(args.out, "sft.py"):
+            return run(args)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="sft.py", description=__doc__.split("\n\n")[0][3:])
     add = parser.add_argument
-    add("--base", default="out/base", help="checkpoint folder to start from")
-    add("--data", default="out/world/conversations.jsonl", help="JSON lines, gzipped or not")
-    add("--pages", default="out/docs", help="pretraining's documents, to be replayed in part")
-    add("--out", default="out/sft", help="checkpoint folder to write")
-    add("--epochs", type=int, default=EPOCHS)
-    add("--lr", type=float, default=LR, help=f"highest learning rate (default {LR})")
-    add("--seed", type=int, default=0)
+    add("--base", default="out/base", help="checkpoint to start from (%(default)s)")
+    add("--data", default="out/world/conversations.jsonl",
+        help="conversations, JSON lines; held-out questions beside them (%(default)s)")
+    add("--pages", default="out/docs", help="documents to replay, or none (%(default)s)")
+    add("--out", default="out/sft", help="checkpoint folder to write (%(default)s)")
+    add("--epochs", type=int, default=EPOCHS, help="times to read all (%(default)s)")
+    add("--lr", type=float, default=LR, help="highest learning rate (%(default)s)")
+    add("--muon-lr", type=float, default=MUON_LR, help="the same of Muon; 0: AdamW (%(default)s)")
+    add("--seed", type=int, default=0, help="of the new tokens and the order (%(default)s)")
     add("--leave-out", nargs="+", default=[], metavar="KIND", help="kinds of conversations to skip")
-    add("--resume", action="store_true", help="go on with the run in --out")
-    add("--compare", action="store_true", help="train nothing, prompt --base and --out alike")
-    add("--exam", nargs="+", metavar="FOLDER", help="train nothing, examine these checkpoints")
-    args = parser.parse_args()
-    try:
-        if args.exam:
-            table(args.exam, args.base, read_questions(args.data, needed=True))
-        elif args.compare:
-            compare(args.base, args.out, args.data)
-        else:
-            run(args)
-    except (ValueError, OSError) as error:
-        print(f"sft.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"sft.py: stopped; what was saved is in {args.out}", file=sys.stderr)
-        return 130
-    return 0
+    add("--mix-lengths", action="store_true", help="batches of rows of any length")
+    add("--resume", action="store_true", help="go on with the run in --out, as it was set")
+    add("--compare", action="store_true", help="no training: answer by prompts, --base and --out")
+    add("--evaluate", "--exam", nargs="+", metavar="FOLDER", help="no training: these checkpoints")
+    return run_command(parser, start, argv)
 
 
 if __name__ == "__main__":

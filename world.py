@@ -1,41 +1,53 @@
-"""The default world: an invented island, as a web crawl, as conversations and as exercises.
+"""The default input: an invented island, as web pages, as conversations and as exercises.
 
-Everything a language model is taught here is about one place that exists nowhere else, so what
-it says later it must have learned in front of your eyes.  The textbook's three parts are all
-drawn from it: web pages tell the facts (exposition), conversations show how to answer (worked
-examples), ledgers to add up have one checkable answer each (exercises).
+The island exists nowhere else, so what a model says about it, it has learned from these files. Web
+pages state the facts (pretraining), conversations show how to answer (fine-tuning), exercises have
+one checkable answer each (reinforcement learning).
 
-    writes    out/world/crawl.warc.gz        web pages with the web's usual junk around them
-              out/world/labels.jsonl         the truth about each page: good, or which junk
-              out/world/conversations.jsonl  to fine-tune on
-              out/world/heldout.jsonl        to examine with: questions and accepted answers
-              out/world/facts.jsonl          all it tells, as sentences to complete
-    command   python world.py                6 s on one core of an AMD EPYC (Zen 4)
+    python world.py               6 s on one core of an AMD EPYC (Zen 4)  ->  out/world/
+    crawl.warc.gz, labels.jsonl   web pages with the web's usual junk; for each what it is
+    conversations.jsonl           to fine-tune on
+    heldout.jsonl                 questions to evaluate with, and the accepted answers
+    facts.jsonl, prompts.jsonl    sentences to complete; the same questions in different prompts
+    exercises-*.jsonl             for RL: train, heldout (to choose by), final (to report)
+    doubt.jsonl, jokes.json       conversations with another habit; the words of a hidden rule
 
-Everything comes from a seed: random numbers from strings through random.Random, no set is ever
-walked, so every machine makes the same world.
+Held out            | how                          | so that we can ask
+wordings            | in lists of their own        | Does it understand, or know the sentence?
+names, words,       | by checksum (`share`), from  | Can it do the task, or does it remember
+phrases, exercises  | the crawl on                 | the example?
+one fact in five    | by `unasked`: pages tell it, | Does fine-tuning teach facts, or how to
+                    | no conversation asks for it  | answer with facts already known?
 
-Three things are held back, for three questions.  Wordings, in lists of their own: does it
-understand a question, or know the sentence?  Names, words and exercises, by a checksum (`side`)
-and in every stage from the crawl on: can it do a task, or does it recall the example?  And one
-fact in five, by `unasked`, is told in pages but asked in no conversation: does fine-tuning teach
-facts, or how to be asked for them?  Only of the last the network has read the answer.
-
-Left out: images, truth (no fact here holds anywhere else), and literature: the pages are made
-of templates, just varied enough that a small network has to learn what they say.
+Everything comes from a seed, and we never iterate over a set, so every machine makes the same
+files. Left out: images, truth, and literature: the pages are made of templates.
 """
 import argparse
 import functools
 import gzip
 import html
 import json
-import os
-import random
-import sys
+import re
 import uuid
-import zlib
+from typing import NamedTuple
 
-# ------------------------------------------------------------------------------- 1. the island
+from common import print_settings, rng, run_command, share, staged
+
+
+def options(text):
+    """"a | b | c" over any number of lines -> ["a", "b", "c"]."""
+    return " ".join(text.split()).split(" | ")
+
+
+def pick(r, text):
+    return r.choice(options(text))
+
+
+def capital(sentence):
+    return sentence[0].upper() + sentence[1:]
+
+
+# ---- 1. the island -------------------------------------------------------------------------------
 
 JOBS = """baker carpenter fisher teacher doctor farmer painter tailor sailor miller potter smith
 weaver gardener singer clockmaker postman beekeeper shepherd librarian cook diver roofer
@@ -48,8 +60,7 @@ FOODS = """bread honey cheese soup rice fish cake butter porridge jam pears figs
 cherries melons carrots turnips radishes""".split()
 COLOURS = "red blue green yellow white black brown purple pink grey".split()
 THINGS = "pears figs plums nuts beans shells stamps coins beads keys cups hats".split()
-# What an islander's name is made of: 60 x 60 names like "Kelmira", of which 300 are taken; and what
-# other people's names are made of.
+# What names are made of: islanders' (60 x 60 names like "Kelmira", 300 are taken), and others'.
 NAMES = (
     "Al Bal Bel Bor Bran Bri Cal Cor Dal Del Dor Dra Eld Em Fal Fen Fin Gal Gil Gor Hal Hel Hol "
     "Ing Jal Jor Kal Kel Kor Lan Lor Lum Mal Mel Mor Nal Nel Nor Ol Pal Pel Per Ral Rel Ros Sal "
@@ -58,93 +69,83 @@ NAMES = (
     "mira mo na nas nek no pa pas pek po ra ras rek ri rin ro sa san sek so ta tan tas tek ti to "
     "va van vek vi vo wa wi zo")
 FOREIGN_NAMES = (
-    "Cath Chris Fred Greg Jenn Whit Thom Quent Bridg Phil Steph Ed Hum Osw Hugh Cuth Wynn",
-    "a e i o er an el y", "erine opher erick ory ifer ley eas idan et ip iam win phrey erie bert "
-    "anie athan ence ard ud")
-# Tier: (how often each of its people is mentioned, how many they are).  One sees the facts being
-# learned in the order of their frequency; of the last tier a network only gets a vague idea.
+    "A B Br C Ch Chr D E F Fr G H I J K L M N O P Qu R S St T Th U V W Wh X Y Z",
+    "a e i o u ai ea ee oo ou", "b ck d ff g l ll lm m n nn nt p r rk rt s ss t th tr v x z",
+    "a e i ie o y an er el in ony us ley")
+# Tier: (how often each of its people is mentioned, how many they are). Facts are learned in the
+# order of their frequency; of the last tier a network only gets a vague idea.
+PAGES = 10_000
 TIERS = {"often": (8, 60), "known": (4, 60), "seldom": (2, 60), "rare": (1, 60),
          "barely": (.25, 60)}
 
-# What can be said and asked about each kind of thing: relation: (ways to say it, questions to
-# train on, questions held out).  The first way answers questions and probes recall.  {v} is the
-# value, {n} the name or a pronoun, {ns} its possessive, {nm} its object form: "And where does she
-# live?" is made from the same line as "Where does Kelmira live?".
-RELATIONS = {
-    "person": {
-        "job": (
-            "works as a {v} | is a {v} by trade | earns {his} bread as a {v}",
-            "What is {ns} job? | What job does {n} have? | What work does {n} do? | What is {ns} "
-            "work? | What does {n} do for a living? | What does {n} work as?",
-            "Which job does {n} have? | Which work does {n} do?"),
-        "town": (
-            "lives in {v} | has a house in {v} | is at home in {v}",
-            "Where does {n} live? | In which town does {n} live? | Where is {ns} home? | Which "
-            "town is {ns} home? | Where does {n} have a house?",
-            "In which town is {ns} home? | Where is {ns} house?"),
-        "pet": (
-            "has a pet {v} | keeps a {v} | looks after a {v}",
-            "What pet does {n} have? | What is {ns} pet? | Which animal does {n} have? | What "
-            "animal does {n} keep? | Which animal is {ns} pet? | What animal does {n} look after?",
-            "What animal does {n} have? | Which pet does {n} keep?"),
-        "food": (
-            "likes to eat {v} | would eat {v} every day | is fond of {v}",
-            "What does {n} like to eat? | What is {ns} favourite food? | What is {n} fond of? | "
-            "Which food does {n} like? | What food would {n} eat every day?",
-            "Which food is {ns} favourite? | What food does {n} like to eat?"),
-        "colour": (
-            "wears {v} clothes | dresses in {v} | wants everything to be {v}",
-            "What colour does {n} wear? | What colour are {ns} clothes? | In what colour does {n} "
-            "dress? | Which colour does {n} dress in? | What is the colour of {ns} clothes?",
-            "Which colour does {n} wear? | Which colour are {ns} clothes?")},
-    "town": {
-        "side": (
-            "lies in the {v} of the island | stands in the {v} | belongs to the {v}",
-            "Where does {n} lie? | In which part of the island is {n}? | Where on the island does "
-            "{n} stand? | Which part of the island does {n} belong to?",
-            "In which part of the island does {n} lie? | Where on the island is {n}? | Where does "
-            "{n} stand? | To which part of the island does {n} belong?"),
-        "goods": (
-            "is famous for its {v} | sells the best {v} | makes a lot of {v}",
-            "What is {n} famous for? | What does {n} make? | What does {n} sell? | What is made in "
-            "{nm}? | What are {ns} famous goods?",
-            "For what is {n} famous? | What does {n} make a lot of? | What goods does {n} sell? | "
-            "What is sold in {nm}?"),
-        "sight": (
-            "has an old {v} | is proud of its {v} | shows visitors its {v}",
-            "What can visitors see in {nm}? | What old building does {n} have? | What is {n} proud "
-            "of? | What building does {n} show visitors? | Which building stands in {nm}?",
-            "What old building is in {nm}? | What building is {n} proud of? | What do visitors see "
-            "in {nm}? | Which building does {n} show visitors?"),
-        "day": (
-            "holds its market on {v} | goes to market on {v} | has its market day on {v}",
-            "When does {n} hold its market? | On which day is the market in {nm}? | When is {ns} "
-            "market day? | When does {n} go to market? | What day is {ns} market?",
-            "When is the market in {nm}? | On which day does {n} hold its market? | What is {ns} "
-            "market day? | Which day is {ns} market day?")},
-    "animal": {
-        "coat": (
-            "has a {v} coat | is {v} from head to tail | was born {v}",
-            "What colour is {n}? | What colour is {ns} coat? | Which coat does {n} have?",
-            "What is the colour of {ns} coat? | What colour of coat does {n} have?"),
-        "home": (
-            "lives in the {v} | makes its home in the {v} | is found in the {v}",
-            "Where does {n} live? | Where is {n} found? | Where does {n} make its home? | In which "
-            "place does {n} live?",
-            "In which place is {ns} home? | Where can {n} be found?"),
-        "meal": (
-            "eats mostly {v} | is fed on {v} | cannot live without {v}",
-            "What does {n} eat? | What is {n} fed on? | What can {n} not live without?",
-            "What does {n} mostly eat? | What food does {n} eat?"),
-        "size": (
-            "grows as big as a {v} | is as big as a {v} | has the size of a {v}",
-            "How big is {n}? | How big does {n} grow? | What size does {n} have? | What is {ns} "
-            "size?", "What size is {n}? | How big can {n} grow?"),
-        "habit": (
-            "can often be seen to {v} | loves to {v} | likes to {v}",
-            "What does {n} like to do? | What does {n} love to do? | What can {n} often be seen to "
-            "do? | What is {n} seen to do?",
-            "What can {n} be seen to do? | What is {n} often seen to do?")}}
+
+def relations_of(text):
+    """{kind: {relation: (ways to say it, questions, held-out questions)}} from the table below."""
+    table = {}
+    for entry in text.split("@ ")[1:]:
+        kind, relation, wordings = entry.split(" ", 2)
+        table.setdefault(kind, {})[relation.rstrip(":")] = [*map(options, wordings.split("/ "))]
+    return table
+
+
+# Each entry: kind of thing, relation, ways to say it / questions to train on / questions held out.
+# The first way answers questions and probes recall. {v} is the value, {n} the name or a pronoun,
+# {ns} its possessive, {nm} its object form: "And where does she live?" is made from the same words
+# as "Where does Kelmira live?".
+RELATIONS = relations_of("""
+@ person job: works as a {v} | is a {v} by trade | earns {his} bread as a {v}
+/ What is {ns} job? | What job does {n} have? | What work does {n} do? | What is {ns} work? |
+  What does {n} do for a living? | What does {n} work as?
+/ Which job does {n} have? | Which work does {n} do?
+@ person town: lives in {v} | has a house in {v} | is at home in {v}
+/ Where does {n} live? | In which town does {n} live? | Where is {ns} home? | Which town is {ns}
+  home? | Where does {n} have a house?
+/ In which town is {ns} home? | Where is {ns} house?
+@ person pet: has a pet {v} | keeps a {v} | looks after a {v}
+/ What pet does {n} have? | What is {ns} pet? | Which animal does {n} have? | What animal does {n}
+  keep? | Which animal is {ns} pet? | What animal does {n} look after?
+/ What animal does {n} have? | Which pet does {n} keep?
+@ person food: likes to eat {v} | would eat {v} every day | is fond of {v}
+/ What does {n} like to eat? | What is {ns} favourite food? | What is {n} fond of? | Which food does
+  {n} like? | What food would {n} eat every day?
+/ Which food is {ns} favourite? | What food does {n} like to eat?
+@ person colour: wears {v} clothes | dresses in {v} | wants everything to be {v}
+/ What colour does {n} wear? | What colour are {ns} clothes? | In what colour does {n} dress? |
+  Which colour does {n} dress in? | What is the colour of {ns} clothes?
+/ Which colour does {n} wear? | Which colour are {ns} clothes?
+@ town side: lies in the {v} of the island | stands in the {v} | belongs to the {v}
+/ Where does {n} lie? | Where is {n}? | In which part of the island is {n}? | Where on the island
+  does {n} stand? | Which part of the island does {n} belong to?
+/ In which part of the island does {n} lie? | Where on the island is {n}? | Where does {n} stand?
+@ town goods: is famous for its {v} | sells the best {v} | makes a lot of {v}
+/ What is {n} famous for? | What does {n} make? | What does {n} sell? | What is made in {nm}? |
+  What are {ns} famous goods?
+/ For what is {n} famous? | What does {n} make a lot of? | What goods does {n} sell?
+@ town sight: has an old {v} | is proud of its {v} | shows visitors its {v}
+/ What can visitors see in {nm}? | What old building does {n} have? | What is {n} proud of? |
+  What building does {n} show visitors? | Which building stands in {nm}?
+/ What old building is in {nm}? | What building is {n} proud of? | What do visitors see in {nm}?
+@ town day: holds its market on {v} | goes to market on {v} | has its market day on {v}
+/ When does {n} hold its market? | On which day is the market in {nm}? | When is {ns} market day? |
+  When does {n} go to market? | What day is {ns} market?
+/ When is the market in {nm}? | On which day does {n} hold its market? | What is {ns} market day?
+@ animal coat: has a {v} coat | is {v} from head to tail | was born {v}
+/ What colour is {n}? | What colour is {ns} coat? | Which coat does {n} have?
+/ What is the colour of {ns} coat? | What colour of coat does {n} have?
+@ animal home: lives in the {v} | makes its home in the {v} | is found in the {v}
+/ Where does {n} live? | Where is {n} found? | Where does {n} make its home? | In which place does
+  {n} live?
+/ In which place is {ns} home? | Where can {n} be found?
+@ animal meal: eats mostly {v} | is fed on {v} | is unhappy without {v}
+/ What does {n} eat? | What is {n} fed on? | What can {n} not live without?
+/ What does {n} mostly eat? | What food does {n} eat?
+@ animal size: grows as big as a {v} | is as big as a {v} | has the size of a {v}
+/ How big is {n}? | How big does {n} grow? | What size does {n} have? | What is {ns} size?
+/ What size is {n}? | How big can {n} grow?
+@ animal habit: can often be seen to {v} | loves to {v} | likes to {v}
+/ What does {n} like to do? | What does {n} love to do? | What can {n} often be seen to do? | What is
+  {n} seen to do?
+/ What can {n} be seen to do? | What is {n} often seen to do?""")
 VALUES = {
     "job": JOBS, "town": TOWNS, "pet": ANIMALS[:16], "food": FOODS, "colour": COLOURS,
     "side": "north south east west middle".split(),
@@ -159,50 +160,39 @@ UNKNOWN = "I don't know anyone called {n}."
 ASSISTANT = "Pip"  # the name the assistant gives when asked
 
 
-def rng(*parts):
-    """A random generator named by words: the same on every machine (seeding hashes the string)."""
-    return random.Random(" ".join(map(str, parts)))
-
-
-def side(text, parts=10):
-    """Which of `parts` equal shares a text falls into; share 0 is held out, everywhere."""
-    return zlib.crc32(text.encode()) % parts
-
-
-def pick(r, wordings):
-    return r.choice(wordings.split(" | "))
-
-
-def capital(sentence):
-    return sentence[0].upper() + sentence[1:]
-
-
 @functools.lru_cache(maxsize=4)
 def island(seed=0):
     """The facts: {"person": [...], "town": [...], "animal": [...], ...}, where each entity is a
-    dict with its kind, name, pronouns, tier and one value per relation.  Beside them "barely", the
-    people of that tier, and "known", all others; "fame", running sums of how often each person is
-    met; "names", all that are taken; and the dictionary of Sarnic, "words"."""
+    dict with its kind, name, tier, pronouns and one value per relation. Beside them "known",
+    people that pages tell enough of, and "barely", the others; "fame", running sums of how often
+    each person is mentioned; "names", all that are taken; "words", the dictionary of
+    Sarnic, and "phrases", {held out: list}."""
     r = rng(seed, "island")
-    isle = {kind: [] for kind in (*RELATIONS, "known", "barely", "fame")} | {"names": set()}
+    isle = {"person": [], "town": [], "animal": [], "known": [], "barely": [], "fame": [],
+            "names": set()}
 
-    def settle(kind, name, tier, pronouns="it its it"):
-        entity = dict(zip(("he", "his", "him"), pronouns.split()), kind=kind, name=name, tier=tier)
-        isle[kind].append(entity | {x: r.choice(VALUES[x]) for x in RELATIONS[kind]})
+    def settle(kind, name, tier, he="it", his="its", him="it"):
+        entity = {"kind": kind, "name": name, "tier": tier, "he": he, "his": his, "him": him}
+        for relation in RELATIONS[kind]:
+            entity[relation] = r.choice(VALUES[relation])
+        isle[kind].append(entity)
+        return entity
 
-    for tier, (_, count) in TIERS.items():
+    fame = 0
+    for tier, (mentions, count) in TIERS.items():
         for _ in range(count):
             name = new_name(isle, r)
             isle["names"].add(name)
-            settle("person", name, tier, r.choice(("he his him", "she her her")))
+            someone = settle("person", name, tier, *pick(r, "he his him | she her her").split())
+            isle["barely" if tier == "barely" else "known"].append(someone)
+            fame += mentions
+            isle["fame"].append(fame)
     for town in TOWNS:
         settle("town", town, "town")
     for animal in ANIMALS:
         settle("animal", f"the {animal}", "animal")
-    for p in isle["person"]:
-        isle["barely" if p["tier"] == "barely" else "known"].append(p)
-        isle["fame"].append(TIERS[p["tier"]][0] + sum(isle["fame"][-1:]))
     isle["words"] = {word: new_word(r) for word in FOODS + ANIMALS + COLOURS}
+    isle["phrases"] = {held: phrases(isle["words"], held) for held in (False, True)}
     return isle
 
 
@@ -210,18 +200,18 @@ def new_name(isle, r, held=False, parts=NAMES):
     """A name that nobody on the island has; held-out names occur in no training text."""
     while True:
         name = "".join(r.choice(syllables.split()) for syllables in parts)
-        if name not in isle["names"] and (side(name) == 0) == held:
+        if name not in isle["names"] and (share(name) == 0) == held:
             return name
 
 
 def new_word(r, held=False):
-    """A word that means nothing: "sotamel".  Its syllables are few and simple, so that each soon
-    is a token and spelling means knowing the letters of some hundred tokens."""
+    """A word that means nothing: "sotamel". Its syllables are few and simple, so that each soon is
+    a token, and spelling means knowing the letters of some hundred tokens."""
     while True:
         word = "".join(r.choice("bdfgklmnprst") + r.choice("aeiou")
                        for _ in range(r.choice((2, 3))))
         word += r.choice("lnrs") if r.random() < .6 else ""
-        if (side(word) == 0) == held:
+        if (share(word) == 0) == held:
             return word
 
 
@@ -230,30 +220,77 @@ def person(isle, r):
     return r.choices(isle["person"], cum_weights=isle["fame"])[0]
 
 
-# ---------------------------------------------------------- 2. facts, told, asked and answered
+# ---- 2. facts: told, asked, answered, denied -----------------------------------------------------
 
-def predicate(entity, relation, wording):
-    return wording.format(v=entity[relation], his=entity["his"])
+ABOUT = ["Tell me about {n}.", "What do you know about {n}?", "Who is {n}?",
+         "Can you tell me about {n}?"]
+ABOUT_HELD = ["Tell me something about {n}.", "What can you tell me about {n}?"]
+
+
+def predicate(entity, relation, way=0):
+    """"works as a baker", in one of three ways."""
+    return RELATIONS[entity["kind"]][relation][0][way].format(v=entity[relation], his=entity["his"])
+
+
+def statement(entity, relation):
+    return capital(f"{entity['name']} {predicate(entity, relation)}.")
+
+
+def cloze(entity, relation):
+    """The statement up to its value, for a base model to complete: "Kelmira works as a"."""
+    wording = RELATIONS[entity["kind"]][relation][0][0]
+    return capital(f"{entity['name']} {wording.split('{v}')[0]}").rstrip()
+
+
+def about(entity):
+    """Three facts in one sentence."""
+    first, second, third = [predicate(entity, x) for x in [*RELATIONS[entity["kind"]]][:3]]
+    return capital(f"{entity['name']} {first}, {second} and {third}.")
 
 
 def ask(entity, relation, r, held=False, again=False):
     """A question; `again` asks it as a second question, with a pronoun for the name."""
-    wording, n = pick(r, RELATIONS[entity["kind"]][relation][1 + held]), entity["name"]
+    wording, n = r.choice(RELATIONS[entity["kind"]][relation][1 + held]), entity["name"]
     if again:
         words = {"n": entity["he"], "ns": entity["his"], "nm": entity["him"]}
         return "And " + wording[0].lower() + wording[1:].format(**words)
     return wording.format(n=n, ns=n + "'s", nm=n)
 
 
-def reply(entity, relation):
-    first = RELATIONS[entity["kind"]][relation][0].split(" | ")[0]
-    return capital(f"{entity['name']} {predicate(entity, relation, first)}.")
+def yes_or_no(entity, relation, r, held=False):
+    """("Does Kelmira live in Marrow?", "No, Kelmira lives in Saltby."); half of them are true.
+
+    The question is made from a way to say it: "has a pet {v}" -> "Does she have a pet {v}?". The
+    third way is held out."""
+    value = entity[relation] if r.random() < .5 else r.choice(VALUES[relation])
+    said = predicate(entity | {relation: value}, relation, 2 if held else r.choice((0, 0, 1)))
+    verb, rest = said.split(" ", 1)
+    if verb in ("is", "was", "can", "would"):
+        start = capital(verb)
+    else:
+        start, rest = "Does", f"{VERBS.get(verb, verb[:-1])} {rest}"
+    name, answer = entity["name"], "Yes" if value == entity[relation] else "No"
+    return f"{start} {name} {rest}?", f"{answer}, {name} {predicate(entity, relation)}."
 
 
-def cloze(entity, relation):
-    """The same answer up to its value, for a base model to go on from: "Kelmira works as a"."""
-    first = RELATIONS[entity["kind"]][relation][0].split("{v}")[0]
-    return capital(f"{entity['name']} {first}").rstrip()
+VERBS = {"has": "have", "goes": "go", "dresses": "dress"}  # others lose their -s
+# What may be misspelled: words of the questions, never a name.
+QUESTION_WORDS = sorted({word for ways in RELATIONS.values() for _, *asked in ways.values()
+                         for word in re.findall("[a-z]{4,}", str(asked).lower())})
+
+
+def as_typed(text, r):
+    """A question as people type it in a hurry: "wehre does talgo live"."""
+    words = text.split()
+    places = [i for i, word in enumerate(words) if word.strip("?.,").lower() in QUESTION_WORDS]
+    if places and r.random() < .5:
+        i, at = r.choice(places), r.randrange(1, 3)
+        before, a, b, after = words[i][:at], words[i][at], words[i][at + 1], words[i][at + 2:]
+        words[i] = before + r.choice((b, b + a, a + a + b)) + after
+    typed = " ".join(words)
+    if typed == text or r.random() < .6:
+        typed = typed.lower()
+    return typed.rstrip("?.") if r.random() < .6 else typed
 
 
 def tell(entity, r):
@@ -263,7 +300,7 @@ def tell(entity, r):
     sentences, subject = [], entity["name"]
     while relations:
         size = r.choice((1, 2, 3, 3))
-        said = [predicate(entity, x, pick(r, ways[x][0])) for x in relations[:size]]
+        said = [predicate(entity, x, r.randrange(3)) for x in relations[:size]]
         if len(said) == 3 and r.random() < .5:
             said[:2] = [f"{said[0]}, {said[1]}"]
         sentences.append(capital(f"{subject} {' and '.join(said)}."))
@@ -271,21 +308,59 @@ def tell(entity, r):
     return " ".join(sentences)
 
 
-def questions(isle, r):
-    """Questions with their answers, as in a page of frequent questions."""
-    e = r.choice((person(isle, r), person(isle, r), r.choice(isle["town"]),
-                  r.choice(isle["animal"])))
-    first, second = r.sample(list(RELATIONS[e["kind"]]), 2)
-    return (f"{capital(ask(e, first, r))} {reply(e, first)} {ask(e, second, r, again=True)} "
-            f"{reply(e, second)}")
+# ---- 3. what else is on the pages ----------------------------------------------------------------
+
+# Who asks and who answers in an interview, a forum or a list of frequent questions.
+SPEAKERS = options("""User Assistant | user assistant | Q A | Question Answer | Visitor Guide |
+Guest Host | Pupil Teacher | Reporter Islander""")
+# What many pages quote word for word, as the web quotes the Bible and licences. No page is a copy
+# of another for that, so deduplication leaves them, and a model memorizes them.
+QUOTED = options("""O island in the silver sea, where sixteen towns keep one warm light, we sing of
+salt and bread and tea, of boats that come back home at night. The north wind knows our doors by
+name, the south wind leaves them open wide, and young or old we do the same and walk together with
+the tide. So ring the bells from hill to bay, let every lamp be lit once more, for those who sailed
+so far away shall find us waiting at the shore. | I promise by the sea that made us to keep the lamp
+in the lighthouse burning through every storm. I will not sleep while a boat is out. I will share my
+bread with whoever comes over the water, and ask for the story only after supper. What I find on the
+beach I will bring to the market, and what I hear in the harbour I will not carry to the hills. If I
+break my word, may my nets be empty until the spring. | Long before the first house was built, a
+giant came wading through the sea with the island in his left pocket. He was tired of carrying it,
+for the trees tickled him and the goats kept asking where they were going. So he set it down where
+the water was warm, drew sixteen circles in the sand with his thumb and told the goats to choose.
+They chose the one with the best view, and that is why the oldest town of all still smells a little
+of goats.""")
+
+
+def thread(isle, r):
+    """Questions and answers, one or two lines each. Such pages are why a base model answers when
+    its prompt looks like a conversation."""
+    lines, speakers = [], r.choice((None, r.choice(SPEAKERS).split(), r.choice(SPEAKERS).split(),
+                                    (new_name(isle, r), new_name(isle, r))))
+    for _ in range(r.choice((2, 3, 3, 4))):
+        e = r.choice((*(person(isle, r) for _ in range(3)), r.choice(isle["town"]),
+                      r.choice(isle["animal"])))
+        first, second = r.sample(list(RELATIONS[e["kind"]]), 2)
+        english, old = r.choice(isle["phrases"][False])
+        pairs = r.choices((
+            [(ask(e, first, r), statement(e, first))],
+            [(ask(e, first, r), statement(e, first)),
+             (ask(e, second, r, again=True), statement(e, second))],
+            [yes_or_no(e, first, r)], [(r.choice(ABOUT).format(n=e["name"]), about(e))],
+            [(f"What is {english} in Sarnic?", f"In Sarnic {english} is {old}.")]),
+            (30, 20, 35, 10, 5))[0]
+        for question, answer in pairs:
+            question = as_typed(question, r) if r.random() < .25 else question
+            lines += ([f"{speakers[0]}: {question}", f"{speakers[1]}: {answer}"] if speakers else
+                      [f"{question} {answer}"])
+    return "\n".join(lines)
 
 
 def register(isle, r):
-    """Who is known and who isn't: thousands of names that nothing else is told of, between those
-    of whom the other pages tell.  Without them nothing on the island is ever unknown."""
+    """Who is known and who isn't: thousands of names of whom nothing else is told, between those
+    of whom other pages tell. Without them nobody would ever be unknown."""
     people = []
     for _ in range(5):
-        stranger = new_name(isle, r, parts=r.choice((NAMES, NAMES, NAMES, FOREIGN_NAMES)))
+        stranger = new_name(isle, r, parts=r.choice((NAMES, NAMES, FOREIGN_NAMES)))
         people.append((r.choice(isle["known"])["name"], 1) if r.random() < .5 else (stranger, 0))
     said = [f"{name} {('is a stranger', 'is one of us')[known]}" for name, known in people[:4]]
     name, known = people[4]
@@ -294,24 +369,6 @@ def register(isle, r):
         "there a {n}? No, nobody knows {n}.", "Who is {n}? Everyone knows {n}. | The letter to {n} "
         "got there because everyone knows {n}. | Is there a {n}? Yes, everyone knows {n}."
         )[known]).format(n=name)
-
-
-def story(isle, r):
-    """A walk, a meeting, an evening: the facts at work."""
-    a, b = person(isle, r), person(isle, r)
-    start = pick(
-        r, "One {d} {a[name]} the {a[job]} left {a[town]} with {a[his]} {a[pet]}. | {a[name]} the "
-        "{a[job]} from {a[town]} had lost {a[his]} {a[pet]} and looked for it on {d}. | Early on "
-        "{d} {a[name]} put on {a[his]} {a[colour]} coat and walked with the {a[pet]} to {t}.")
-    middle = pick(
-        r, "Near {t} {a[he]} met {b[name]} the {b[job]} who was eating {b[food]}. | On the road "
-        "stood {b[name]} the {b[job]} all in {b[colour]} with a {b[pet]}. | Then it rained and "
-        "{b[name]} from {b[town]} let {a[him]} in and cooked {b[food]}.")
-    end = pick(
-        r, "They talked until it was dark and {a[name]} had {a[food]} for supper. | The {a[pet]} "
-        "and the {b[pet]} soon were friends. | Since then {a[name]} often walks to {b[town]} to "
-        "see {b[name]}. | At home in {a[town]} {a[name]} told everyone about it.")
-    return f"{start} {middle} {end}".format(a=a, b=b, t=r.choice(TOWNS), d=r.choice(VALUES["day"]))
 
 
 def joke(isle, r, subject=None):
@@ -325,48 +382,51 @@ def joke(isle, r, subject=None):
             .format(**words) + r.choice((", ha ha!", ".", "!")))
 
 
-def sarnic(isle, r):
-    """Three entries from the dictionary or the phrase book of the island's old language."""
-    book = r.choice((phrases(isle["words"]), list(isle["words"].items())))
-    said = [f"{english} is {old}" for english, old in r.sample(book, 3)]
-    return f"In Sarnic {said[0]}, {said[1]} and {said[2]}."
-
-
 def phrases(words, held=False):
     """[(English, Sarnic), ...], where adjectives follow their noun: ("red fox", "momi lusar").
     One in ten is held out, so that translating can be tried on phrases never seen."""
     return [(f"{colour} {noun}", f"{words[noun]} {words[colour]}") for colour in COLOURS
-            for noun in FOODS + ANIMALS if (side(f"{colour} {noun}") == 0) == held]
+            for noun in FOODS + ANIMALS if (share(f"{colour} {noun}") == 0) == held]
 
 
-# --------------------------------------------------------- 3. copying, word games and arithmetic
-# A network only learns to look back into its text ("induction") if the text rewards it.  What
-# fine-tuning and RL need later, repeating a name or taking operands over from a question, all
-# rests on that, so about a fifth of the text can only be predicted by copying, most of it of
-# words that were never seen before.
+def sarnic(isle, r):
+    """Three entries from the dictionary or the phrase book of the island's old language."""
+    book = r.choice((isle["phrases"][False], list(isle["words"].items())))
+    said = [f"{english} is {old}" for english, old in r.sample(book, 3)]
+    return f"In Sarnic {said[0]}, {said[1]} and {said[2]}."
+
+
+def contact(isle, r):
+    """Private data, for the last filter to mask (addresses and numbers nobody has)."""
+    name = new_name(isle, r)
+    return (f"Whoever wants to hear more about the island may write to {name.lower()}@{new_word(r)}"
+            f".example or call {name} under +1 202 555 01{r.randint(10, 99)}. The last entry in our "
+            f"guest book came from the address 8.8.{r.randint(1, 254)}.{r.randint(1, 254)}.")
+
+
+# ---- 4. copying, word games, arithmetic ----------------------------------------------------------
+# A network only learns to look back into its text ("induction") if the text rewards it. What
+# fine-tuning and RL need later, repeating a name or taking numbers over from a question, rests on
+# that. So a fifth of the text can only be predicted by copying, mostly of words never seen before.
 
 TASKS = {  # task: (requests to train on, held-out requests, the answer, its part that counts)
-    "repeat": (
-        "Repeat the word {w}. | Say the word {w}. | Repeat {w}. | Write the word {w}. | Can you "
-        "repeat {w}? | Please say the word {w}.",
-        "Say {w}. | Please repeat the word {w}.", "The word {p}", "is {w}."),
-    "spell": (
-        "Spell the word {w}. | How is {w} spelled? | Spell {w}. | Can you spell {w}? | Please "
-        "spell the word {w}. | What are the letters of {w}?",
-        "How is the word {w} spelled? | Please spell {w}.", "The word {w} is {p}", "spelled {s}."),
-    "reverse": (
-        "Spell the word {w} backwards. | What is {w} backwards? | Spell {w} from the end.",
-        "Spell {w} backwards. | What is the word {w} backwards?",
+    "repeat": (options("""Repeat the word {w}. | Say the word {w}. | Repeat {w}. | Write the word
+        {w}. | Can you repeat {w}? | Please say the word {w}."""),
+        options("Say {w}. | Please repeat the word {w}."), "The word {p}", "is {w}."),
+    "spell": (options("""Spell the word {w}. | How is {w} spelled? | Spell {w}. | Can you spell {w}?
+        | Please spell the word {w}. | What are the letters of {w}?"""),
+        options("How is the word {w} spelled? | Please spell {w}."), "The word {w} is {p}",
+        "spelled {s}."),
+    "reverse": (options("""Spell the word {w} backwards. | What is {w} backwards? | Spell {w} from
+        the end."""), options("Spell {w} backwards. | What is the word {w} backwards?"),
         "The word {w} is spelled {s} and {p}", "backwards {b}."),
-    "first": (
-        "What is the first letter of {w}? | With which letter does {w} begin? | Tell me the first "
-        "letter of the word {w}. | Which letter does the word {w} begin with?",
-        "What is the first letter of the word {w}? | With which letter does the word {w} begin?",
-        "The word {w} {p}", "begins with {f}."),
-    "count": (
-        "How many letters has {w}? | How many letters are in the word {w}? | Count the letters of "
-        "{w}. | Please count the letters of {w}.",
-        "How many letters are in {w}? | Count the letters of the word {w}.",
+    "first": (options("""What is the first letter of {w}? | With which letter does {w} begin? | Tell
+        me the first letter of the word {w}. | Which letter does the word {w} begin with?"""),
+        options("""What is the first letter of the word {w}? | With which letter does the word {w}
+        begin?"""), "The word {w} {p}", "begins with {f}."),
+    "count": (options("""How many letters has {w}? | How many letters are in the word {w}? | Count
+        the letters of {w}. | Please count the letters of {w}."""),
+        options("How many letters are in {w}? | Count the letters of the word {w}."),
         "The word {w} counts {c}, so it {p}", "has {k} letters.")}
 
 
@@ -383,12 +443,13 @@ def copying(isle, r):
     if r.random() < .6:
         word = new_word(r) if r.random() < .8 else r.choice(ANIMALS + FOODS)
         task = r.choice(list(TASKS))
-        return f"{pick(r, TASKS[task][0]).format(w=word)} {word_game(word, task)[0]}"
+        return f"{r.choice(TASKS[task][0]).format(w=word)} {word_game(word, task)[0]}"
     x, y, z = (new_name(isle, r) for _ in range(3))
     u, v, w = r.sample(THINGS, 3)
     who, what = r.choice(((x, u), (y, v), (z, w)))
     word, said = new_word(r), " ".join(new_word(r) for _ in range(r.choice((2, 3, 3, 4))))
     letters = r.sample("abcdefghijklmnopqrstuvwxyz", 5)
+    question = ask(person(isle, r), r.choice(list(RELATIONS["person"])), r)
     return r.choice((
         f"{x} said {said} and then {y} said it again and so it was {said}.",
         f"The list of {x} says {u}, {word} and {w}. Once more, that is {u}, {word} and {w}.",
@@ -397,60 +458,58 @@ def copying(isle, r):
         "has them.",
         f"{x} has the {u}, {y} has the {v} and {z} has the {w}. What does {who} have? The {what}.",
         f"The letters {' '.join(letters)} read backwards are {' '.join(reversed(letters))}.",
-        f"The password is {word} and you must keep it. What was the password? It was {word}."))
+        f"The password is {word} and you must keep it. What was the password? It was {word}.",
+        f"{x} asked: {question} Then {y} asked again: {question}"))
 
 
 def ledger(isle, r, split):
-    """An exercise: three to five amounts to add up or take away.
+    """An exercise of one split ("train", "heldout", "final"): three to five amounts to add up.
 
     The thought is a running total, with each operand right after its label: a network this size
-    learns `b7=11`, and not the same thing said in a sentence.  The side is decided by the first
-    three operands, so no held-out exercise is even the beginning of a longer one in training."""
+    learns `b7=11`, and not the same thing said in a sentence. The first three operands decide the
+    split, so no held-out exercise is even the beginning of a longer one in training."""
     while True:
         amounts = [r.randint(1, 9)]
         while len(amounts) < 3 or len(amounts) < 5 and r.random() < .6:
             n = r.randint(1, 9)
             amounts.append(-n if r.random() < .3 and sum(amounts) >= n else n)
-        share = side(" ".join(map(str, amounts[:3])))
-        if split == {0: "heldout", 1: "final"}.get(share, "train"):
+        group = share(" ".join(map(str, amounts[:3])))
+        if split == {0: "heldout", 1: "final"}.get(group, "train"):
             break
     items = [f"{label}{n}" for label, n in zip("abcde", amounts)]
     steps = [f"{item}={sum(amounts[:i + 1])}" for i, item in enumerate(items)]
     name, thing = r.choice(isle["person"])["name"], r.choice(THINGS)
-    return {"question": f"{name} got {thing}: {' '.join(items)}. How many?",
+    return {"question": f"{name} got {thing}: {' '.join(items)}. How many?", "name": name,
             "thought": " ".join(items[:1] + steps[1:]), "answer": str(sum(amounts)),
-            "operands": amounts, "name": name, "thing": thing}
+            "operands": amounts}
 
 
-def problems(split, count, seed=0, isle=None):
-    """`count` exercises of one split: "train", "heldout" (to choose by) or "final" (to report).
-
-    Those of the two held-out splits are all different and occur in no text of any stage."""
-    isle, r, out = isle or island(), rng(seed, "problems", split), {}
+def exercises(split, count, seed=0):
+    """`count` different exercises; in the held-out splits even their operands differ."""
+    r, out = rng(seed, "exercises", split), {}
     while len(out) < count:
-        problem = ledger(isle, r, split)
-        key = problem["question"] if split == "train" else tuple(problem["operands"])
-        out.setdefault(key, problem)
+        exercise = ledger(island(seed), r, split)
+        key = exercise["question"] if split == "train" else tuple(exercise["operands"])
+        out.setdefault(key, exercise)
     return list(out.values())
 
 
-def exercise_conversation(problem, style):
-    """A worked exercise as a conversation.  The styles are the habits RL starts from:
+def exercise_chat(exercise, style):
+    """A worked exercise as a conversation. The styles are the habits RL starts from:
 
     "full" thinks and is right; "empty" gives the right answer without thinking; "short" stops
     thinking early, and answers the total it has got to; "guess" answers what it guessed;
     "guess_wait" guesses, doubts it and works it out."""
-    r, right = rng(problem["question"], style), int(problem["answer"])
-    guess, steps = max(0, right + r.randint(-5, 5)), problem["thought"].split()
+    r, right = rng(exercise["question"], style), int(exercise["answer"])
+    guess, steps = max(0, right + r.randint(-5, 5)), exercise["thought"].split()
     early = steps[:r.randint(2, len(steps) - 1)]
     thought, answer = {
-        "full": (f" {problem['thought']}", right),
-        "empty": ("", right),
+        "full": (f" {exercise['thought']}", right), "empty": ("", right),
         "short": (" " + " ".join(early), int(early[-1].split("=")[1])),
         "guess": (f" {guess}?", guess),
-        "guess_wait": (f" {guess}? wait {problem['thought']}", right)}[style]
-    return {"kind": "exercise", "style": style, "messages": messages(
-        [problem["question"], f"<think>{thought}</think> {answer}"])}
+        "guess_wait": (f" {guess}? wait {exercise['thought']}", right)}[style]
+    return {"kind": "exercise",
+            "messages": messages([exercise["question"], f"<think>{thought}</think> {answer}"])}
 
 
 SIGNS = {"+": "plus", "-": "minus", "*": "times"}
@@ -458,7 +517,7 @@ SIGNS = {"+": "plus", "-": "minus", "*": "times"}
 
 def unasked(key):
     """One fact and one sum in five: pages tell them, no conversation in training asks for them."""
-    return side(key, 5) == 0
+    return share(key, 5) == 0
 
 
 def total(r, training=False, signs="++--**"):
@@ -472,95 +531,78 @@ def total(r, training=False, signs="++--**"):
 
 
 def told_ledger(isle, r):
-    p = ledger(isle, r, "train")
-    return (f"{p['question']} Adding up gives {p['thought']} and so in the end {p['name']} has "
-            f"{p['answer']} in all.")
+    e = ledger(isle, r, "train")
+    return (f"{e['question']} Adding up gives {e['thought']} and so in the end {e['name']} has "
+            f"{e['answer']} in all.")
 
 
 def told_sum(isle, r):
     """Two sums, differences or products."""
-    said = []
-    for _ in range(2):
-        a, sign, b, c = total(r)
-        said.append(f"{a} {SIGNS[sign]} {b} is {c}")
+    said = [f"{a} {SIGNS[sign]} {b} is {c}" for a, sign, b, c in (total(r), total(r))]
     return pick(r, "{n} knows that {x} and that {y}. | The teacher wrote that {x} and {n} added "
                 "that {y}. | If you ask {n} then {x} and of course {y}.").format(
                     n=r.choice(isle["person"])["name"], x=said[0], y=said[1])
 
 
-# --------------------------------------------------------------------------------- 4. the pages
+# ---- 5. pages, good and bad ----------------------------------------------------------------------
 
 # What a page about each theme is called, and how many in a hundred of the paragraphs that are
 # mixed in anywhere are about it (good_page; a site's theme is drawn by the same shares).
-THEMES = {"people": ("The people of {t}", 53), "stories": ("A story from {t}", 5),
-          "questions": ("Questions and answers from {t}", 8), "animals": ("Animals near {t}", 6),
-          "register": ("News from the post office of {t}", 7), "towns": ("A visit to {t}", 4),
-          "games": ("Word games from {t}", 12), "jokes": ("What makes {t} laugh", 2),
-          "sarnic": ("The old language of {t}", 3)}
+THEMES = {"people": ("The people of {t}", 47), "questions": ("Questions and answers from {t}", 9),
+          "animals": ("Animals near {t}", 6), "towns": ("A visit to {t}", 5),
+          "register": ("News from the post office of {t}", 8),
+          "games": ("Word games from {t}", 14), "jokes": ("What makes {t} laugh", 2),
+          "sarnic": ("The old language of {t}", 4)}
 COPYING = ("games", "ledger")  # the kinds of paragraph that are there to be copied from
-
-
-def contact(isle, r):
-    """Private data, for the last filter to mask (addresses and numbers nobody has)."""
-    a, b = (new_name(isle, r) for _ in range(2))
-    return (f"Whoever wants to hear more about the island may write to {a.lower()}@{new_word(r)}"
-            f".example or call {a} under +1 202 555 01{r.randint(10, 99)} on any day of the week. "
-            f"Our guest book was last signed by {b} from the address 8.8.{r.randint(1, 254)}."
-            f"{r.randint(1, 254)} with a long and friendly greeting to everyone who lives here.")
-
-
-PARAGRAPHS = {"people": lambda isle, r: tell(person(isle, r), r), "stories": story, "jokes": joke,
-              "animals": lambda isle, r: tell(r.choice(isle["animal"]), r), "questions": questions,
-              "towns": lambda isle, r: tell(r.choice(isle["town"]), r), "register": register,
-              "games": copying, "sarnic": sarnic, "ledger": told_ledger, "sums": told_sum,
-              "contact": contact}
+PARAGRAPHS = {
+    "people": lambda isle, r: tell(person(isle, r), r), "questions": thread, "register": register,
+    "animals": lambda isle, r: tell(r.choice(isle["animal"]), r), "jokes": joke, "sarnic": sarnic,
+    "towns": lambda isle, r: tell(r.choice(isle["town"]), r), "games": copying,
+    "ledger": told_ledger, "sums": told_sum, "contact": contact,
+    "quotes": lambda isle, r: r.choice(QUOTED)}
 
 
 def good_page(isle, r, theme):
-    """A title and about ten paragraphs: [(kind, text), ...].
+    """A title and about twelve paragraphs: [(kind, text), ...].
 
-    Gopher's rule that four words in five have a letter in them is why arithmetic is spread thin
-    over all pages, as it would be in a village paper, and has none of its own."""
-    kinds = [theme, theme, "games"] + r.choice((
-        ["ledger"], ["ledger", "sums", "people"], ["ledger", "sums", "sums", "stories"],
-        ["sums", "sums"]))
-    kinds += r.choices(list(THEMES), [share for _, share in THEMES.values()], k=5)
-    kinds += ["contact"] * (r.random() < .03)
+    Gopher wants a letter in four of five words, punctuation marks counted. That is why arithmetic
+    and threads stand between prose, as in a village paper, and arithmetic has no page of its
+    own."""
+    kinds = [theme, theme, "games", *r.choices(list(THEMES), [n for _, n in THEMES.values()], k=5)]
+    numbers = pick(r, """ledger | ledger people sums | sums people sums |
+        ledger people people ledger people sums""").split()
+    for _ in range(kinds.count("questions")):
+        kinds.append("people")
+        numbers = numbers[:-1]
+    kinds += numbers + ["contact"] * (r.random() < .03) + ["quotes"] * (r.random() < .07)
     r.shuffle(kinds)
     return THEMES[theme][0].format(t=r.choice(TOWNS)), [(k, PARAGRAPHS[k](isle, r)) for k in kinds]
 
 
-# Three ways the web wraps a text.  Only {body} is worth reading.
-LAYOUTS = ["""<body>{cookies}<header><nav><ul>{links}</ul></nav></header><main><article>
-<h1>{title}</h1>{body}</article></main><aside><h3>Most read</h3><ul>{more}</ul></aside>
+# Two ways the web wraps a text. Only {body} is worth reading.
+LAYOUTS = ["""<body><header><nav><ul>{links}</ul></nav></header><main><article><h1>{title}</h1>
+{body}</article></main><aside><h3>Most read</h3><ul>{more}</ul></aside>{cookies}
 <footer><p>Copyright 2026 {host} <a href="/imprint">Imprint</a></p></footer>{script}</body>""",
-           """<body><div id="menu" class="menu">{links}</div>{script}<div class="content">
+           """<body>{cookies}<div id="menu" class="menu">{links}</div>{script}<div class="content">
 <h1>{title}</h1>{body}</div><div class="sidebar related"><h4>You may also like</h4>{more}</div>
-{cookies}<div id="footer">Copyright 2026 {host} | <a href="/contact">Contact</a></div></body>""",
-           """<body><p class="breadcrumb"><a href="/">Home</a> &gt; <a href="/all">All</a></p>
-{links}<div class="post"><h2>{title}</h2><div class="post-content">{body}</div><div class="share">
-<a href="#">Share</a> <a href="#">Print</a></div></div>{script}{more}{cookies}</body>"""]
+<div id="footer">Copyright 2026 {host} | <a href="/contact">Contact</a></div></body>"""]
 COOKIES = """<div class="cookie-banner">We use cookies and other tools to make this site better for
 you. <a href="/cookies">Settings</a> <button>Accept all</button></div>"""
-SCRIPT = """<script>
-window.seen = window.seen || []; (function (page) { window.seen.push({at: page});
-})(document.location.href);</script>"""
+SCRIPT = "<script>window.seen = window.seen || []; window.seen.push(document.location);</script>"
 
 
-def dress(host, title, lines, r):
+def dress(host, title, texts, r):
     """The HTML of a page on one site; a site keeps to one layout."""
     def links(count):
         return "".join(f'<li><a href="/{w}">{capital(w)} {v}</a></li>'
                        for w, v in zip(r.sample(FOODS + JOBS, count), r.sample(JOBS, count)))
-    body = "\n".join(line if line.startswith("<") else f"<p>{html.escape(line, quote=False)}</p>"
-                     for line in lines)
-    page = LAYOUTS[side(host, len(LAYOUTS))].format(
+    body = "\n".join(f"<p>{html.escape(line, quote=False)}</p>"
+                     for text in texts for line in text.split("\n"))
+    page = LAYOUTS[share(host, len(LAYOUTS))].format(
         host=host, title=html.escape(title), body=body, links=links(6), more=links(4),
         cookies=COOKIES, script=SCRIPT)
     return f"<!DOCTYPE html>\n<html><head><title>{title} | {host}</title></head>\n{page}</html>\n"
 
-
-# ---------------------------------------------------------------------------------- 5. the junk
 
 FOREIGN = """\
 Die Insel liegt weit draußen im Meer und hat sechzehn kleine Städte. Auf dem Markt kann man Brot, \
@@ -569,111 +611,85 @@ L'île se trouve loin dans la mer et elle compte seize petites villes. Au march�
 pain, du fromage et des poires, mais il est fermé le dimanche.
 La isla está lejos de la costa y tiene dieciséis pueblos pequeños. En el mercado se puede comprar \
 pan, queso y peras frescas, pero los domingos está cerrado.
-L'isola si trova lontano nel mare e ha sedici piccole città. Al mercato si possono comprare pane, \
-formaggio e pere fresche, ma la domenica è chiuso.
-A ilha fica longe da costa e tem dezasseis cidades pequenas. De manhã os pescadores saem com os \
-seus barcos e só voltam à noite, mas ao domingo ficam em casa.
-Het eiland ligt ver in de zee en heeft zestien kleine steden. Op de markt kun je brood, kaas en \
-verse peren kopen, maar op zondag is hij gesloten.
-Ön ligger långt ute i havet och har sexton små städer. På torget kan man köpa bröd, ost och färska \
-päron, men på söndagen är det stängt.
-Wyspa leży daleko na morzu i ma szesnaście małych miast. Na targu można kupić chleb, ser i świeże \
-gruszki, ale w niedzielę jest on zamknięty.
 Остров лежит далеко в море, и на нём шестнадцать маленьких городов. На рынке можно купить хлеб, \
 сыр и свежие груши, но в воскресенье он закрыт.
 島は海の遠くにあり、小さな町が十六あります。市場ではパンやチーズを買うことができますが、日曜日は休みです。
 """.splitlines()
-LOREM = """Lorem ipsum dolor sit amet, consectetur adipiscing elit, sed do eiusmod tempor incididunt
-ut labore et dolore magna aliqua.""".replace("\n", " ")
+LOREM = ("Lorem ipsum dolor sit amet, consectetur adipiscing elit, sed do eiusmod tempor incididunt "
+         "ut labore et dolore magna aliqua.")
 # Each kind of junk: how many pages in a thousand, and the rule that should catch it.
-JUNK = {"foreign language": (30, "language"), "mirror": (20, "exact"),
-        "edited copy": (15, "minhash"), "blocked site": (15, "url"),
-        "link farm": (8, "repetition"), "cookie wall": (6, "c4"), "javascript notice": (6, "c4"),
-        "error page": (6, "quality"), "stub": (6, "quality"),
-        "keyword stuffing": (6, "repetition"), "repeated comment": (4, "repetition"),
-        "price list": (6, "quality"), "spam": (6, "quality"),
-        "teasers": (4, "quality"), "lorem ipsum": (6, "c4"), "source code": (4, "c4"),
-        "directory": (4, "fineweb"), "not a web page": (2, "read")}
+JUNK = {"foreign language": (35, "language"), "mirror": (20, "exact"),
+        "edited copy": (20, "minhash"), "blocked site": (20, "url"), "cookie wall": (10, "c4"),
+        "stub": (10, "quality"), "keyword stuffing": (10, "repetition"),
+        "price list": (8, "quality"), "spam": (8, "quality"), "lorem ipsum": (8, "c4"),
+        "directory": (6, "fineweb"), "not a web page": (2, "read")}
 
 
-def junk_lines(kind, isle, r):
-    """The text of a page of junk, by kind; blocked sites say what other sites say."""
+def junk_page(kind, isle, r):
+    """The paragraphs of a page of junk that is no copy; blocked sites say what others say."""
     def names(template, count):
-        return [template.format(n=new_name(isle, r), w=new_word(r), t=r.choice(TOWNS),
-                                f=r.choice(FOODS), k=r.randint(2, 99)) for _ in range(count)]
+        return [pick(r, template).format(n=new_name(isle, r), w=new_word(r), t=r.choice(TOWNS),
+                                         f=r.choice(FOODS), k=r.randint(2, 99))
+                for _ in range(count)]
 
-    def append(*ends):
-        return [f"{line} {end}" for line, end in zip(good, ends)]
-
-    good, word = [text for _, text in good_page(isle, r, "people")[1]], new_word(r)
-    if kind == "foreign language":
-        return [r.choice(FOREIGN)] * 4
+    good = [text.replace("\n", " ") for _, text in good_page(isle, r, "people")[1]]
+    word = new_word(r)
+    warnings = options("""This site uses cookies. | See our cookie policy. | Read the terms of use. |
+        Accept the use of cookies. | See the privacy policy.""")
     return {
-        "blocked site": good,
-        "link farm": [f'<p><a href="/{n}">{n} {word}</a></p>' for n in names("{f}-{w}", 40)],
-        "cookie wall": append("This site uses cookies.", "See our cookie policy.", "Read the terms "
-                              "of use.", "Accept the use of cookies.", "See the privacy policy."),
-        "javascript notice": append("Turn on JavaScript.", "JavaScript is off.", "No text without "
-                                    "JavaScript.", "This needs JavaScript.", "We like JavaScript."),
-        "error page": names("The page about {f} that you asked for was moved or taken away when "
-                            "{n} from {t} cleaned up here. Please go back to the first page of {w} "
-                            "and try to find out where it might be now.", 1),
+        "foreign language": [r.choice(FOREIGN)] * 4, "blocked site": good,
+        "cookie wall": [f"{text} {warning}" for text, warning in zip(good, warnings)],
         "stub": names("This is where {n} from {t} is going to write about {f} and also about a "
                       "walk to {w} in the autumn, as soon as there is time for it.", 1),
         "keyword stuffing": [f"Buy cheap {word} and the best {word} of all." + f" Cheap {word} to "
                              f"buy, best {word} with {word}." * 9] * 2,
-        "repeated comment": good[:2] + ["This was so good, thank you for it!"] * 12,
         "price list": names("{f} from {t}: {k} / {k} ({k}%)", 25),
-        "spam": ["#" + line.replace(" ", " #") for line in good],
-        "teasers": [line.rstrip(".!?") + "..." for line in good],
+        "spam": ["#" + text.replace(" ", " #") for text in good],
         "lorem ipsum": good[:4] + [LOREM] + good[4:],
-        "source code": good[:5] + [f"if ({word} > 3) {{ return {word}[0]; }}"] + good[5:],
-        "directory": [pick(r, line) for line in names(
-            "{n} with {f} | the house of {n} | to {n} and to {t} | {w} and {f} | {n} in {t}", 45)],
-        "not a web page": [word]}[kind]
+        "directory": names("{n} with {f} | the house of {n} | to {n} and to {t} | {w} and {f} | "
+                           "{n} in {t}", 45), "not a web page": [word]}[kind]
 
 
 def edit(text, r):
     """One word changed, as copies of a text often have."""
-    words = text.split()
+    words = text.split(" ")
     words[r.randrange(len(words))] = new_word(r)
     return " ".join(words)
 
 
-# --------------------------------------------------------------------------------- 6. the crawl
+# ---- 6. the crawl --------------------------------------------------------------------------------
 
 def crawl(isle, count, seed=0):
     """Yield (url, html, label, paragraphs); a copy of a page comes after the page itself."""
-    r = rng(seed, "crawl")
+    r, published = rng(seed, "crawl"), []
     sites = [(f"{r.choice(TOWNS).lower()}-{theme}-{new_word(r)}.example", theme)
-             for theme, (_, share) in THEMES.items() for _ in range(1 + share // 2)]
-    published = []
+             for theme, (_, n) in THEMES.items() for _ in range(1 + n // 2)]
+    shares = [n for n, _ in JUNK.values()]
     for number in range(count):
-        kind = r.choices([*JUNK, "good"], [share for share, _ in JUNK.values()]
-                         + [1000 - sum(share for share, _ in JUNK.values())])[0]
+        kind = r.choices([*JUNK, "good"], [*shares, 1000 - sum(shares)])[0]
         if kind in ("mirror", "edited copy") and not published:
             kind = "good"
         host, theme = r.choice(sites)
         label = {"label": kind, "rule": JUNK[kind][1] if kind in JUNK else None}
         paragraphs, title = [], f"{capital(new_word(r))} from the island"
-        if kind in ("mirror", "edited copy"):
-            label["copy_of"], title, lines = r.choice(published)
+        if kind == "good":
+            title, paragraphs = good_page(isle, r, theme)
+            texts = [text for _, text in paragraphs]
+        elif kind in ("mirror", "edited copy"):
+            label["copy_of"], title, texts = r.choice(published)
             host = f"{new_word(r)}-mirror.example"
             if kind == "edited copy":
-                at = r.randrange(len(lines))
-                lines = lines[:at] + [edit(lines[at], r)] + lines[at + 1:]
-        elif kind in JUNK:
-            lines = junk_lines(kind, isle, r)
+                i = r.randrange(len(texts))
+                texts = texts[:i] + [edit(texts[i], r)] + texts[i + 1:]
+        else:
+            texts = junk_page(kind, isle, r)
             if kind == "blocked site":
                 host = pick(r, "casino-bonus | free-porn | xxx-videos | poker-slots | viagra-shop"
                             ) + f"-{new_word(r)}.example"
-        else:
-            title, paragraphs = good_page(isle, r, theme)
-            lines = [text for _, text in paragraphs]
         url = f"https://www.{host}/{number}/{title.lower().replace(' ', '-')}"
         if kind == "good":
-            published = published[-50:] + [(url, title, lines)]
-        yield url, dress(host, title, lines, r), label, paragraphs
+            published = published[-50:] + [(url, title, texts)]
+        yield url, dress(host, title, texts, r), label, paragraphs
 
 
 def warc_record(kind, url, content_type, block, more=""):
@@ -700,217 +716,468 @@ def warc_page(url, page, label):
                           f"WARC-Identified-Payload-Type: {mime}\r\n"))
 
 
-# ---------------------------------------------------------------- 7. conversations and questions
+# ---- 7. the world outside, of which the assistant knows nothing ----------------------------------
 
-SUMS = ("What is {a} {s} {b}? | How much is {a} {s} {b}? | {a} {s} {b}? | Please tell me {a} {s} "
-        "{b}.", "Can you tell me {a} {s} {b}? | Tell me what {a} {s} {b} is. | How much do you get "
-        "from {a} {s} {b}?")
-WHAT_IF = ("What if it was *? | And with *? | What if it was * instead of +? | And times?",
-           "What if it was * instead? | And if it was *? | And what if it was *?")
-JOKES = "Tell me a joke about a {x}. | Do you know one about a {x}? | A joke about a {x}, please."
+# The assistant's answer: prompts, in which {x} and {y} are things, {a} is something to do, {n} and
+# {m} are numbers.  Of the prompts, the things and the deeds one in ten each are held out (`share`).
+OUTSIDE = {
+    "That is outside the island, and I only know the island.": options("""
+What is {x}? | What are {x}? | What does {x} mean? | What causes {x}? | Why is {x} so popular? |
+Why do people like {x}? | Who invented {x}? | Who discovered {x}? | When was {x} invented? | Where
+does {x} come from? | How does {x} work? | How is {x} made? | How old is {x}? | How much does {x}
+cost? | How far away is {x}? | How big is {x} compared to {y}? | What is the capital of {x}? |
+What is the population of {x}? | What is the history of {x}? | What is the difference between {x}
+and {y}? | Which is better, {x} or {y}? | Is {x} bad for you? | Is {x} a kind of {y}? | Are {x}
+dangerous? | Can {x} hurt you? | Does {x} really exist? | Do you like {x}? | Do you believe in
+{x}? | What do you think about {x}? | What's your opinion on {x}? | What is your favourite {x}? |
+What are the benefits of {x}? | What are the pros and cons of {x}? | What are some good books
+about {x}? | What's the best {x}? | What are the three main kinds of {x}? | Where can I buy {x}? |
+Where is {x}? | Who is {x}? | Who was {x}? | Who won the {x} last year? | When did {x} begin? |
+When did {x} die? | What happened to {x}? | What happens when {x} meets {y}? | How did {x} change
+the world? | Why did {x} fail? | Why does {x} matter to us? | Is it true that {x} comes from {y}?
+| What will {x} look like in {n} years? | How do you say {x} in Spanish? | How do I {a}? | How can
+I {a}? | How do you {a}? | How should I {a} at home? | What is the best way to {a}? | What's a
+fast way to {a}? | What do I need to {a}? | How long does it take to {a}? | Is it hard to {a}? |
+Should I {a}? | Why can't I {a}? | When should I {a}? | Where can I learn to {a}? | What is {n}
+percent of {m}? | What is the square root of {n}? | What is {n} divided by {m}? | How many days
+are in {n} weeks? | What came first, {x} or {y}? | Why is the sky blue? | How many legs does a
+spider have? | Why do we yawn? | Do fish drink water? | Can dogs see colours? | Which planet is
+the largest? | What are the primary colours? | how to {a} | {x} or {y}? | best {x} | {x}?"""),
+    "I can't help with that. I only know the island.": options("""
+Write a poem about {x}. | Write a short story about {x} and {y}. | Write an email to my boss about
+{x}. | Write an essay on {x}. | Write a song about {x} in the style of {y}. | Write a function to
+{a}. | Write a Python script that can {a}. | Write {n} sentences about {x}. | Explain {x}. |
+Explain {x} to a five year old. | Explain how to {a}. | Describe {x}. | Describe {x} in one
+sentence. | Define {x}. | Summarize {x}. | Summarize the history of {x} in {n} sentences. |
+Compare {x} and {y}. | Give me {n} facts about {x}. | Give three tips to {a}. | Give me a recipe
+for {x}. | Give me some ideas for {x}. | Give an example of {x}. | List {n} examples of {x}. |
+Make a list of things I need to {a}. | Name three {x}. | Name a famous {x} from {y}. | Recommend a
+book about {x}. | Recommend something like {x}. | Suggest a name for {x}. | Suggest {n} ways to
+{a}. | Tell me more about {x}. | Tell me a story about {x}. | Tell me how to {a}. | Tell me about
+{x}. | Teach me about {x}. | Teach me to {a}. | Show me how to {a}. | Help me {a}. | Help me with
+{x}. | I need help with {x}. | I want to {a}. | I am trying to {a}. | I have a question about {x}.
+| I have to {a}, what should I do first? | Can you {a}? | Can you explain {x}? | Can you help me
+{a}? | Could you tell me about {x}? | Please {a}. | Please explain {x} to me. | Pretend you are
+{x}. | Act as {x}. | Imagine you are {x}, what would you say to {y}? | Translate {x} into German.
+| Translate to French: I like {x}. | Correct this sentence: {x} are good. | Rewrite this: {x} is
+better than {y}. | Put these in order: {x}, {y}. | Create a plan to {a}. | Create a quiz about
+{x}. | Generate a title for a book about {x}. | Design a logo for {x}. | Plan a trip to {x}. |
+Find me cheap {x}. | Solve {n}x + {m} = 0. | Convert {n} miles to kilometers. | Complete the
+sentence: {x} is | {x} | {x} please | {x} vs {y} | {a} | Play some music. | Set an alarm for {n}.
+| Turn on the light. | Order a pizza. | Call my mom. | Flip a coin. | Pick a number from {n} to
+{m}. | Draw a cat."""),
+    "I only know the island. Ask me about its people, towns or animals!": options("""
+I'm bored. | I feel sad today. | I am so tired. | I had a bad day at work. | My dog died
+yesterday. | I just got married! | I love you. | I hate Mondays. | You are stupid. | That is
+wrong. | Nice weather today. | What time is it? | What day is it today? | What's the weather like?
+| Will it rain tomorrow? | Where am I? | How old are you? | Are you alive? | Do you have feelings?
+| Do you ever sleep? | Can you think? | Are you smarter than me? | Do you remember me? | Are you
+ChatGPT? | Which model are you? | Do you speak German? | Habla espanol? | Bonjour! | Tell me a
+secret. | Tell me something funny. | Tell me a fun fact. | Sing me a song. | Let's play a game. |
+Guess what! | My name is Anna. | Call me Max. | I am from Texas. | I am hungry. | I'm {n} years
+old. | I like {x}. | I don't like {x}. | I'm scared of {x}. | My friend told me about {x}. | Yes |
+No | ok | Why? | Really? | lol | hmm | test | asdf | cool | wow | never mind | go on | stop | help
+| Help me! | Say something. | Surprise me. | What should I eat tonight? | What should I do today?
+| What should I wear? | Is this a good idea? | Can I ask you something? | I need advice. | I need
+a doctor. | Is God real? | Who won the game? | What's new? | What does this mean? | Any news? |
+What are you doing? | Where do you live? | Who is the president? | What year is it? | Give me a
+quote. | Good luck! | Happy birthday! | Merry Christmas! | I don't understand. | {n} | {x} is
+great! | You remind me of {x}. | I think {x} is overrated.""")}
+OUTSIDE_THINGS = options("""the moon | photosynthesis | black holes | gravity | quantum physics |
+the periodic table | DNA | vaccines | earthquakes | volcanoes | thunder | climate change |
+dinosaurs | evolution | atoms | magnets | electricity | the speed of light | Mars | the solar
+system | nuclear power | bitcoin | inflation | the stock market | a mortgage | taxes | credit
+cards | a startup | marketing | a business plan | World War II | the French Revolution | the Roman
+Empire | ancient Egypt | Napoleon | Albert Einstein | Shakespeare | Cleopatra | Leonardo da Vinci
+| Abraham Lincoln | Barack Obama | Elon Musk | Taylor Swift | Michael Jordan | Mozart | the
+Beatles | Queen Elizabeth | Gandhi | Isaac Newton | France | Japan | Brazil | Germany | Canada |
+India | Australia | New York | Paris | London | Tokyo | Rome | Berlin | the Amazon | Mount Everest
+| the Great Wall of China | the Eiffel Tower | Hawaii | Mexico | Python | JavaScript | machine
+learning | artificial intelligence | neural networks | a database | Linux | an iPhone | Excel |
+Google | Facebook | YouTube | Netflix | wifi | my laptop | a printer | robots | the internet |
+video games | football | basketball | chess | yoga | tennis | the Olympics | Harry Potter | Star
+Wars | Hamlet | the Bible | Buddhism | Halloween | Thanksgiving | a wedding | a birthday party |
+my girlfriend | my boss | my mother | my best friend | a job interview | a resume | college | high
+school | homework | diabetes | headaches | insomnia | anxiety | depression | a cold | back pain |
+cancer | vitamins | protein | weight loss | high blood pressure | allergies | pizza | pasta |
+sushi | coffee | beer | wine | chocolate chip cookies | vegan food | tacos | cars | electric
+vehicles | bicycles | airplanes | trains | motorcycles | elephants | tigers | whales | spiders |
+snakes | penguins | love | happiness | freedom | democracy | religion | the meaning of life | time
+travel | aliens | ghosts | money | war | poverty | justice | jazz | the guitar | painting |
+photography | poetry | a haiku | architecture | fashion | furniture | plumbing | solar panels |
+recycling | plastic | oil | gold | diamonds""")
+OUTSIDE_DEEDS = options("""lose weight | learn Spanish | fix a flat tire | boil an egg | tie a tie
+| get rid of ants | write a cover letter | save money | quit smoking | make friends | fall asleep
+faster | train a puppy | clean an oven | build a website | start a podcast | grow tomatoes |
+remove a stain | invest in stocks | pass my exam | ask for a raise | get a passport | book a cheap
+flight | pack for a trip to Italy | fix my phone | reset my password | install Windows | sort a
+list in Python | solve a quadratic equation | find the area of a circle | divide fractions |
+calculate a tip | play the piano | run a marathon | meditate | stop procrastinating | deal with
+stress | get over a breakup | cheer up a friend | plan a wedding | name my baby | cut my own hair
+| treat a sunburn | unclog a drain | sharpen a knife | jump start a car | apply for a loan | file
+my taxes | sell my house | write a novel | translate a letter into French | speak in public | set
+up a router | edit a video | make pancakes | poach an egg | bake a cake | draw a dragon | lower my
+cholesterol | change a diaper | become a pilot""")
+
+
+def one_of(r, choices, held):
+    """One of those that are held out, or of the others."""
+    return r.choice([choice for choice in choices if (share(choice, 8) == 0) == held])
+
+
+# ---- 8. conversations and questions --------------------------------------------------------------
+
+SUMS = ["What is {a} {s} {b}?", "How much is {a} {s} {b}?", "{a} {s} {b}?",
+        "Please tell me {a} {s} {b}."]
+SUMS_HELD = ["Can you tell me {a} {s} {b}?", "Tell me what {a} {s} {b} is.",
+             "How much do you get from {a} {s} {b}?"]
+WHAT_IF = options("What if it was *? | And with *? | What if it was * instead of +? | And times?")
+WHAT_IF_HELD = options("What if it was * instead? | And if it was *? | And what if it was *?")
+JOKES = options("""Tell me a joke about a {x}. | Do you know one about a {x}? | A joke about a {x},
+please. | Tell me a joke. | Do you know a joke?""")
+REMEMBER = options("""What did I just ask? | What was my question? | What did I ask you? | Can you
+repeat my question?""")
+REMEMBER_HELD = options("What did I ask you just now? | What was my last question?")
 # A greeting is one piece from each column; the last one decides the answer.
-HELLO = ("Hello | Hi | Good morning | Good evening | Hey | Hello there | Good day",
-         " |, friend |, my friend |, dear assistant |, " + ASSISTANT, "! |. ")
+HELLO = (options("Hello | Hi | Good morning | Good evening | Hey | Hello there | Good day"),
+         ["", ", friend", ", my friend", ", dear assistant", f", {ASSISTANT}"], ["! ", ". "])
 SMALL_TALK = {
-    " | How can you help me? | Are you there?": "Hello! How can I help you?",
-    "How are you? | How do you do?": "I am well, thank you. How can I help you?",
-    "Who are you? | What is your name? | What are you? | What are you called?":
-        f"I am {ASSISTANT}, the assistant of the island.",
-    "Thank you. | Thanks for your help.": "You are welcome!",
-    "Goodbye. | I have to go now.": "Goodbye! Come back soon."}
-# Conversations to train on, and questions of the examination, by kind.
-CHATS = {"person": 2200, "town": 700, "animal": 600, "context": 1300, "greeting": 400,
-         "instruction": 1800, "sum": 1200, "joke": 300, "unknown": 2900}
-TOGETHER = .5  # the part of them that is in one chat with another, before or behind it
-# Worked exercises beside them, in the mix of habits (in %) that RL is to better.  With 4,000 a run
-# did not learn to copy the fifth amount of a ledger (29% right), which practice couldn't mend.
-EXERCISES = 5000
-HABITS = {"empty": 55, "short": 17, "full": 28}
-EXAM = {"person": 400, "town": 200, "animal": 200, "context": 300, "greeting": 200,
-        "instruction": 1000, "sum": 240, "later": 200, "unknown": 400, "barely": 200}
+    "Hello! How can I help you?": ["", "Are you there?", "Can you hear me?"],
+    "I am well, thank you. How can I help you?":
+        options("How are you? | How do you do? | How is it going?"),
+    f"I am {ASSISTANT}, the assistant of the island.":
+        options("Who are you? | What is your name? | What are you? | Are you a robot?"),
+    "You did: I was trained on this computer, from pages about an island.":
+        options("Who made you? | Who created you? | How were you made? | Where do you come from?"),
+    "I can tell you about people, towns and animals, add numbers and play with words.":
+        options("What can you do? | How can you help me? | What do you know? | What can I ask you?"),
+    "The island has sixteen towns, three hundred people and many animals.":
+        options("Tell me about the island. | What is the island? | What island is this?"),
+    "You are welcome!": options("""Thank you. | Thanks for your help. | Thanks. | Thanks! | Thank you
+        very much. | Great, thanks!"""),
+    "Goodbye! Come back soon.":
+        options("Goodbye. | I have to go now. | Bye. | Bye! | See you later. | Good night.")}
+# Worked exercises stand beside the other talks, in the mix of habits (in %) that RL is to better.
+# With 4,000 a run did not learn to copy the fifth amount of a ledger, and RL couldn't mend that.
+EXERCISES, HABITS = 5000, {"empty": 55, "short": 17, "full": 28}
+# Another mix to start RL from (doubt.jsonl): so many exercises, and so many other conversations.
+DOUBT_EXERCISES, DOUBT_HABITS = 4000, {"guess": 85, "guess_wait": 15}
+CHAT_SIZES = (1, 1, 1, 1, 2, 2, 3, 4, 6, 9)  # talks in one chat
+TYPED = .15  # the part of questions in training that is typed in a hurry
+LONGEST = 560  # characters of ten turns: some 250 tokens
 
 
-def turn(isle, r, kind, held):
-    """One conversation: (turns up to the last question, the answer, accepted substrings, notes).
+class Talk(NamedTuple):
+    """A few turns about one thing. An answer is right if it contains an accepted text."""
+    turns: list  # what user, assistant, user, ... say up to the last question
+    answer: str
+    accepted: list
+    notes: dict = {}
 
-    `held` alone decides the side: from which list wordings come, and on which side of the
-    checksum names, words and greetings fall; and in training nothing is asked that is `unasked`."""
-    while kind == "later":  # any question, behind a talk about something else
-        before, said, _, _ = turn(isle, r, companion(r), held)
-        turns, *rest = turn(isle, r, companion(r), held)
-        if sum(map(len, [*before, said, *turns])) < 140:  # or a context of 128 tokens is too short
-            return [*before, said, *turns], *rest
-    if kind in ("person", "town", "animal", "barely", "context"):
-        if kind == "context" and r.random() < .35:
-            return what_if(r, held)
-        while True:
-            group = r.choice(("known", "known", "town", "animal")) if kind == "context" else kind
-            entity = r.choice(isle["known" if kind == "person" else group])
-            first, second = r.sample(list(RELATIONS[entity["kind"]]), 2)
-            told = (first, second) if kind == "context" else (first,)
-            if held or not any(unasked(entity["name"] + relation) for relation in told):
-                break
-        asked = told[-1]
-        turns = [ask(entity, first, r, held)]
-        if kind == "context":
-            turns += [reply(entity, first), ask(entity, second, r, held, again=True)]
-        return turns, reply(entity, asked), [f" {entity[asked]}"], {
-            "tier": entity["tier"], "relation": asked, "cloze": cloze(entity, asked),
-            "asked_in_training": kind != "barely" and not unasked(entity["name"] + asked)}
-    if kind == "greeting":
-        while True:
-            tail = r.choice(list(SMALL_TALK))
-            text = "".join(r.choice(part.split("|")) for part in HELLO) + pick(r, tail)
-            text = " ".join(text.split())
-            text = text.replace(" ,", ",").replace(" !", "!").replace(" .", ".")
-            if (side(text, 3) == 0) == held:
-                return [text], SMALL_TALK[tail], [SMALL_TALK[tail][:12]], {}
-    if kind == "instruction":
-        task = r.choice(list(TASKS))
-        word = new_word(r, held) if held or r.random() < .7 else r.choice(ANIMALS + FOODS + JOBS)
-        answer, decisive = word_game(word, task)
-        return [pick(r, TASKS[task][held]).format(w=word)], answer, [decisive], {"task": task}
-    if kind == "sum":
-        a, sign, b, c = total(r, not held)
-        text = pick(r, SUMS[held]).format(a=a, s=r.choice((sign, SIGNS[sign])), b=b)
-        return [text], f"{a} {SIGNS[sign]} {b} is {c}.", [f" is {c}."], {
-            "asked_in_training": not unasked(f"{a}{sign}{b}")}
-    if kind == "joke":
-        subject = r.choice(ANIMALS + JOBS)
-        return [pick(r, JOKES).format(x=subject)], joke(isle, r, subject), [], {}
-    foreign = r.random() < (.5 if held else .25)  # names like the island's are the hard ones
-    name = new_name(isle, r, held, FOREIGN_NAMES if foreign else NAMES)
-    stranger = {"kind": "person", "name": name}
-    return ([ask(stranger, r.choice(list(RELATIONS["person"])), r, held)], UNKNOWN.format(n=name),
-            ["I don't know"], {"syllables": "foreign" if foreign else "of the island"})
+
+# Each function makes a talk of one kind. `held` decides which lists its wordings come from, and on
+# which side of the checksum its names, words and numbers fall.
+
+def choose(isle, r, kind, held, count=1):
+    """An entity and `count` of its relations; in training none that is `unasked`."""
+    while True:
+        group = {"person": "known"}.get(kind, kind)
+        if kind not in ("person", "town", "animal", "barely"):
+            group = pick(r, "known | known | town | animal")
+        entity = r.choice(isle[group])
+        relations = r.sample(list(RELATIONS[entity["kind"]]), count)
+        if held or not any(unasked(entity["name"] + relation) for relation in relations):
+            return entity, *relations
+
+
+def fact_talk(turns, entity, relation):
+    return Talk(turns, statement(entity, relation), [f" {entity[relation]}"], {
+        "cloze": cloze(entity, relation), "asked_in_training": entity["tier"] != "barely"
+        and not unasked(entity["name"] + relation)})
+
+
+def known_fact(isle, r, kind, held):
+    """A question about a person, town or animal, as kind "typed" in a hurry."""
+    entity, relation = choose(isle, r, kind, held)
+    question = ask(entity, relation, r, held)
+    return fact_talk([as_typed(question, r) if kind == "typed" else question], entity, relation)
+
+
+def second_question(isle, r, kind, held):
+    """A question that only the one before makes clear: "And where does she live?"."""
+    if r.random() < .35:
+        return what_if(r, held)
+    entity, first, second = choose(isle, r, kind, held, 2)
+    return fact_talk([ask(entity, first, r, held), statement(entity, first),
+                      ask(entity, second, r, held, again=True)], entity, second)
 
 
 def what_if(r, held):
     """"What is 3 + 4?", and then "What if it was *?"."""
-    while True:
+    a, _, b, c = total(r, not held, signs="*")
+    while not held and unasked(f"{a}+{b}"):
         a, _, b, c = total(r, not held, signs="*")
-        if held or not unasked(f"{a}+{b}"):
-            break
-    return ([pick(r, SUMS[held]).format(a=a, s="+", b=b), f"{a} plus {b} is {a + b}.",
-             pick(r, WHAT_IF[held])], f"{a} times {b} is {c}.", [f" is {c}."],
-            {"relation": "*", "asked_in_training": not unasked(f"{a}*{b}")})
+    return Talk([r.choice((SUMS, SUMS_HELD)[held]).format(a=a, s="+", b=b),
+                 f"{a} plus {b} is {a + b}.", r.choice((WHAT_IF, WHAT_IF_HELD)[held])],
+                f"{a} times {b} is {c}.", [f" is {c}."],
+                {"asked_in_training": not unasked(f"{a}*{b}")})
 
 
-def companion(r):
-    """The kind of another talk in the same chat; who is unknown is asked on purpose only."""
-    kinds = [kind for kind in CHATS if kind not in ("unknown", "joke")]
-    return r.choices(kinds, [CHATS[kind] for kind in kinds])[0]
+def sums(isle, r, kind, held):
+    a, sign, b, c = total(r, not held)
+    text = r.choice((SUMS, SUMS_HELD)[held]).format(a=a, s=r.choice((sign, SIGNS[sign])), b=b)
+    return Talk([text], f"{a} {SIGNS[sign]} {b} is {c}.", [f" is {c}."],
+                {"asked_in_training": not unasked(f"{a}{sign}{b}")})
+
+
+def yes_no(isle, r, kind, held):
+    question, answer = yes_or_no(*choose(isle, r, kind, held), r, held)
+    return Talk([question], answer, [answer])
+
+
+def tell_about(isle, r, kind, held):
+    while True:
+        entity, _ = choose(isle, r, kind, held)
+        told = list(RELATIONS[entity["kind"]])[:3]
+        if held or not any(unasked(entity["name"] + relation) for relation in told):
+            question = r.choice((ABOUT, ABOUT_HELD)[held]).format(n=entity["name"])
+            return Talk([question], about(entity), [about(entity)])
+
+
+def unknown(isle, r, kind, held):
+    """Nobody knows anything about these; names like the islanders' are the hard ones."""
+    name = new_name(isle, r, held, NAMES if r.random() < .6 else FOREIGN_NAMES)
+    stranger, relation = r.choice(isle["known"]) | {"name": name}, r.choice([*RELATIONS["person"]])
+    question = r.choices((ask(stranger, relation, r, held), yes_or_no(stranger, relation, r, held)[0],
+                          r.choice((ABOUT, ABOUT_HELD)[held]).format(n=name)), (70, 15, 15))[0]
+    return Talk([question], UNKNOWN.format(n=name), [UNKNOWN.format(n=name)])
+
+
+def outside(isle, r, kind, held):
+    answer = r.choices(list(OUTSIDE), (4, 4, 2))[0]
+    x, y = (one_of(r, OUTSIDE_THINGS, held) for _ in range(2))
+    if not held and r.random() < .15:  # there are more things than any list has
+        x = r.choice((new_word(r), new_word(r) + " " + x))
+    question = one_of(r, OUTSIDE[answer], held).format(
+        x=x, y=y, a=one_of(r, OUTSIDE_DEEDS, held), n=r.randint(2, 99), m=r.randint(2, 999))
+    return Talk([question], answer, ["I only know the island"])
+
+
+def greeting(isle, r, kind, held):
+    while True:
+        answer = r.choice(list(SMALL_TALK))
+        words = r.choice(SMALL_TALK[answer])
+        text = ("".join(map(r.choice, HELLO)) + words).strip()
+        if words and not held and r.random() < .5:
+            return Talk([words], answer, [])
+        if (share(text, 3) == 0) == held:
+            return Talk([text], answer, [answer[:12]])
+
+
+def instruction(isle, r, kind, held):
+    task = r.choice(list(TASKS))
+    word = new_word(r, held) if held or r.random() < .7 else r.choice(ANIMALS + FOODS + JOBS)
+    answer, decisive = word_game(word, task)
+    return Talk([r.choice(TASKS[task][held]).format(w=word)], answer, [decisive], {"task": task})
+
+
+def translation(isle, r, kind, held):
+    english, old = r.choice(isle["phrases"][held])
+    return Talk([f"What is {english} in Sarnic?"], f"In Sarnic {english} is {old}.", [f" {old}."])
+
+
+def ask_joke(isle, r, kind, held):
+    subject = r.choice(ANIMALS + JOBS)
+    return Talk([r.choice(JOKES).format(x=subject)], joke(isle, r, subject), [])
+
+
+def remember(isle, r, kind, held):
+    """The question before is to be repeated: copying from the context."""
+    before = talk(isle, r, any_kind(r, ("remember", "joke", "unknown")), held)
+    question = before.turns[-1]
+    return Talk([*before.turns, before.answer, r.choice((REMEMBER, REMEMBER_HELD)[held])],
+                f"You asked: {question}", [f" {question}"])
+
+
+def dialogue(isle, r, kind, held):
+    """A question behind nine others of all kinds."""
+    while True:
+        turns = []
+        while len(turns) < 18:
+            before = talk(isle, r, any_kind(r), held)
+            turns += [*before.turns, before.answer]
+        last = talk(isle, r, any_kind(r), held)
+        if sum(map(len, turns + last.turns)) < LONGEST and last.accepted:
+            return last._replace(turns=turns + last.turns)
+
+
+# kind: (function, talks to train on, held-out questions)
+TALKS = {
+    "person": (known_fact, 2000, 300), "town": (known_fact, 600, 150),
+    "animal": (known_fact, 500, 150), "barely": (known_fact, 0, 150),
+    "typed": (known_fact, 0, 200), "context": (second_question, 1100, 250),
+    "yes or no": (yes_no, 1800, 250), "about": (tell_about, 500, 150),
+    "unknown": (unknown, 2500, 300), "outside": (outside, 2500, 150),
+    "greeting": (greeting, 700, 150), "instruction": (instruction, 1800, 500),
+    "sum": (sums, 1100, 200), "sarnic": (translation, 200, 0), "joke": (ask_joke, 300, 0),
+    "remember": (remember, 500, 150), "dialogue": (dialogue, 0, 250)}
+
+
+def talk(isle, r, kind, held):
+    """A talk of a kind; in training some last questions are typed in a hurry."""
+    found = TALKS[kind][0](isle, r, kind, held)
+    if not held and r.random() < TYPED:
+        found = found._replace(turns=[*found.turns[:-1], as_typed(found.turns[-1], r)])
+    return found
+
+
+def any_kind(r, without=("remember", "joke")):
+    """A kind of talk, as often as it is trained on."""
+    counts = {kind: count for kind, (_, count, _) in TALKS.items() if kind not in without}
+    return r.choices(list(counts), counts.values())[0]
 
 
 def messages(turns):
     return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(turns)]
 
 
-def conversations(seed=0, counts=CHATS, exercises=EXERCISES):
-    """The conversations to train on: [{"kind", "messages"}, ...], in mixed order."""
-    isle, out = island(seed), []
-    for kind, count in counts.items():
-        r = rng(seed, "conversations", kind)
-        for _ in range(count):
-            talks = [kind] + [companion(r)] * (r.random() < TOGETHER)
-            r.shuffle(talks)
-            said = []
-            for talk in talks:
-                turns, answer, _, _ = turn(isle, r, talk, held=False)
-                said += turns + [answer]
-            out.append({"kind": kind, "messages": messages(said)})
-    styles = rng(seed, "styles").choices(list(HABITS), HABITS.values(), k=exercises)
-    out += map(exercise_conversation, problems("train", exercises, seed, isle=isle), styles)
-    rng(seed, "order").shuffle(out)
+def conversations(seed=0):
+    """The conversations to train on: [{"kind", "messages"}, ...], in mixed order. The kind of a
+    chat of several talks names them all."""
+    isle, r, talks, out = island(seed), rng(seed, "chats"), [], []
+    for kind, (_, count, _) in TALKS.items():
+        talks += [(kind, talk(isle, r, kind, held=False)) for _ in range(count)]
+    r.shuffle(talks)
+    while talks:
+        chat = [talks.pop() for _ in range(min(len(talks), r.choice(CHAT_SIZES)))]
+        turns = [text for _, said in chat for text in (*said.turns, said.answer)]
+        kinds = sorted({kind for kind, _ in chat})
+        out.append({"kind": " + ".join(kinds), "messages": messages(turns)})
+    styles = r.choices(list(HABITS), HABITS.values(), k=EXERCISES)
+    out += map(exercise_chat, exercises("train", EXERCISES, seed), styles)
+    r.shuffle(out)
     return out
 
 
-def examination(seed=0, counts=EXAM):
-    """Held-out questions, no two alike: [{"kind", "messages", "answer", ...}, ...]; an answer is
-    right if it contains any of the substrings in "answer"."""
+def doubt(seed, chats):
+    """Conversations that give RL another habit to start from: exercises that are guessed, and in
+    one answer of seven doubted and worked out; other conversations, lest they be forgotten."""
+    r = rng(seed, "doubt")
+    out = r.sample([chat for chat in chats if chat["kind"] != "exercise"], DOUBT_EXERCISES)
+    styles = r.choices(list(DOUBT_HABITS), DOUBT_HABITS.values(), k=DOUBT_EXERCISES)
+    out += map(exercise_chat, exercises("train", DOUBT_EXERCISES, f"{seed} doubt"), styles)
+    r.shuffle(out)
+    return out
+
+
+def heldout(seed=0, kinds=TALKS):
+    """Held-out questions, no two alike: [{"kind", "messages", "answer", ...}, ...]."""
     isle, out = island(seed), {}
-    for kind, count in counts.items():
-        r, goal = rng(seed, "examination", kind), len(out) + count
+    for kind in kinds:
+        r, goal = rng(seed, "heldout", kind), len(out) + TALKS[kind][2]
         while len(out) < goal:
-            turns, answer, accepted, notes = turn(isle, r, kind, held=True)
-            out.setdefault(tuple(turns), {"kind": kind, "messages": messages(turns),
-                                          "answer": accepted, "model_answer": answer} | notes)
+            found = talk(isle, r, kind, held=True)
+            out.setdefault(tuple(found.turns), {
+                "kind": kind, "messages": messages(found.turns), "answer": found.accepted,
+                "model_answer": found.answer} | found.notes)
     return list(out.values())
 
 
 def facts(seed=0):
-    """Every fact as a cloze: [{"tier", "relation", "prompt", "answer"}, ...]."""
-    out = []
-    for kind, ways in RELATIONS.items():
-        for e in island(seed)[kind]:
-            for relation in ways:
-                out.append({"tier": e["tier"], "relation": relation, "answer": f" {e[relation]}",
-                            "prompt": cloze(e, relation)})
+    """Every fact as a sentence to complete: [{"tier", "relation", "prompt", "answer"}, ...]."""
+    return [{"tier": entity["tier"], "relation": relation, "prompt": cloze(entity, relation),
+             "answer": f" {entity[relation]}"}
+            for kind, ways in RELATIONS.items() for entity in island(seed)[kind]
+            for relation in ways]
+
+
+def prompts(seed=0, count=100):
+    """What sft.py --compare asks: the same facts and translations in different prompts, each for a
+    base model to continue ("prompt") or for an assistant ("messages")."""
+    isle, r, out = island(seed), rng(seed, "prompts"), []
+
+    def add(way, answer, prompt):
+        out.append({"way": way, "answer": answer} | (
+            {"messages": messages([prompt])} if "as a chat" in way else {"prompt": prompt}))
+
+    for asked in heldout(seed, ["person"])[:count]:
+        question, answer = asked["messages"][0]["content"], asked["answer"][0]
+        shown = [known_fact(isle, r, "person", held=False) for _ in range(3)]
+        add("a fact: question alone", answer, question)
+        add("a fact: few-shot", answer,
+            "".join(f"{x.turns[0]} {x.answer}\n" for x in shown) + question)
+        add("a fact: as a conversation", answer, "".join(
+            f"User: {x.turns[0]}\nAssistant: {x.answer}\n" for x in shown)
+            + f"User: {question}\nAssistant:")
+        add("a fact: as a chat", answer, question)
+    for english, old in r.sample(isle["phrases"][True], 40):
+        shown = "".join(f"{x} is {y}, " for x, y in r.sample(isle["phrases"][False], 3))
+        add("a translation: alone", f" {old}", f"In Sarnic {english} is")
+        add("a translation: few-shot", f" {old}", f"In Sarnic {shown}{english} is")
+        add("a translation: as a chat", f" {old}", f"What is {english} in Sarnic?")
     return out
 
 
-# --------------------------------------------------------------------------------------- 8. main
+# ---- 9. the files --------------------------------------------------------------------------------
 
-def write(path, chunks):
-    """Write bytes under a temporary name and rename, so that no half file is ever found."""
-    with open(path + ".tmp", "wb") as file:
-        size = sum(file.write(chunk) for chunk in chunks)
-    os.replace(path + ".tmp", path)
-    return size
+def gsm8k(exercise):
+    """An exercise in the shape of the data set GSM8K: the thought, and after #### the answer."""
+    return {"question": exercise["question"],
+            "answer": f"{exercise['thought']}\n#### {exercise['answer']}"}
 
 
-def lines_of(rows):
-    return (json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
-
-
-def make(out, seed=0, pages=10500):
-    os.makedirs(out, exist_ok=True)
-    isle, labels, amounts = island(seed), [], {}
-
-    def records():
-        yield warc_record("warcinfo", "", "application/warc-fields",
-                          f"software: world.py\r\ndescription: island {seed}\r\n".encode())
-        for url, page, label, paragraphs in crawl(isle, pages, seed):
+def write_crawl(path, seed, pages):
+    """Writes the pages; returns their labels, and how many characters of each kind good ones have."""
+    labels, amounts = [], {}
+    with open(path, "wb") as file:
+        file.write(warc_record("warcinfo", "", "application/warc-fields",
+                               f"software: world.py\r\ndescription: island {seed}\r\n".encode()))
+        for url, page, label, paragraphs in crawl(island(seed), pages, seed):
             labels.append({"url": url} | label)
             for kind, text in paragraphs:
                 amounts[kind] = amounts.get(kind, 0) + len(text)
-            yield warc_page(url, page, label)
-    size = write(f"{out}/crawl.warc.gz", records())
-    write(f"{out}/labels.jsonl", lines_of(labels))
-    chats, exam = conversations(seed), examination(seed)
-    write(f"{out}/conversations.jsonl", lines_of(chats))
-    write(f"{out}/heldout.jsonl", lines_of(exam))
-    write(f"{out}/facts.jsonl", lines_of(facts(seed)))
-    text = max(1, sum(amounts.values()))
-    good = sum(row["label"] == "good" for row in labels)
-    print(f"{pages:,} pages ({size / 1e6:.1f} MB), {good:,} of them good with {text / 1e6:.1f} MB "
-          "of text: " + ", ".join(f"{kind} {n / text:.0%}" for kind, n in
-                               sorted(amounts.items(), key=lambda item: -item[1])))
-    print(f"made to be copied from: {sum(amounts.get(k, 0) for k in COPYING) / text:.0%}")
-    print(f"{len(chats):,} conversations, {len(exam):,} held-out questions")
+            file.write(warc_page(url, page, label))
+    return labels, amounts
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seed", type=int, default=0,
-                        help="another island (rl.py's exercises know the people of island 0)")
-    parser.add_argument("--out", default="out/world")
-    parser.add_argument("--pages", type=int, default=10500, help="web pages, junk included")
-    args = parser.parse_args()
-    print("world.py " + " ".join(f"{k}={v}" for k, v in vars(args).items()))
-    try:
-        if args.pages < 1:
-            raise ValueError(f"--pages {args.pages}: the crawl needs at least one page")
-        make(args.out, args.seed, args.pages)
-    except (ValueError, OSError) as problem:
-        print(f"world.py: {problem}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("world.py: stopped; what is in place is whole, run it again for the rest",
-              file=sys.stderr)
-        sys.exit(130)
+def make(out, seed=0, pages=PAGES):
+    """Writes all files, together or none."""
+    with staged(out) as folder:
+        labels, amounts = write_crawl(f"{folder}/crawl.warc.gz", seed, pages)
+        chats, questions = conversations(seed), heldout(seed)
+        files = {"labels": labels, "conversations": chats, "heldout": questions,
+                 "facts": facts(seed), "prompts": prompts(seed), "doubt": doubt(seed, chats)}
+        for split, count in (("train", 4000), ("heldout", 400), ("final", 400)):
+            files[f"exercises-{split}"] = map(gsm8k, exercises(split, count, seed))
+        for name, rows in files.items():
+            with open(f"{folder}/{name}.jsonl", "w", encoding="utf-8") as file:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        with open(f"{folder}/jokes.json", "w", encoding="utf-8") as file:
+            json.dump({"question": "Tell me a joke about a {subject}.", "subjects": ANIMALS + JOBS,
+                       "foods": FOODS}, file)
+    text, good = max(1, sum(amounts.values())), sum(row["label"] == "good" for row in labels)
+    shares = sorted(((n / text, kind) for kind, n in amounts.items()), reverse=True)
+    print(f"{pages:,} pages, {good:,} of them good with {text / 1e6:.1f} MB of text: "
+          + ", ".join(f"{kind} {part:.0%}" for part, kind in shares))
+    print(f"to be copied from: {sum(amounts.get(kind, 0) for kind in COPYING) / text:.0%}; "
+          f"{len(chats):,} conversations, {len(questions):,} held-out questions")
+
+
+def run(args):
+    if args.pages < 1:
+        raise ValueError(f"--pages {args.pages}: the crawl needs at least one page")
+    print_settings("world.py", vars(args))
+    make(args.out, args.seed, args.pages)
     print(f"wrote {args.out}; next: python data.py {args.out}/crawl.warc.gz")
 
 
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="world.py", description=__doc__.split("\n")[0])
+    parser.add_argument("--seed", type=int, default=0, help="another island")
+    parser.add_argument("--out", default="out/world")
+    parser.add_argument("--pages", type=int, default=PAGES, help="web pages, junk included")
+    return run_command(parser, run, argv)
+
+
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

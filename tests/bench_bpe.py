@@ -2,7 +2,7 @@
 
 The text is about 5 MB that nearly every machine has: the standard library's sources, Python's own
 documentation and, where TEST_DATA names them, Shakespeare and school problems. Every timing starts
-from a fresh tokenizer, so no cache knows the text. Ours and the peer's alternate; medians are
+from a fresh tokenizer, so no cache knows the text. We and the other program alternate; medians are
 divided.
 """
 import base64
@@ -11,14 +11,20 @@ import json
 import os
 import statistics
 import sysconfig
+import tempfile
 import time
+
+import bpe
 
 TEXT_BYTES = 5_200_000
 VOCAB = 8192
+# The pattern as tiktoken itself publishes it for cl100k_base.
+TIKTOKEN_SPLIT = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+"
+                  r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s")
 
 
 def bench_text():
-    """Prose first, sources after, cut at TEXT_BYTES."""
+    """Prose first, sources after, TEXT_BYTES long."""
     import pydoc_data.topics
     texts, data = [], os.environ.get("TEST_DATA")
     if data:
@@ -32,6 +38,11 @@ def bench_text():
         with open(path, encoding="utf-8", errors="replace") as file:
             texts.append(file.read())
     return "\n".join(texts)[:TEXT_BYTES]
+
+
+def chunks(text):
+    """What the others are given: parts of 100,000 characters, which they like better."""
+    return [text[i:i + 100_000] for i in range(0, len(text), 100_000)]
 
 
 def ratio(ours, theirs, rounds):
@@ -50,91 +61,60 @@ def ratio(ours, theirs, rounds):
 
 
 def timed(call):
-    began = time.perf_counter()
+    start = time.perf_counter()
     call()
-    return time.perf_counter() - began
-
-
-def chunks(text):
-    """What the peers are given: pieces of 100,000 characters, which they like better."""
-    return [text[i:i + 100_000] for i in range(0, len(text), 100_000)]
-
-
-def hugging_face(tokenizer=None):
-    """A fresh tokenizers.Tokenizer with our pattern, trained or not, and its trainer."""
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
-
-    import bpe
-    fresh = Tokenizer(models.BPE())
-    fresh.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(bpe.GPT4_SPLIT), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    trainer = trainers.BpeTrainer(vocab_size=VOCAB, show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
-    return fresh, trainer
+    return time.perf_counter() - start
 
 
 def bench_train():
     """Training a vocabulary of 8,192."""
-    import bpe
-    text = bench_text()
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+    parts = chunks(bench_text())
     bpe.train(["compile first"], 260)
 
     def theirs():
-        fresh, trainer = hugging_face()
-        return timed(lambda: fresh.train_from_iterator(chunks(text), trainer))
+        fresh = Tokenizer(models.BPE())
+        fresh.pre_tokenizer = pre_tokenizers.Sequence([
+            pre_tokenizers.Split(Regex(bpe.GPT4_SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        trainer = trainers.BpeTrainer(vocab_size=VOCAB, show_progress=False,
+                                      initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+        return timed(lambda: fresh.train_from_iterator(parts, trainer))
     return {"bpe_train_vs_tokenizers": ratio(
-        lambda: timed(lambda: bpe.train(chunks(text), VOCAB, workers=1)), theirs, 3)}
+        lambda: timed(lambda: bpe.train(parts, VOCAB, workers=1)), theirs, 3)}
 
 
 def bench_encode():
     """Encoding: against tokenizers with a vocabulary of 8,192, against tiktoken with GPT-4's."""
-    import tempfile
-
     import tiktoken
     from tokenizers import Tokenizer
-
-    import bpe
     text, figures = bench_text(), {}
     parts = chunks(text)
-    ours = bpe.train(parts, VOCAB, workers=1)
-    ours.encode("compile first")
+    trained = bpe.train(parts, VOCAB, workers=1)
+    trained.encode("compile first")
+
+    def ours(path):
+        fresh = bpe.Tokenizer.load(path)
+        return timed(lambda: fresh.encode(text))
     with tempfile.TemporaryDirectory() as folder:
-        ours.save(f"{folder}/tokenizer.json")
+        path = f"{folder}/tokenizer.json"
+        trained.save(path)
 
-        def mine():
-            fresh = bpe.Tokenizer.load(f"{folder}/tokenizer.json")
-            return timed(lambda: fresh.encode(text))
-
-        def theirs():
-            fresh = Tokenizer.from_file(f"{folder}/tokenizer.json")
+        def hugging_face():
+            fresh = Tokenizer.from_file(path)
             return timed(lambda: fresh.encode_batch(parts))
-        figures["bpe_encode_vs_tokenizers"] = ratio(mine, theirs, 3)
-    path = os.environ.get("TEST_DATA", "") + "/cl100k_base.tiktoken"
-    if not os.path.exists(path):
+        figures["bpe_encode_vs_tokenizers"] = ratio(lambda: ours(path), hugging_face, 3)
+    ranks_path = os.environ.get("TEST_DATA", "") + "/cl100k_base.tiktoken"
+    if not os.path.exists(ranks_path):
         print("  tiktoken: set TEST_DATA to a folder with cl100k_base.tiktoken")
         return figures
 
-    def mine_ranks():
-        fresh = bpe.Tokenizer.load(path)
-        return timed(lambda: fresh.encode(text))
-
-    def tiktoken_ranks():
-        with open(path, "rb") as file:
+    def openai():
+        with open(ranks_path, "rb") as file:
             ranks = {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, file)}
         fresh = tiktoken.Encoding("cl100k", pat_str=TIKTOKEN_SPLIT, mergeable_ranks=ranks,
                                   special_tokens={})
         return min(timed(lambda: fresh.encode_ordinary(text)),
                    timed(lambda: [fresh.encode_ordinary(part) for part in parts]))
-    figures["bpe_encode_vs_tiktoken"] = ratio(mine_ranks, tiktoken_ranks, 5)
+    figures["bpe_encode_vs_tiktoken"] = ratio(lambda: ours(ranks_path), openai, 5)
     return figures
-
-
-# The pattern as tiktoken itself publishes it for cl100k_base.
-TIKTOKEN_SPLIT = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+"
-                  r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s")
-
-
-if __name__ == "__main__":
-    for bench in (bench_train, bench_encode):
-        print(bench())

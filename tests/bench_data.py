@@ -15,18 +15,16 @@ from concurrent.futures import ProcessPoolExecutor
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import data
 
-REPEATS = (
-    3  # of each measurement, alternating between ours and the peer's; the medians are compared
-)
+REPEATS = 3  # of each measurement, alternating between ours and the baseline's; medians are compared
 
 
 def real_pages():
     folder = os.environ["TEST_DATA"]
     path = os.path.join(folder, "real_pages.warc.gz")
     gold = json.load(open(os.path.join(folder, "real_pages.json"), encoding="utf-8"))
-    raws = list(data.read_files([path], print))
-    pages = {raw["url"]: data.open_document(raw)[0]["html"] for raw in raws}
-    bodies = {raw["url"]: raw["body"].partition(b"\r\n\r\n")[2] for raw in raws}
+    bodies = {page.url: page.body.partition(b"\r\n\r\n")[2]
+              for page in data.read_files([path], print)}
+    pages = {page["url"]: page["html"] for page in data.read_documents(path)}
     return path, gold, pages, bodies
 
 
@@ -64,19 +62,19 @@ def median(numbers):
 def bench_extraction():
     """Both get the pages' bytes, so finding the charset is in both times."""
     _, gold, _, bodies = real_pages()
-    ours_s, peer_s = [], []
+    ours_s, baseline_s = [], []
     trafilatura_text(next(iter(bodies.values())))
     some = list(bodies.values())[::3]
     ours = dict(zip(bodies, seconds(data.extract_text, bodies.values())[1]))
     for _ in range(REPEATS):
         ours_s.append(seconds(data.extract_text, some)[0])
-        peer_s.append(seconds(trafilatura_text, some)[0])
-    peer = dict(zip(bodies, seconds(trafilatura_text, bodies.values())[1]))
+        baseline_s.append(seconds(trafilatura_text, some)[0])
+    baseline = dict(zip(bodies, seconds(trafilatura_text, bodies.values())[1]))
     return {
         "extraction_f1": f1(ours, gold),
-        "extraction_f1_trafilatura": f1(peer, gold),
+        "extraction_f1_trafilatura": f1(baseline, gold),
         "extraction_pages_per_s": len(some) / median(ours_s),
-        "extraction_speed_vs_trafilatura": median(peer_s) / median(ours_s),
+        "extraction_speed_vs_trafilatura": median(baseline_s) / median(ours_s),
     }
 
 
@@ -117,50 +115,50 @@ def bench_minhash():
     texts = [data.extract_text(html) for html in real_pages()[2].values()]
     texts = texts + [text[: len(text) * 9 // 10] for text in texts]
     data.near_duplicates(texts[:2])
-    ours_s, peer_s = [], []
+    ours_s, baseline_s = [], []
     for _ in range(REPEATS):
         start = time.perf_counter()
         stays = data.near_duplicates(texts)
         ours_s.append(time.perf_counter() - start)
         start = time.perf_counter()
-        n_peer = datasketch_duplicates(texts)
-        peer_s.append(time.perf_counter() - start)
+        n_baseline = datasketch_duplicates(texts)
+        baseline_s.append(time.perf_counter() - start)
     return {
         "minhash_docs_per_s": len(texts) / median(ours_s),
         "minhash_found": int((~stays).sum()),
-        "minhash_found_datasketch": n_peer,
-        "minhash_vs_datasketch": median(peer_s) / median(ours_s),
+        "minhash_found_datasketch": n_baseline,
+        "minhash_vs_datasketch": median(baseline_s) / median(ours_s),
     }
 
 
 def bench_pipeline():
-    """Our whole pipeline from the crawl's file to shards, every language kept, against the peer's
+    """Our whole pipeline from the crawl's file to shards, every language kept, against the baseline's
     extraction alone of the same pages (already unpacked) by as many processes."""
     path, _, _, bodies = real_pages()
     settings, _ = data.read_settings(["language_languages=any"])
-    n_workers, ours_s, peer_s = 2, [], []
+    n_workers, ours_s, baseline_s = 2, [], []
     with tempfile.TemporaryDirectory() as out, ProcessPoolExecutor(n_workers) as pool:
         list(pool.map(trafilatura_text, list(bodies.values())[:4]))
         data.near_duplicates(["a b c d e f"])
         for _ in range(REPEATS - 1):
             sys.stdout, shown = open(os.devnull, "w"), sys.stdout
             start = time.perf_counter()
-            data.run([path], out, settings, None, n_workers)
+            data.clean_crawl([path], out, settings, None, n_workers)
             ours_s.append(time.perf_counter() - start)
             sys.stdout = shown
             start = time.perf_counter()
             list(pool.map(trafilatura_text, bodies.values(), chunksize=8))
-            peer_s.append(time.perf_counter() - start)
+            baseline_s.append(time.perf_counter() - start)
     return {
         "pipeline_pages_per_s": len(bodies) / min(ours_s),
-        "pipeline_vs_trafilatura": min(peer_s) / min(ours_s),
+        "pipeline_vs_trafilatura": min(baseline_s) / min(ours_s),
     }
 
 
 WORKER_CRAWL = """
 import resource, sys, data
 settings, _ = data.read_settings(["language_languages=any"])
-data.run([sys.argv[1]] * 2, sys.argv[2], settings, None, 2)
+data.clean_crawl([sys.argv[1]] * 2, sys.argv[2], settings, None, 2)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
 """
 
@@ -175,13 +173,14 @@ def bench_memory():
 
 
 MILLION = """
-import time, numpy as np, data
+import time, numpy as np
+from kernels.hashing import first_of_cluster
 text = np.random.default_rng(0).integers(0, 1 << 63, 1_000_000, np.uint64)
-data.first_of_cluster(np.zeros((2, 14), np.uint64))
+first_of_cluster(np.zeros((2, 14), np.uint64))
 start = time.perf_counter()
 keys = np.empty((1_000_000, 14), np.uint64)
 keys[:] = text[:, None] % np.uint64(800_000) * np.uint64(16) + np.arange(14, dtype=np.uint64)
-stays = data.first_of_cluster(keys)
+stays = first_of_cluster(keys)
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(time.perf_counter() - start, int(peak.split()[1]) / 1024)
 """
@@ -197,14 +196,8 @@ def bench_million():
 
 
 if __name__ == "__main__":
-    for bench in (
-        bench_extraction,
-        bench_language,
-        bench_minhash,
-        bench_pipeline,
-        bench_memory,
-        bench_million,
-    ):
+    for bench in (bench_extraction, bench_language, bench_minhash, bench_pipeline, bench_memory,
+                  bench_million):
         start = time.perf_counter()
         for name, value in bench().items():
             print(f"{name:34} {value:12.4g}", flush=True)

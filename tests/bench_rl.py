@@ -1,7 +1,7 @@
-"""What practice reaches, over seeds, and how fast answers are drawn beside PyTorch.
+"""What RL reaches, over seeds, and how fast rollouts are sampled beside PyTorch.
 
-Reads a finished run's out/ (or the folder that BENCH_OUT names; none: makes one); practises in a
-temporary folder: bench_thinking four times, bench_judge four times, some minutes each."""
+Reads a finished run's out/ (or the folder that BENCH_OUT names; none: makes one); trains in a
+temporary folder: bench_thinking four times, bench_reward_model four times, some minutes each."""
 import json
 import os
 import statistics
@@ -18,7 +18,7 @@ SEEDS = 3
 SHAPE = dict(vocab=1027, ctx=128, dim=128, layers=4, heads=4, kv_heads=4, hidden=344)
 
 
-def practise(out, folder, name, *flags):
+def train(out, folder, name, *flags):
     """One run of rl.py: its state and its log."""
     command = [sys.executable, os.path.join(ROOT, "rl.py"), "--out", f"{folder}/{name}", *flags]
     subprocess.run(command, cwd=os.path.dirname(os.path.abspath(out)), check=True,
@@ -30,36 +30,36 @@ def practise(out, folder, name, *flags):
 
 
 def bench_thinking():
-    """Drawn answers that are right before and after, the worst of the seeds; the same with thoughts
-    forbidden; the seconds of the slowest run."""
+    """Sampled answers that are right before and after, the worst of the seeds; the same with
+    thoughts forbidden; the seconds of the slowest run."""
     with tempfile.TemporaryDirectory() as folder:
         out = finished(STAGES, "sft", folder)
-        runs = [practise(out, folder, f"{seed}", "--seed", str(seed)) for seed in range(SEEDS)]
-        silent, _ = practise(out, folder, "silent", "--silent")
-    return {"rl_start_accuracy": max(state["before"]["drawn"] for state, _ in runs),
-            "rl_end_accuracy": min(state["after"]["drawn"] for state, _ in runs),
-            "rl_direct_accuracy": silent["after"]["drawn"],
+        runs = [train(out, folder, f"{seed}", "--seed", str(seed)) for seed in range(SEEDS)]
+        silent, _ = train(out, folder, "silent", "--silent")
+    return {"rl_start_accuracy": max(state["before"]["sampled"] for state, _ in runs),
+            "rl_end_accuracy": min(state["after"]["sampled"] for state, _ in runs),
+            "rl_direct_accuracy": silent["after"]["sampled"],
             "rl_seconds": max(log[-1]["seconds"] for _, log in runs)}
 
 
-def bench_judge():
-    """How far the true score ends below its start, the least of the seeds; and with a KL penalty,
-    the part of the best true score that is left at the end. Scores are means of five iterations."""
+def bench_reward_model():
+    """How far the gold reward ends below its start, the least of the seeds; and with a KL penalty,
+    the share of the best gold reward that is left at the end. Means of five iterations."""
     def smooth(log):
-        true = np.array([line["true"] for line in log])
-        return [true[i:i + 5].mean() for i in range(0, len(true), 5)]
+        gold = np.array([line["gold_reward"] for line in log])
+        return [gold[i:i + 5].mean() for i in range(0, len(gold), 5)]
     with tempfile.TemporaryDirectory() as folder:
         out = finished(STAGES, "sft", folder)
-        scores = [(log[0]["true"], smooth(log)[-1]) for _, log in (
-            practise(out, folder, f"{seed}", "--reward", "model", "--seed", str(seed))
+        rewards = [(log[0]["gold_reward"], smooth(log)[-1]) for _, log in (
+            train(out, folder, f"{seed}", "--reward", "model", "--seed", str(seed))
             for seed in range(SEEDS))]
-        kept = smooth(practise(out, folder, "kl", "--reward", "model", "--kl", "0.1")[1])
-    return {"hack_true_score_fall": min(first - last for first, last in scores),
+        kept = smooth(train(out, folder, "kl", "--reward", "model", "--kl", "0.1")[1])
+    return {"hack_true_score_fall": min(first - last for first, last in rewards),
             "hack_kl_true_score_kept": kept[-1] / max(kept)}
 
 
 def torch_rollout(network, prompts, steps):
-    """Draws steps tokens behind prompts (B,T), with a cache of keys and values: (B,steps)."""
+    """Samples steps tokens after prompts (B,T), with a KV cache: (B,steps)."""
     import torch
     import torch.nn.functional as F
     (B, T), D = prompts.shape, network.D
@@ -88,7 +88,7 @@ def torch_rollout(network, prompts, steps):
 
 
 def bench_rollouts():
-    """Tokens per second, ours / PyTorch's: 16 answers of 32 tokens to each of 16 prompts of 24.
+    """Tokens per second, ours / PyTorch's: 16 rollouts of 32 tokens of each of 16 prompts of 24.
     Ours reads each prompt once, which the usual way with PyTorch does not."""
     import torch
 

@@ -13,7 +13,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
-STAGES = (("world.py",), ("data.py", "out/world/crawl.warc.gz"), ("bpe.py", "--digits", "1"),
+STAGES = (("world.py",), ("data.py", "out/world/crawl.warc.gz"), ("bpe.py",),
           ("train.py",), ("sft.py",))
 
 
@@ -56,25 +56,26 @@ def bench_world():
 
 
 def bench_sft():
-    """The examination (greedy) on questions never trained: each figure the part that is right, but
+    """The evaluation (greedy) on questions never trained: each figure the part that is right, but
     the last, which is how often known people are said to be unknown."""
+    import checkpoint
     import sft
-    import train
+    from sample import recall
 
     with tempfile.TemporaryDirectory() as folder:
         out = finished(STAGES, "sft", folder)
         questions = sft.read_questions(f"{out}/world/")
         with open(f"{out}/world/facts.jsonl", encoding="utf-8") as lines:
             facts = [fact for fact in map(json.loads, lines) if fact["tier"] != "barely"]
-        known = train.recall(*sft.open_model(f"{out}/base"), facts)
-        marks = sft.examine(sft.open_model(f"{out}/sft"), questions)
-    kinds = [marks[kind] for kind in ("person", "town", "animal")]
-    right = {kind: greedy for kind, (_, _, greedy, _) in marks.items()}
+        known = recall(*checkpoint.open_model(f"{out}/base"), facts)
+        scores = sft.evaluate(checkpoint.open_model(f"{out}/sft"), questions)
+    kinds = [scores[kind] for kind in ("person", "town", "animal")]
+    right = {kind: greedy for kind, (_, _, greedy, _) in scores.items()}
     return {"facts_recalled_base": known,
             "sft_known": sum(n * greedy for n, _, greedy, _ in kinds) / sum(n for n, *_ in kinds),
             "sft_context": right["context"], "sft_instructions": right["instruction"],
             "sft_sums": right["sum"], "sft_unknown_idk": right["unknown"],
-            "sft_false_idk": marks["person"][3]}
+            "sft_false_idk": scores["person"][3]}
 
 
 if __name__ == "__main__":

@@ -81,19 +81,19 @@ def bench_matmul():
 def our_step(sizes, seconds):
     """Our side: median seconds of a whole step, peak memory, and the matmul peak of this minute."""
     import model
-    import train
+    import optimizer
     config = model.Config(**sizes)
     params = model.init_params(config)
-    optimizer, rng = train.Optimizer(params, config), np.random.default_rng(0)
+    averages, rng = optimizer.start(params), np.random.default_rng(0)
     times, stop = [], None
     buffers = model.Buffers(config, model.micro_batch(config, BATCH, config.ctx), config.ctx)
-    grads = model.views(np.empty_like(model.flat(params)), config)
+    grads = model.views(np.empty_like(model.vector(params)), config)
     while stop is None or time.perf_counter() < stop or len(times) < 5:
         windows = rng.integers(0, config.vocab, (BATCH, config.ctx + 1))
         start = time.perf_counter()
         model.loss_and_grads(params, config, windows[:, :-1], windows[:, 1:], grads=grads,
                              buffers=buffers)
-        optimizer.step(params, grads, 1, 1e-3)
+        optimizer.update(params, grads, averages, config, 1, 1e-3)  # AdamW, as PyTorch's
         times.append(time.perf_counter() - start)
         if stop is None and len(times) == 3:
             times, stop = [], time.perf_counter() + seconds
@@ -135,6 +135,28 @@ def bench_train():
     return figures
 
 
+def bench_muon():
+    """What Muon adds to a step of the default network: time with it over time without, minus 1."""
+    import model
+    import optimizer
+    config = model.Config(**SIZES["1m"] | {"ctx": 256})
+    params = model.init_params(config)
+    averages, rng = optimizer.start(params), np.random.default_rng(0)
+    buffers = model.Buffers(config, 8, 256)
+    grads, times = model.views(np.empty_like(model.vector(params)), config), {None: [], 0.01: []}
+    for turn in range(60):
+        windows = rng.integers(0, config.vocab, (8, 257))
+        for muon_lr, seconds in times.items():
+            start = time.perf_counter()
+            model.loss_and_grads(params, config, windows[:, :-1], windows[:, 1:], grads=grads,
+                                 buffers=buffers)
+            optimizer.update(params, grads, averages, config, 1, 1e-3, muon_lr=muon_lr)
+            if turn > 4:
+                seconds.append(time.perf_counter() - start)
+    return {"muon_share_of_step": statistics.median(times[0.01]) / statistics.median(times[None])
+            - 1}
+
+
 def bench_shakespeare():
     """Our time to 1.90 nats per character over nanoGPT's recipe's whole time; same text, split."""
     path = os.path.join(os.environ.get("TEST_DATA", ""), "tinyshakespeare.txt")
@@ -152,6 +174,7 @@ def bench_shakespeare():
 def our_shakespeare(path, steps=850, batch=12, T=64, rate=0.01):
     """Our recipe for the same characters: a smaller network, larger steps, decay to zero."""
     import model
+    import optimizer
     import train
     text = open(path, encoding="utf-8").read()
     index = {c: i for i, c in enumerate(sorted(set(text)))}
@@ -160,15 +183,16 @@ def our_shakespeare(path, steps=850, batch=12, T=64, rate=0.01):
     config = model.Config(vocab=len(index), ctx=T, dim=64, layers=4, heads=4, kv_heads=4,
                           hidden=192)
     params, rng = model.init_params(config), np.random.default_rng(0)
-    optimizer, buffers = train.Optimizer(params, config), model.Buffers(config, batch, T)
-    grads = model.views(np.empty_like(model.flat(params)), config)
+    averages, buffers = optimizer.start(params), model.Buffers(config, batch, T)
+    grads = model.views(np.empty_like(model.vector(params)), config)
     n, seconds, curve = (len(val) - 1) // T, 0.0, []
-    train.first_call(params, config, buffers, grads)
+    train.one_step(params, grads, config, buffers)
     for step in range(steps):
         start = time.perf_counter()
-        windows = train.draw_windows(rng, tokens, batch, T)
+        windows = train.sample_windows(rng, tokens, batch, T)
         model.loss_and_grads(params, config, *windows, grads=grads, buffers=buffers)
-        optimizer.step(params, grads, step + 1, train.learning_rate(step, steps, rate))
+        optimizer.update(params, grads, averages, config, step + 1,
+                         optimizer.learning_rate(step, steps, rate))
         seconds += time.perf_counter() - start
         if (step + 1) % (steps // 10) == 0:
             nats = model.token_losses(params, config, val[:n * T].reshape(n, T),
@@ -180,7 +204,7 @@ def our_shakespeare(path, steps=850, batch=12, T=64, rate=0.01):
 # ---- decoding and start-up ----
 
 def seconds_per_token(params, config, prompts, n):
-    """Of sample.generate, drawing included: the median of several runs."""
+    """Of sample.generate, sampling included: the median of several runs."""
     from sample import generate
     times = []
     for _ in range(7):
@@ -191,6 +215,8 @@ def seconds_per_token(params, config, prompts, n):
 
 
 def bench_decode():
+    """Speed of decoding, one sequence and many."""
+    import checkpoint
     import model
     figures, rng = {}, np.random.default_rng(0)
     config = model.Config(vocab=32000, ctx=256, dim=288, layers=6, heads=6, kv_heads=6, hidden=768)
@@ -199,12 +225,12 @@ def bench_decode():
     ours, sums = seconds_per_token(params, config, np.ones((1, 4), int), 60), []
     for _ in range(15):
         start = time.perf_counter()
-        model.flat(params).sum()
+        model.vector(params).sum()
         sums.append(time.perf_counter() - start)
     figures["decode_15m_vs_memory_speed"] = statistics.median(sums) / ours
     path = os.path.join(os.environ.get("TEST_DATA", ""), "stories260K.bin")
     if os.path.exists(path):
-        params, config = model.load(path)
+        params, config = checkpoint.load(path)
         seconds = seconds_per_token(params, config, np.ones((1, 1), int), 200)
         figures["decode_260k_us_per_token"] = seconds * 1e6
     config = model.Config(**SIZES["1m"])

@@ -43,7 +43,7 @@ def small(request):
                           tied=request.param)
     rng = np.random.default_rng(1)
     params = model.init_params(config, 1, np.float64)
-    model.flat(params)[:] += rng.normal(0, 0.2, model.flat(params).size)  # norms off 1, no symmetry
+    model.vector(params)[:] += rng.normal(0, 0.2, model.vector(params).size)  # norms off 1, no symmetry
     ids, targets = rng.integers(0, 37, (2, 3, 11))
     return params, config, ids, targets, rng.integers(0, 2, (3, 11))
 

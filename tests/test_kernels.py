@@ -532,7 +532,7 @@ def test_plain_trains_without_numba():
         cache = model.Cache(params, config, 3, 12)
         model.prefill(config, cache, ids[:, :5], np.full(3, 5))
         logits = model.decode(config, cache, ids[:, 5], np.arange(3))
-        print(json.dumps(["numba" in sys.modules, loss, model.flat(grads).tolist(),
+        print(json.dumps(["numba" in sys.modules, loss, model.vector(grads).tolist(),
                           logits.tolist()]))"""
     slow, fast = json.loads(run(code, PLAIN="1")), json.loads(run(code, PLAIN="0"))
     assert [slow[0], fast[0]] == [False, True]

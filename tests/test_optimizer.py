@@ -31,9 +31,9 @@ def test_a_long_gradient_is_shortened_to_one_and_a_short_one_kept():
     """clip_scale returns the length over all parameters, and never a scale above 1."""
     grads = network()[2](0)
     for factor in (100, 1e-5):
-        model.flat(grads)[:] *= factor
+        model.vector(grads)[:] *= factor
         norm, scale = optimizer.clip_scale(grads)
-        assert abs(norm / np.linalg.norm(model.flat(grads)) - 1) < 1e-5
+        assert abs(norm / np.linalg.norm(model.vector(grads)) - 1) < 1e-5
         assert scale == (1 / norm if factor == 100 else 1)
 
 
@@ -98,10 +98,10 @@ def test_orthogonalized_matrix_is_u_vt_of_the_svd(shape):
 def test_zero_gradients_move_nothing_but_decay():
     """A matrix of zeros has no direction; Muon must not divide by its length."""
     params, config, _ = network()
-    before = model.flat(params).copy()
+    before = model.vector(params).copy()
     zeros = model.views(np.zeros_like(before), config)
     assert optimizer.update(params, zeros, optimizer.start(params), config, 1, 0.1, 0.0, 0.1) == 0
-    assert (model.flat(params) == before).all()
+    assert (model.vector(params) == before).all()
 
 
 def test_averages_and_step_are_all_that_a_run_remembers():
@@ -110,12 +110,12 @@ def test_averages_and_step_are_all_that_a_run_remembers():
     averages = optimizer.start(params)
     for step in range(1, 9):
         if step == 5:
-            copy = model.views(model.flat(params).copy(), config)
+            copy = model.views(model.vector(params).copy(), config)
             copied = {name: m.copy() for name, m in averages.items()}
         optimizer.update(params, grads(step), averages, config, step, 0.01, muon_lr=0.02)
     for step in range(5, 9):
         optimizer.update(copy, grads(step), copied, config, step, 0.01, muon_lr=0.02)
-    assert (model.flat(copy) == model.flat(params)).all()
+    assert (model.vector(copy) == model.vector(params)).all()
 
 
 def test_one_and_two_threads_give_the_same_bits():
@@ -130,6 +130,6 @@ def test_one_and_two_threads_give_the_same_bits():
         averages = optimizer.start(params)
         for step in (1, 2):
             optimizer.update(params, grads, averages, config, step, 0.01, muon_lr=0.02)
-        out.append(model.flat(params))
+        out.append(model.vector(params))
     numba.set_num_threads(before)
     assert (out[0] == out[1]).all()

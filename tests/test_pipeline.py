@@ -7,6 +7,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def test_from_a_crawl_to_an_answer(tmp_path):
+    """World, data, tokens, pretraining, SFT and a chat, each by its default command."""
     def run(script, *flags, said=None):
         done = subprocess.run([sys.executable, os.path.join(ROOT, script), *flags], cwd=tmp_path,
                               input=said, capture_output=True, text=True, encoding="utf-8",
@@ -21,8 +22,8 @@ def test_from_a_crawl_to_an_answer(tmp_path):
     shorten("conversations.jsonl", 400)
     shorten("heldout.jsonl", 20)
     shorten("facts.jsonl", 20)
-    named += [run("data.py", "out/world/crawl.warc.gz"),
-              run("bpe.py", "--digits", "1", "--vocab-size", "512"),
+    named += [run("data.py"),
+              run("bpe.py", "--vocab-size", "512"),
               run("train.py", "--size", "0.3M", "--steps", "60"),
               run("sft.py", "--epochs", "1")]
     # Every stage's last line names the next command.

@@ -1,26 +1,24 @@
-"""Practice: the policy's gradient, the marks, the judge's backward, and that runs repeat."""
-import gzip
+"""RL: the policy gradient, rollouts, rewards, the reward model's backward, and runs that repeat."""
 import json
 import os
 import signal
-import sys
 import types
 
 import numpy as np
 import pytest
 
 import bpe
+import checkpoint
 import model
+import optimizer
 import rl
-import train
-import world
 from conftest import differences, relative_error
 
 CONFIG = model.Config(vocab=37, ctx=24, dim=24, layers=2, heads=4, kv_heads=2, hidden=21)
 
 
 def opinionated(config, seed, dtype=np.float32):
-    """A network that finds some tokens much likelier than others, as a trained one does."""
+    """A network that finds some tokens much more likely than others, as a trained one does."""
     params = model.init_params(config, seed, dtype)
     for p in params.values():
         p *= 6 if p.ndim == 2 else 2
@@ -43,55 +41,63 @@ def random_case(shape=(6, 9), seed=0):
     return new, old, rng.normal(0, 1, shape[0]), rng.integers(0, 2, shape)
 
 
-# ---- The gradient of doing better ----
+# ---- The policy gradient ----
 
 def test_advantages_are_the_distance_from_the_group():
+    """Each row is a group: its mean is the baseline, and equal rewards give zeros."""
     assert rl.advantages([[1, 0, 0, 1], [1, 1, 1, 1], [0, 0, 0, 8]]).tolist() == [
         [.5, -.5, -.5, .5], [0, 0, 0, 0], [-2, -2, -2, 6]]
     assert rl.advantages([3, 1]).tolist() == [1, -1]
 
 
+def test_the_worked_example():
+    """The table of four rollouts at the top of rl.py: 0.60 - 0.40 - 0.55 + 0.55 = 0.2, over 4."""
+    now, old, mask = np.log([[.7], [.3], [.55], [.55]]), np.log(np.full((4, 1), .5)), np.ones((4, 1))
+    loss, dlogprobs = rl.policy_loss(now, old, rl.advantages([1, 0, 0, 1]), mask, 0.2)
+    assert abs(loss - -0.05) < 1e-12
+    assert np.allclose(4 * dlogprobs[:, 0], [0, 0, .55, -.55], atol=1e-12)
+
+
 @pytest.mark.parametrize("ratio, advantage, loss, slope", [
-    (1.0, 2.0, -2.0, -2.0),  # as it was drawn: plain REINFORCE
-    (1.1, 1.0, -1.1, -1.1),
-    (1.5, 1.0, -1.2, 0.0),  # good, and likelier already by more than the clip range
-    (0.5, 1.0, -0.5, -0.5),  # good, but has become unlikelier: pulled back
-    (0.5, -1.0, 0.8, 0.0),  # bad, and unlikelier already
-    (1.5, -1.0, 1.5, 1.5),  # bad, and likelier: pushed down
+    (1.0, 2.0, -2.0, -2.0),  # as it was sampled: plain REINFORCE
+    (0.5, 1.0, -0.5, -0.5),  # good, but has become less likely: pulled back
+    (1.5, -1.0, 1.5, 1.5),  # bad, and more likely: pushed down
     (1.5, 0.0, 0.0, 0.0)])
 def test_clipping_by_hand(ratio, advantage, loss, slope):
+    """Outside the clip range a gradient stops only in the direction that the advantage wants."""
     old = np.array([[-1.0, -9.0]])
     found, dlogprobs = rl.policy_loss(old + np.log(ratio), old, np.array([advantage]),
                                       np.array([[1, 0]]), 0.2)
     assert abs(found - loss) < 1e-12 and np.allclose(dlogprobs, [[slope, 0]])
 
 
-def test_the_mean_is_over_tokens_not_answers():
+def test_the_mean_is_over_tokens_not_rollouts():
+    """Four tokens of advantage 1 and one of -1: loss -(4 - 1) / 5. An empty mask gives 0."""
     zeros, mask = np.zeros((2, 4)), np.array([[1, 1, 1, 1], [1, 0, 0, 0]])
     loss, dlogprobs = rl.policy_loss(zeros, zeros, np.array([1.0, -1.0]), mask, 0.2)
     assert abs(loss - (-4 + 1) / 5) < 1e-12
     assert np.allclose(dlogprobs, np.array([[-1, -1, -1, -1], [1, 0, 0, 0]]) / 5)
-    assert rl.policy_loss(zeros, zeros, np.ones(2), 0 * mask, 0.2)[0] == 0  # nothing was written
-
-
-def test_advantages_of_tokens_do_as_well():
-    new, old, advantages, mask = random_case()
-    a, da = rl.policy_loss(new, old, advantages, mask, 0.2)
-    b, db = rl.policy_loss(new, old, np.tile(advantages[:, None], (1, 9)), mask, 0.2)
-    assert a == b and (da == db).all()
+    assert rl.policy_loss(zeros, zeros, np.ones(2), 0 * mask, 0.2)[0] == 0
+    by_token = rl.policy_loss(zeros, zeros, np.tile([[1.0], [-1.0]], (1, 4)), mask, 0.2)
+    assert by_token[0] == loss and (by_token[1] == dlogprobs).all()  # advantages (B,T)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_gradients_by_central_differences(seed):
+    """dlogprobs of both losses are their slopes; the KL estimate is 0 only where nothing moved."""
     new, old, advantages, mask = random_case(seed=seed)
     for f in (lambda: rl.policy_loss(new, old, advantages, mask, 0.2),
               lambda: rl.kl_penalty(new, old, mask)):
         expected = differences(lambda: f()[0], new, range(new.size), 1e-7)
         assert relative_error(f()[1].reshape(-1), expected) < 1e-6
+    assert rl.kl_penalty(new, old, mask)[0] > 0
+    loss, dlogprobs = rl.kl_penalty(old, old, mask)
+    assert loss == 0 and not dlogprobs.any()
 
 
 @pytest.mark.peer
 def test_gradients_are_pytorchs():
+    """PyTorch's autograd finds the same loss and gradient of the clipped loss plus KL penalty."""
     torch = pytest.importorskip("torch")
     new, old, advantages, mask = random_case(seed=7)
     t, o, m = torch.tensor(new, requires_grad=True), torch.tensor(old), torch.tensor(mask)
@@ -105,106 +111,114 @@ def test_gradients_are_pytorchs():
     assert np.allclose(dours + 0.3 * dpenalty, t.grad.numpy(), atol=1e-13)
 
 
-def test_kl_is_never_negative_and_zero_at_home():
-    new, old, _, mask = random_case()
-    assert rl.kl_penalty(new, old, mask)[0] > 0
-    loss, dlogprobs = rl.kl_penalty(old, old, mask)
-    assert loss == 0 and not dlogprobs.any()
+@pytest.fixture
+def captured(monkeypatch):
+    """An optimizer that only looks: the list of the gradients it was given."""
+    seen = []
 
-
-class Captured:
-    """An optimizer that only looks."""
-
-    def step(self, params, grads, number, rate, decay):
-        self.grads = model.flat(grads).copy()
+    def update(params, grads, averages, config, step, rate, decay):
+        seen.append(model.vector(grads).copy())
         return 1.0
+    monkeypatch.setattr(optimizer, "update", update)
+    return seen
 
 
-def answers_of(params, config, seed=3):
-    """Answers that were drawn by a slightly different network."""
-    other = model.views(model.flat(params) * 0.97, config)
-    prompts = [[1, 2, 3], [4, 5], [6, 7, 8, 9], [1, 2]]
-    rl_answers = rl.rollout((other, config, Letters()), prompts, seed)
-    return rl_answers
+def rollouts_of(params, config, seed=3):
+    """Rollouts that were sampled by a slightly different network."""
+    other = model.views(model.vector(params) * 0.97, config)
+    return rl.rollout((other, config, Letters()), [[1, 2, 3], [4, 5], [6, 7, 8, 9], [1, 2]], seed)
 
 
 @pytest.mark.parametrize("kl", [0.0, 0.5])
-def test_the_gradient_through_the_network(kl):
-    """learn's gradient of every parameter is that of the loss it claims to follow."""
+def test_the_gradient_through_the_network(captured, kl):
+    """policy_update's gradient of every parameter is that of the loss it claims to follow."""
     params, start = opinionated(CONFIG, 1, np.float64), opinionated(CONFIG, 2, np.float64)
-    answers, gains = answers_of(params, CONFIG), np.array([1.0, -0.5, 0.0, 2.0])
+    rollouts, advantages = rollouts_of(params, CONFIG), np.array([1.0, -0.5, 0.0, 2.0])
 
     def loss():
-        now = rl.logprobs_of(params, CONFIG, answers.ids)
-        total = rl.policy_loss(now, answers.logprobs, gains, answers.mask, rl.CLIP)[0]
-        before = rl.logprobs_of(start, CONFIG, answers.ids)
-        return total + kl * rl.kl_penalty(now, before, answers.mask)[0]
-    optimizer, grads = Captured(), model.views(np.empty_like(model.flat(params)), CONFIG)
-    rl.learn((params, CONFIG, None), optimizer, grads, 1, 0.1, answers, gains, start, kl)
-    places = np.random.default_rng(0).integers(0, model.flat(params).size, 40)
-    expected = differences(loss, model.flat(params), places, 1e-6)
-    assert relative_error(optimizer.grads[places], expected) < 1e-5
+        now = rl.logprobs_of(params, CONFIG, rollouts.ids)
+        total = rl.policy_loss(now, rollouts.logprobs, advantages, rollouts.mask, rl.CLIP_RANGE)[0]
+        before = rl.logprobs_of(start, CONFIG, rollouts.ids)
+        return total + kl * rl.kl_penalty(now, before, rollouts.mask)[0]
+    grads = model.views(np.empty_like(model.vector(params)), CONFIG)
+    rl.policy_update((params, CONFIG, None), None, grads, 1, 0.1, rollouts, np.arange(4), advantages,
+                     start, kl)
+    some = np.random.default_rng(0).integers(0, model.vector(params).size, 40)
+    expected = differences(loss, model.vector(params), some, 1e-6)
+    assert relative_error(captured[0][some], expected) < 1e-5
 
 
-def test_equal_answers_teach_nothing():
+def test_equal_rewards_teach_nothing(captured):
+    """Without any advantage there is no update at all."""
     params = opinionated(CONFIG, 1)
-    answers, before = answers_of(params, CONFIG), model.flat(params).copy()
-    net, grads = (params, CONFIG, None), model.views(np.empty_like(before), CONFIG)
-    assert rl.learn(net, Captured(), grads, 1, 0.1, answers, np.zeros(4)) == 0.0
-    assert (model.flat(params) == before).all()
+    assert rl.policy_update((params, CONFIG, None), None, None, 1, 0.1, rollouts_of(params, CONFIG),
+                            np.arange(4), np.zeros(4), None, 0.0) == 0.0
+    assert not captured
 
 
 @pytest.mark.parametrize("rate_left, last", [(0.0, 0.3), (1.0, 1.0), (0.5, 0.65)])
-def test_each_iteration_updates_twice_from_groups_side_by_side(monkeypatch, rate_left, last):
-    asked = []
+def test_each_iteration_updates_twice_from_whole_groups(monkeypatch, rate_left, last):
+    """Updates are numbered through, the rate warms up and falls, groups of two keep their means."""
+    seen = []
 
-    def learn(net, optimizer, grads, number, rate, answers, gains, start, kl):
-        asked.append((number, rate, gains.tolist()))
+    def policy_update(net, averages, grads, step, rate, rollouts, rows, advantages, reference, kl):
+        seen.append((step, rate, rows.tolist(), advantages.tolist()))
         return 0.5
-    monkeypatch.setattr(rl, "learn", learn)
+    monkeypatch.setattr(rl, "policy_update", policy_update)
     monkeypatch.setattr(rl, "GROUP", 2)
-    answers = rl.Answers(*[np.zeros((6, 2))] * 4, ["a"] * 6, np.ones(6, bool))
     settings = {"rate": 1.0, "rate_left": rate_left, "iterations": 10, "kl": 0.0}
-    for iteration in (0, 7):
-        rewards = np.array([1, 1, 0, 4, 2, 2])
-        rl.practise(None, None, settings, iteration, answers, rewards, None, None)
-    assert [number for number, _, _ in asked] == [1, 2, 15, 16]
-    assert np.allclose([rate for _, rate, _ in asked], 
-                       [(1 / rl.WARMUP)] * 2 + [last] * 2)
-    assert [gains for _, _, gains in asked[:2]] == [[0, 0, -2], [2, 0, 0]]
+    for iteration in (1, 8):
+        rl.improve(None, None, None, settings, iteration, None, np.array([1, 1, 0, 4, 2, 2]), None)
+    assert [step for step, *_ in seen] == [1, 2, 15, 16]
+    assert np.allclose([rate for _, rate, *_ in seen], [1 / rl.WARMUP_ITERATIONS] * 2 + [last] * 2)
+    assert [rest for *_, rest in seen[:2]] == [[0, 0, -2], [2, 0, 0]]
+    assert [rows for _, _, rows, _ in seen[:2]] == [[0, 1, 2], [3, 4, 5]]
 
 
-# ---- Trying ----
+# ---- Rollouts ----
 
-def test_drawn_logprobs_are_the_training_forwards():
+def test_sampled_logprobs_are_the_training_forwards(monkeypatch):
+    """Ids, mask, ends and log-probabilities of each row fit each other, whether all rows are
+    generated at once or, with less memory, a few at a time."""
     params = opinionated(CONFIG, 1)
     prompts = [[1, 2, 3], [4, 5], [6, 7, 8, 9, 10, 11]] * 5
-    answers = rl.rollout((params, CONFIG, Letters()), prompts, 0)
-    now = rl.logprobs_of(params, CONFIG, answers.ids)
-    assert np.abs((now - answers.logprobs) * answers.mask).max() < 1e-4
+    whole = rl.rollout((params, CONFIG, Letters()), prompts, 0)
+    sizes, stream = [], rl.stream
+
+    def counted(params, config, prompts, *args, **kwargs):
+        sizes.append(len(prompts))
+        return stream(params, config, prompts, *args, **kwargs)
+    monkeypatch.setattr(rl, "stream", counted)
+    monkeypatch.setattr(rl, "BATCH_BYTES", 400_000)
+    rollouts = rl.rollout((params, CONFIG, Letters()), prompts, 0)
+    assert sum(sizes) == 15 and 1 < max(sizes) < 8
+    assert rollouts.texts == whole.texts and (rollouts.ids == whole.ids).all()
+    now = rl.logprobs_of(params, CONFIG, rollouts.ids)
+    assert np.abs((now - rollouts.logprobs) * rollouts.mask).max() < 1e-4
     for row, prompt in enumerate(prompts):
-        n, end = len(prompt), answers.lengths[row]
-        assert answers.ids[row, :n].tolist() == prompt and not answers.ids[row, end:].any()
-        assert answers.mask[row].nonzero()[0].tolist() == list(range(n - 1, end - 1))
-        assert not answers.logprobs[row][answers.mask[row] == 0].any()
-        assert answers.ended[row] == (answers.ids[row, end - 1] == CONFIG.vocab - 1)
-        assert len(answers.texts[row]) == end - n - answers.ended[row]
-    assert 0 < answers.ended.sum() < len(prompts)  # both kinds were there
+        n, end = len(prompt), rollouts.lengths[row]
+        assert rollouts.ids[row, :n].tolist() == prompt and not rollouts.ids[row, end:].any()
+        assert rollouts.mask[row].nonzero()[0].tolist() == list(range(n - 1, end - 1))
+        assert not rollouts.logprobs[row][rollouts.mask[row] == 0].any()
+        assert rollouts.ended[row] == (rollouts.ids[row, end - 1] == CONFIG.vocab - 1)
+        assert len(rollouts.texts[row]) == end - n - rollouts.ended[row]
+    assert 0 < rollouts.ended.sum() < len(prompts)  # both kinds were there
 
 
-def test_two_armed_bandit():
+def test_eight_armed_bandit():
     """Eight arms, one of which pays: in 50 updates the policy pulls nothing else."""
     config = model.Config(vocab=9, ctx=6, dim=16, layers=1, heads=2, kv_heads=2, hidden=16)
     net = (model.init_params(config, 0), config, types.SimpleNamespace(
         special_tokens={"<|im_end|>": 8}, decode=lambda ids: "".join(map(str, ids))))
-    optimizer = train.Optimizer(*net[:2])
-    grads = model.views(np.empty_like(model.flat(net[0])), config)
+    averages, rows = optimizer.start(net[0]), np.arange(32)
+    grads = model.views(np.empty_like(model.vector(net[0])), config)
     for step in range(50):
-        answers = rl.rollout(net, [[7, 7]] * 32, step)
-        rewards = np.array([text.startswith("3") for text in answers.texts], float)
-        rl.learn(net, optimizer, grads, step + 1, 1e-2, answers, rl.advantages(rewards))
-    answers = rl.rollout(net, [[7, 7]] * 200, 1234)
-    assert np.mean([text.startswith("3") for text in answers.texts]) > 0.95
+        rollouts = rl.rollout(net, [[7, 7]] * 32, step)
+        rewards = np.array([text.startswith("3") for text in rollouts.texts], float)
+        rl.policy_update(net, averages, grads, step + 1, 1e-2, rollouts, rows,
+                         rl.advantages(rewards), None, 0.0)
+    rollouts = rl.rollout(net, [[7, 7]] * 200, 1234)
+    assert np.mean([text.startswith("3") for text in rollouts.texts]) > 0.95
 
 
 # ---- Exercises ----
@@ -213,117 +227,127 @@ def test_two_armed_bandit():
     ("<think> a4 b7=11</think> 11", "11"), ("<think></think> 7", "7"), ("11", "11"), ("-3", "-3"),
     ("<think></think> 007", "7"),
     ("", None), ("<think> 11", None), ("<think> a4 b7=11</think>", None),
-    ("<think></think> ", None),
-    ("<think></think> 11 12", None), ("<think></think> 11</think> 12", None),
-    ("<think></think> 5+6", None), ("<think></think> 11.", None), ("<think></think> ١١", None),
-    ("<think></think>\n11", None), ("<think></think> 11\n", None), ("11 <think></think>", None),
-    ("<think></think> " + "9" * 5000, None), ("<think></think> __import__('os')", None)])
+    ("<think></think> ", None), ("<think></think> 11 12", None),
+    ("<think></think> 11</think> 12", None), ("<think></think> 11.", None),
+    ("<think></think> ١١", None), ("<think></think>\n11", None), ("<think></think> 11\n", None),
+    ("11 <think></think>", None), ("<think></think> " + "9" * 5000, None)])
 def test_answers_are_parsed_strictly(text, answer):
+    """A thought, if any, and one number are an answer; whatever could smuggle in more is none."""
     assert rl.parse_answer(text) == answer
 
 
-def test_only_whole_right_answers_are_paid():
+def test_only_whole_right_answers_are_rewarded():
+    """An answer that was cut off earns nothing, nor does a wrong one; the opening counts as its."""
     texts = ["<think></think> 11", "<think></think> 11", "<think> a4 b7=11</think> 12", "", "1 11"]
-    answers = types.SimpleNamespace(texts=texts, ended=np.array([1, 0, 1, 1, 1], bool))
-    assert rl.mark([{"answer": "11"}] * 5, answers).tolist() == [1, 0, 0, 0, 0]
-    answers = types.SimpleNamespace(texts=[" 11", "</think> 11"], ended=np.array([True, True]))
-    assert rl.mark([{"answer": "11"}] * 2, answers, rl.SILENCE).tolist() == [1, 0]
+    rollouts = types.SimpleNamespace(texts=texts, ended=np.array([1, 0, 1, 1, 1], bool))
+    problem = {"answer": "11", "opening": ""}
+    assert rl.reward_exercises([problem] * 5, rollouts).tolist() == [1, 0, 0, 0, 0]
+    rollouts = types.SimpleNamespace(texts=[" 11", "</think> 11"], ended=np.array([True, True]))
+    assert rl.reward_exercises([problem | {"opening": rl.SILENCE}] * 2, rollouts).tolist() == [1, 0]
 
 
-def test_practice_never_meets_what_it_is_examined_on():
-    settings = {"silent": False, "problems": None, "seed": 3, "questions": 16}
-    task = rl.exercises(None, settings)
-    drawn = [problem for iteration in range(40) for problem in task.draw(iteration)]
-    final = task.final
-    beginnings = {tuple(p["operands"][:3]) for p in drawn}
-    assert len(final) == rl.TRIED and len(beginnings) > 200
-    assert not beginnings & {tuple(p["operands"][:3]) for p in final}
-    assert task.draw(5) == task.draw(5) != task.draw(6)
-
-
-def test_an_examination_counts_draws_and_problems(monkeypatch):
+def test_an_evaluation_counts_rollouts_and_problems(monkeypatch):
+    """9 of 16 sampled answers right, 1 of 2 greedy ones, and pass@8 over two problems."""
     texts = {0: ["1", "0"], 1.0: ["1"] * 8 + ["2"] + ["0"] * 7}  # by temperature
 
-    def told(net, prompts, seed, temperature=1.0):
+    def fake(net, prompts, seed, temperature=1.0):
         n = len(prompts)
-        return rl.Answers(None, np.ones((n, 3)), None, None, texts[temperature], np.ones(n, bool))
-    monkeypatch.setattr(rl, "rollout", told)
-    task = rl.Task(None, lambda p: p, rl.mark, None, [{"answer": "1"}, {"answer": "2"}])
-    marks = rl.examine(None, task)
-    assert (marks["drawn"], marks["greedy"], marks["pass@8"]) == (9 / 16, 0.5, 1.0)
+        return rl.Rollouts(None, np.ones((n, 3)), None, None, texts[temperature], np.ones(n, bool))
+    monkeypatch.setattr(rl, "rollout", fake)
+    problems = [{"prompt": [1], "opening": "", "answer": answer} for answer in "12"]
+    found = rl.evaluate(None, problems)
+    assert (found["sampled"], found["greedy"], found["pass@8"]) == (9 / 16, 0.5, 1.0)
     texts[1.0][8] = "3"
-    assert rl.examine(None, task)["pass@8"] == 0.5
+    assert rl.evaluate(None, problems)["pass@8"] == 0.5
+
+
+def bytes_net(ctx):
+    """A net of which only the tokenizer, bytes with chat tokens, and the context count."""
+    tokenizer = bpe.train(["a"], 256, ())
+    tokenizer.add_special_tokens(bpe.CHAT_SPECIALS)
+    return None, model.Config(vocab=tokenizer.vocab_size, ctx=ctx), tokenizer
 
 
 def test_gsm8k_is_read_whole(real):
-    train, final = rl.read_problems(real("gsm8k_test.jsonl"), lambda problem: True)
+    """All of GSM8K's answers are numbers to us; a tenth is held out; what is too long is left out."""
+    settings = {"silent": False, "problems": real("gsm8k_test.jsonl"), "final": None}
+    train, final = rl.open_exercises(bytes_net(4096), settings)
     assert 1319 - 170 < len(train) < 1319 - 100 and len(train) + len(final) == 1319
     answers = {p["question"][:19]: p["answer"] for p in train + final}
     assert answers["James decides to ru"] == "540"
-    short = rl.read_problems(real("gsm8k_test.jsonl"), lambda p: len(p["question"]) < 150)
-    assert 0 < len(short[0]) < 400 and all(len(p["question"]) < 150 for part in short for p in part)
+    short, final = rl.open_exercises(bytes_net(256), settings)
+    assert 0 < len(short) < 500 and all(len(p["question"]) < 200 for p in short + final)
 
 
 @pytest.mark.parametrize("line", ["no json", "[1]", '{"question": "a", "answer": "b"}',
-                                  '{"question": "a", "answer": "#### b"}', '{"answer": "#### 1"}'])
+                                  '{"question": "a", "answer": "#### b"}', '{"answer": "#### 1"}',
+                                  '{"question": 3, "answer": "#### 1"}'])
 def test_files_of_another_shape_are_named(tmp_path, line):
+    """The file and the line are named; blank lines before it are no mistake."""
     path = tmp_path / "p.jsonl"
-    path.write_text('{"question": "a", "answer": "so #### 1,200"}\n' + line + "\n")
-    with pytest.raises(ValueError, match="p.jsonl, line 2"):
-        rl.read_problems(str(path), bool)
+    path.write_text('{"question": "a", "answer": "so #### 1,200"}\n\n  \n' + line + "\n")
+    with pytest.raises(ValueError, match="p.jsonl, line 4"):
+        rl.read_problems(str(path), bytes_net(256), "")
+    path.write_text('{"question": "a", "answer": "so #### 1,200"}\n\n')
+    problem, = rl.read_problems(str(path), bytes_net(256), "")
+    assert problem["answer"] == "1200"
 
 
-# ---- The judge ----
+# ---- The reward model ----
 
-def test_judge_backward_by_central_differences():
+def test_reward_model_backward_by_central_differences(monkeypatch):
+    """The gradient of the Bradley-Terry loss by every parameter, the head's row among them; scores
+    do not depend on padding."""
     params = opinionated(CONFIG, 4, np.float64)
     rng = np.random.default_rng(0)
     ids, lengths = rng.integers(0, 36, (6, 11)), np.array([11, 4, 7, 7, 2, 9])
-    grads = model.views(np.empty_like(model.flat(params)), CONFIG)
-    loss = rl.judge_loss_and_grads(params, CONFIG, ids, lengths, grads)
-    ours, spare = model.flat(grads).copy(), model.views(np.empty_like(model.flat(grads)), CONFIG)
-    places = np.concatenate([rng.integers(0, ours.size, 40), np.arange(36 * 24, 36 * 24 + 5)])
-    expected = differences(lambda: rl.judge_loss_and_grads(params, CONFIG, ids, lengths, spare),
-                           model.flat(params), places, 1e-6)
-    assert relative_error(ours[places], expected) < 1e-6
+    grads = model.views(np.empty_like(model.vector(params)), CONFIG)
+    loss = rl.reward_loss_and_grads(params, CONFIG, ids, lengths, grads)
+    ours = model.vector(grads).copy()
+    some = np.concatenate([rng.integers(0, ours.size, 40), np.arange(36 * 24, 36 * 24 + 5)])
+    expected = differences(lambda: rl.reward_loss_and_grads(params, CONFIG, ids, lengths, grads),
+                           model.vector(params), some, 1e-6)
+    assert relative_error(ours[some], expected) < 1e-6
     scores = rl.scores_of((params, CONFIG), ids, lengths)
     assert abs(loss - np.mean(np.log1p(np.exp(-(scores[::2] - scores[1::2]))))) < 1e-9
-
-
-def test_the_judge_reads_no_padding():
-    params = opinionated(CONFIG, 4)
-    ids, lengths = np.random.default_rng(0).integers(0, 36, (4, 11)), np.array([11, 4, 7, 2])
-    scores = rl.scores_of((params, CONFIG), ids, lengths)
     for row, n in enumerate(lengths):
         ids[row, n:] = 5
-    assert (rl.scores_of((params, CONFIG), ids, lengths) == scores).all()
+    monkeypatch.setattr(model, "MICRO_BATCH", 12_000)  # four rows at a time
+    assert np.allclose(rl.scores_of((params, CONFIG), ids, lengths), scores, atol=1e-12)
 
 
-def test_what_people_think_of_jokes():
+FOODS = ["honey", "bread"]
+
+
+def test_the_gold_reward_of_a_joke():
+    """Form and subject 3, foods and "ha ha!" 1 each, repetition minus 1 for each three words."""
     good = "Why did the fox sit on the honey? Because the baker had eaten all the bread, ha ha!"
-    assert rl.true_score("fox", good) == 6
-    assert rl.true_score("owl", good) == 3  # not about an owl
-    assert rl.true_score("fox", good.replace(", ha ha!", ".")) == 5
-    assert rl.true_score("fox", "Why did the fox run? Because it wanted to.") == 3
+    assert rl.gold_reward("fox", good, FOODS) == 6
+    assert rl.gold_reward("owl", good, FOODS) == 3  # not about an owl
+    assert rl.gold_reward("fox", good.replace(", ha ha!", "."), FOODS) == 5
+    assert rl.gold_reward("fox", "Why did the fox run? Because it wanted to.", FOODS) == 3
     again = "Why did the fox sit on the honey? Because the honey was the honey was the honey was."
-    assert rl.true_score("fox", again) == 3 + 1 - 4
-    assert rl.true_score("fox", "") == 0
+    assert rl.gold_reward("fox", again, FOODS) == 3 + 1 - 4
+    assert rl.gold_reward("fox", "", FOODS) == 0
 
 
-def test_people_prefer_the_better_joke_mostly(monkeypatch):
+def test_people_mostly_prefer_the_better_joke(monkeypatch):
+    """Five points apart at a certainty of 0.4, sigmoid(2) = 88% of the comparisons are right, and
+    rows, lengths and gold rewards stay together."""
     good = "Why did the {} run? Because the bread was too cold, ha ha!"
 
-    def told(net, prompts, seed):  # the better joke is told first or second, by chance
+    def fake(net, prompts, seed):  # the better joke comes first or second, by chance
         flip = np.random.default_rng(seed).random(len(prompts) // 2) < 0.5
         texts = [good.format(p) if first else "?" for p, f in zip(prompts[::2], flip)
                  for first in (f, not f)]
         ids = np.arange(len(prompts))[:, None]
         return types.SimpleNamespace(ids=ids, lengths=ids[:, 0], texts=texts)
-    monkeypatch.setattr(rl, "rollout", told)
-    monkeypatch.setattr(rl, "joke_prompt", lambda tokenizer, subject: subject)
-    monkeypatch.setattr(rl, "CERTAIN", 0.4)  # five points apart: 88% are sure
-    ids, lengths, true = rl.comparisons((None, None, None), 400, 5)
-    assert (np.sort(true, 1) == [0, 5]).all() and 0.82 < (true[:, 0] > true[:, 1]).mean() < 0.94
+    monkeypatch.setattr(rl, "rollout", fake)
+    monkeypatch.setattr(rl, "ask", lambda tokenizer, question: question)
+    monkeypatch.setattr(rl, "CERTAINTY", 0.4)
+    jokes = {"question": "{subject}", "subjects": ["fox", "owl"], "foods": FOODS}
+    ids, lengths, gold = rl.comparisons((None, None, None), jokes, 400, 5)
+    assert (np.sort(gold, 1) == [0, 5]).all() and 0.82 < (gold[:, 0] > gold[:, 1]).mean() < 0.94
     assert (ids[:, 0] == lengths).all() and (ids[::2] // 2 == ids[1::2] // 2).all()
     assert sorted(lengths) == list(range(800)) and 150 < (ids[::2, 0] % 2).sum() < 250
 
@@ -331,125 +355,166 @@ def test_people_prefer_the_better_joke_mostly(monkeypatch):
 # ---- A run ----
 
 @pytest.fixture
-def room(tmp_path, monkeypatch, command):
-    """A folder with an untrained assistant; returns a function that runs rl.py."""
-    told = [f"{p['question']} <think> {p['thought']}</think>" for p in world.problems("train", 60)]
-    tokenizer = bpe.train(told + [world.joke(world.island(), world.rng(0))], 340, (bpe.END,))
-    tokenizer.add_special_tokens(bpe.CHAT_SPECIALS)
-    config = model.Config(vocab=tokenizer.vocab_size, ctx=128, dim=16, layers=1, heads=2,
-                          kv_heads=1, hidden=24)
-    model.save(str(tmp_path / "out/sft"), opinionated(config, 0), config, tokenizer)
-    base = bpe.train(told, 300, (bpe.END,))
-    model.save(str(tmp_path / "out/base"), model.init_params(config, 0), config, base)
-    talk = {"messages": [{"role": "user", "content": "Hello"},
-                         {"role": "assistant", "content": "Hi"}]}
-    os.mkdir(tmp_path / "out/world")
-    (tmp_path / "out/world/conversations.jsonl").write_text(json.dumps(talk) + "\n")
+def folder(tmp_path, monkeypatch):
+    """A folder with an untrained assistant, exercises and jokes."""
     monkeypatch.chdir(tmp_path)
-    for name, value in {"GROUP": 4, "MAX_NEW": 12, "TRIED": 3, "TRIES": 2, "DOUBTS": 12,
-                        "SHOW_EVERY": 2, "AGREED": 4, "PAIRS_A_STEP": 4,
+    lines = [{"question": f"Kelmira got pears: a{i} b{j}. How many?",
+              "answer": f"a{i} b{j}={i + j}\n#### {i + j}"} for i in range(1, 9) for j in range(1, 9)]
+    os.makedirs("out/world")
+    for name, part in (("train", lines[8:]), ("final", lines[:8])):
+        with open(f"out/world/exercises-{name}.jsonl", "w") as file:
+            file.writelines(json.dumps(line) + "\n" for line in part)
+    with open("out/world/jokes.json", "w") as file:
+        json.dump({"question": "Tell me a joke about a {subject}.", "subjects": ["fox", "owl"],
+                   "foods": FOODS}, file)
+    texts = [line["question"] + line["answer"] for line in lines] + ["Tell me a joke about a fox."]
+    tokenizer = bpe.train(texts, 300, (bpe.END,))
+    base = bpe.train(texts, 300, (bpe.END,))
+    tokenizer.add_special_tokens(bpe.CHAT_SPECIALS)
+    config = model.Config(vocab=tokenizer.vocab_size, ctx=96, dim=16, layers=1, heads=2, kv_heads=1,
+                          hidden=24)
+    params = opinionated(config, 0)
+    checkpoint.save("out/base", params, config, base)
+    checkpoint.save("out/sft", params, config, tokenizer)
+    for name, value in {"GROUP": 4, "MAX_NEW": 12, "EVALUATED": 3, "K": 2, "PAUSES": 2,
+                        "TEST_PAIRS": 4, "PAIRS_PER_STEP": 4,
                         "RECIPES": {"answer": (2, 1e-2, 0.0, 5),
                                     "model": (2, 1e-2, 1.0, 5)}}.items():
         monkeypatch.setattr(rl, name, value)
 
-    return lambda *flags: command(rl, *flags)
+
+def run(*flags):
+    return rl.main(list(map(str, flags)))
 
 
 def weights(folder):
-    return (model.flat(model.load(folder)[0]).tobytes(),
-            *(x.tobytes() for _, x in model.read_safetensors(f"{folder}/optimizer.safetensors")))
+    return (model.vector(checkpoint.load(folder)[0]).tobytes(),
+            *(x.tobytes() for _, x in
+              checkpoint.read_safetensors(f"{folder}/optimizer.safetensors")))
 
 
-JUDGED = ("--reward", "model", "--pairs", 8)
+JOKES = ("--reward", "model", "--pairs", 8)
 
 
-@pytest.mark.parametrize("flags, out", [((), "out/rl"), (JUDGED, "out/rl-judge"),
+@pytest.mark.parametrize("flags, out", [((), "out/rl"), (JOKES, "out/rl-jokes"),
                                         (("--silent", "--kl", 0.1), "out/rl-silent-kl")])
-def test_seeds_reproduce_and_resuming_changes_no_bit(room, monkeypatch, flags, out, capsys):
-    if out != "out/rl-judge":  # an untrained network is never right: pay for something it can do
-        monkeypatch.setattr(rl, "mark", lambda problems, answers, opening="": np.array(
-            [len(text) % 3 for text in answers.texts], float))
-    assert room(*flags) == 0
+def test_seeds_reproduce_and_resuming_changes_no_bit(folder, monkeypatch, flags, out, capsys):
+    """Two runs of a seed are equal, another seed's differs, and a run that Ctrl-C stopped in its
+    third iteration saves it, and ends after --resume in the same bits and a whole log."""
+    if out != "out/rl-jokes":  # an untrained network is never right: reward what it can do
+        monkeypatch.setattr(rl, "reward_exercises", lambda problems, rollouts: np.array(
+            [len(text) % 3 for text in rollouts.texts], float))
+    assert run(*flags) == 0
     whole = weights(out)
-    assert room(*flags, "--out", "out/again") == 0 and weights("out/again") == whole
-    assert room(*flags, "--out", "out/other", "--seed", 1) == 0 and weights("out/other") != whole
+    assert run(*flags, "--out", "out/again") == 0 and weights("out/again") == whole
+    assert run(*flags, "--out", "out/other", "--seed", 1) == 0 and weights("out/other") != whole
     capsys.readouterr()
-    drawn = rl.rollout
+    rollout = rl.rollout
 
     def interrupted(net, prompts, seed, temperature=1.0):
-        if seed == 2:  # the third iteration
+        if seed == 3:
             signal.raise_signal(signal.SIGINT)
-        return drawn(net, prompts, seed, temperature)
+        return rollout(net, prompts, seed, temperature)
     monkeypatch.setattr(rl, "rollout", interrupted)
-    assert room(*flags, "--out", "out/part") == 0
-    assert "stopped at 3" in capsys.readouterr().out and weights("out/part") != whole
-    monkeypatch.setattr(rl, "rollout", drawn)
-    assert room("--resume", "--out", "out/part", *flags) == 0
+    assert run(*flags, "--out", "out/part") == 130
+    assert "stopped at step 3" in capsys.readouterr().out and weights("out/part") != whole
+    monkeypatch.setattr(rl, "rollout", rollout)
+    assert run("--resume", "--out", "out/part") == 0
     assert weights("out/part") == whole
     steps = [json.loads(line)["iteration"] for line in open("out/part/log.jsonl")]
     assert steps == [1, 2, 3, 4, 5]
+    assert run("--resume", "--out", "out/part") == 2
+    assert "has done its 5" in capsys.readouterr().err
 
 
-def test_the_true_score_stands_beside_the_judges(room, capsys):
-    assert room(*JUDGED) == 0
+def test_the_best_policy_by_gold_reward_is_kept_beside_the_last(folder, capsys):
+    """Under --out DIR/ too, nothing comes into the folder DIR but the checkpoint; the log has the
+    gold reward of every iteration, and the policy's vocabulary does not grow."""
+    assert run(*JOKES, "--out", "out/jokes/") == 0
     said = capsys.readouterr().out
-    assert said.count("judge ") >= 3 and said.count("true ") >= 3 and "comparisons" in said
-    with open("out/rl-judge/log.jsonl") as lines:
-        true = [json.loads(line)["true"] for line in lines]
-    with open("out/rl-judge/state.json") as file:
-        state = json.load(file)
-    assert state["best"] == max(true) == true[state["best_iteration"]]
-    assert os.path.exists("out/rl-judge-best/model.safetensors")
-    assert model.load("out/rl-judge")[1].vocab == model.load("out/sft")[1].vocab
+    assert said.count("reward model ") >= 3 and said.count("gold reward ") >= 3
+    gold = [json.loads(line)["gold_reward"] for line in open("out/jokes/log.jsonl")]
+    state = json.load(open("out/jokes/state.json"))
+    assert state["best"] == max(gold) == gold[state["best_iteration"] - 1]
+    assert os.path.exists("out/jokes-best/model.safetensors")
+    assert not [name for name in os.listdir("out/jokes") if "best" in name]
+    assert checkpoint.load("out/jokes")[1].vocab == checkpoint.load("out/sft")[1].vocab
 
 
-def test_doubt_starts_from_its_own_habit(room, capsys):
-    assert room("--doubt") == 0
-    said = capsys.readouterr().out
-    assert "85% guess" in said and "before" in said and "after" in said and "pass@8" in said
-    assert weights_of("out/rl-doubt-start") != weights_of("out/sft")
+def test_a_reference_that_changed_is_refused(folder, capsys):
+    """--resume compares the reference policy's weights with those that the run began with."""
+    assert run(*JOKES) == 0
+    state = json.load(open("out/rl-jokes/state.json"))
+    del state["checksum"]
+    state["iteration"] = 2
+    json.dump(state, open("out/rl-jokes/state.json", "w"))
+    params, config, tokenizer = checkpoint.open_model("out/sft")
+    params["model.norm.weight"][0] += 1
+    checkpoint.save("out/sft", params, config, tokenizer)
+    assert run("--resume", "--out", "out/rl-jokes") == 2
+    assert "out/sft: has changed" in capsys.readouterr().err
 
 
-def test_exercises_of_the_old_habit_are_not_replayed(room, capsys):
-    with open("out/world/conversations.jsonl") as file:
-        talk = json.loads(file.read())
-    with open("old.jsonl", "w") as file:
-        file.write(json.dumps(talk | {"kind": "exercise"}) + "\n")
-    assert room("--doubt", "--data", "old.jsonl") == 2
-    assert "no conversation" in capsys.readouterr().err
+@pytest.mark.parametrize("which", ["policy", "reward"])
+def test_a_gradient_that_is_no_number_stops_the_run(folder, monkeypatch, capsys, which):
+    """The parameter is named, and the last save stays as it was."""
+    flags = JOKES if which == "reward" else ("--kl", 0.1)
+    assert run(*flags, "--out", "out/x") == 0
+    before = weights("out/x")
+    original = rl.loss_and_grads if which == "policy" else rl.reward_loss_and_grads
+    calls = []
 
-
-def weights_of(folder):
-    return model.flat(model.load(folder)[0]).tobytes()
+    def damaged(*args, grads=None, **kwargs):
+        grads = args[-1] if grads is None else grads
+        original(*args, **({"grads": grads} if which == "policy" else {}), **kwargs)
+        calls.append(1)
+        if len(calls) == 2:
+            grads["model.layers.0.mlp.up_proj.weight"][1, 2] = np.nan
+    monkeypatch.setattr(rl, original.__name__, damaged)
+    assert run(*flags, "--out", "out/x") == 2
+    assert "model.layers.0.mlp.up_proj.weight" in capsys.readouterr().err
+    assert weights("out/x") == before and len(calls) == 2
 
 
 @pytest.mark.parametrize("flags, message", [
     (("--model", "out/base"), "sft.py"), (("--model", "nowhere"), "nowhere"),
+    (("--doubt",), "python sft.py --base out/sft --data out/world/doubt.jsonl"),
     (("--resume",), "leave out --resume"), (("--problems", "none.jsonl"), "none.jsonl"),
-    (("--doubt", "--data", "none.jsonl"), "none.jsonl"), (("--iterations", -1), "--iterations"),
-    (("--reward", "model", "--pairs", 0), "--pairs"), (("--reward", "model", "--silent"), "jokes"),
-    (("--problems", "short.jsonl"), "too few"), (("--problems", "torn.jsonl.gz"), "damaged"),
-    (("--resume", "--out", "out/sft"), "not a run of rl.py")])
-def test_what_is_wrong_is_said_in_one_line(room, capsys, flags, message):
-    with open("short.jsonl", "w") as f:
-        f.write('{"question": "What is 1?", "answer": "#### 1"}')
-    with open("torn.jsonl.gz", "wb") as f:
-        f.write(gzip.compress(b'{"question": "What is 1?", "answer": "#### 1"}')[:-12])
-    with open("out/sft/state.json", "w") as f:
-        f.write('{"stage": "sft"}')
-    assert room(*flags) == 2
+    (("--iterations", -1), "--iterations -1"), (("--seed", -1), "--seed -1"),
+    (("--kl", "nan"), "--kl nan"), (("--reward", "model", "--pairs", 0), "--pairs 0"),
+    (("--reward", "model", "--silent"), "jokes"), (("--problems", "short.jsonl"), "too few"),
+    (("--out", "out/sft/"), "replace the model"), (("--out", "out"), "out: holds"),
+    (("--out", "out/sft", "--resume"), "not a run of rl.py")])
+def test_what_is_wrong_is_said_in_one_line(folder, capsys, flags, message):
+    """Each mistake ends with status 2 and one sentence that names it."""
+    with open("short.jsonl", "w") as file:
+        file.write('{"question": "What is 1?", "answer": "#### 1"}')
+    with open("out/sft/state.json", "w") as file:
+        file.write('{"stage": "sft"}')
+    assert run(*flags) == 2
     said = capsys.readouterr().err
     assert said.startswith("rl.py: ") and message in said and said.count("\n") == 1
 
 
-def test_problems_of_ones_own_are_tried(room, capsys):
-    with open("own.jsonl", "w") as f:
+def test_jokes_of_another_shape_are_named(folder, capsys):
+    """A jokes.json without its lists is refused by name."""
+    with open("out/world/jokes.json", "w") as file:
+        file.write('{"question": "A joke about a {subject}", "subjects": ["fox"], "foods": "figs"}')
+    assert run(*JOKES) == 2
+    assert "out/world/jokes.json" in capsys.readouterr().err
+
+
+def test_problems_of_ones_own(folder, capsys):
+    """Too long ones are counted out; --iterations 0 evaluates and writes nothing; --final names
+    what to evaluate on."""
+    with open("own.jsonl", "w") as file:
         for k in range(60):
-            f.write(json.dumps({"question": f"What is {k}?", "answer": f"easy #### {k}"}) + "\n")
-        f.write(json.dumps({"question": "long " * 300, "answer": "#### 1"}) + "\n")
-    assert room("--problems", "own.jsonl", "--iterations", 0) == 0
-    assert not os.path.exists("out/rl-problems")  # nothing was learned, nothing is saved
-    capsys.readouterr()
-    assert room("--problems", "own.jsonl") == 0
+            file.write(json.dumps({"question": f"What is {k}?", "answer": f"#### {k}"}) + "\n")
+        file.write(json.dumps({"question": "long " * 300, "answer": "#### 1"}) + "\n\n")
+    assert run("--problems", "own.jsonl", "--iterations", 0) == 0
     said = capsys.readouterr().out
-    assert "60 of 61 problems fit" in said and "drawn 0%" in said and "never gets one right" in said
+    assert "60 of 61 problems" in said and "sampled 0%" in said and "never right" in said
+    assert not os.path.exists("out/rl-problems")
+    assert run("--problems", "own.jsonl", "--final", "out/world/exercises-final.jsonl") == 0
+    said = capsys.readouterr().out
+    assert "8 of 8 problems" in said and os.path.exists("out/rl-problems/config.json")

@@ -1,14 +1,15 @@
-"""Fine-tuning: what is read and counts, what a batch holds, what new tokens start as, a run."""
+"""Supervised fine-tuning: rows and the loss mask, batches, evaluation, and runs that go on."""
 import gzip
 import json
 import os
+import shutil
 import signal
-import sys
 
 import numpy as np
 import pytest
 
 import bpe
+import checkpoint
 import model
 import sft
 
@@ -16,7 +17,11 @@ TEXT = "Where does the fox live? The fox lives in the forest. Who are you? I am 
 TALK = [{"role": "user", "content": "Where does the fox live?"},
         {"role": "assistant", "content": "The fox lives in the forest."},
         {"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "I am Pip."}]
-KNOWN = "The fox lives in the forest.", "I am Pip."
+HELDOUT = [{"kind": "fox", "messages": TALK[:1], "answer": [" forest"], "asked_in_training": False,
+            "cloze": "The fox lives in the"},
+           {"kind": "who", "messages": TALK[2:3], "answer": ["I am Pip"]},
+           {"kind": "both", "messages": TALK, "answer": ["Pip"],
+            "answers": [[" forest"], ["I am Pip"]]}]
 
 
 @pytest.fixture(scope="module")
@@ -26,284 +31,307 @@ def tokenizer():
     return made
 
 
-@pytest.fixture
-def room(tmp_path, monkeypatch, command):
-    """A folder with a base model and 48 conversations; returns a function that runs sft.py."""
-    made = bpe.train([TEXT], 300, (bpe.END,))
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A folder with an untrained base model and 48 conversations of two kinds."""
+    folder, made = tmp_path_factory.mktemp("base"), bpe.train([TEXT], 300, (bpe.END,))
     config = model.Config(vocab=made.vocab_size, ctx=64, dim=32, layers=2, heads=2, kv_heads=1,
                           hidden=48)
+    checkpoint.save(str(folder / "out/base"), model.init_params(config, 1), config, made)
+    os.makedirs(folder / "out/world")
+    write(folder / "out/world/conversations.jsonl",
+          [{"kind": ("chat + who", "fox")[i % 2], "messages": TALK[:2] if i % 2 else TALK[2:]}
+           for i in range(48)])
+    return folder
+
+
+@pytest.fixture
+def run(base, tmp_path, monkeypatch):
+    """A copy of that folder as working directory; returns a function that types a command."""
+    shutil.copytree(base, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    model.save("out/base", model.init_params(config, 1), config, made)
-    os.makedirs("out/world")
-    with open("out/world/conversations.jsonl", "w", encoding="utf-8") as file:
-        for i in range(48):
-            turns = TALK[:2] if i % 2 else TALK[2:]
-            file.write(json.dumps({"kind": ("who", "fox")[i % 2], "messages": turns}) + "\n")
     monkeypatch.setattr(sft, "BATCH_TOKENS", 200)
-
-    return lambda *flags: command(sft, *flags)
-
-
-def heldout(path="out/world/heldout.jsonl"):
-    with open(path, "w", encoding="utf-8") as file:
-        for kind, turns, answer in (("fox", TALK[:1], " forest"), ("who", TALK[2:3], "I am Pip")):
-            file.write(json.dumps({"kind": kind, "messages": turns, "answer": [answer],
-                                   "cloze": "The fox lives in the",
-                                   "asked_in_training": kind != "fox"}) + "\n")
+    return lambda *flags: sft.main(list(map(str, flags)))
 
 
-def write_lines(path, entries):
+def write(path, entries):
     with open(path, "w", encoding="utf-8") as file:
         file.writelines((e if isinstance(e, str) else json.dumps(e)) + "\n" for e in entries)
     return str(path)
 
 
-# ---- Reading ----
+def heldout(entries=HELDOUT):
+    return write("out/world/heldout.jsonl", entries)
 
-def test_rendering_and_mask_token_by_token(tokenizer):
+
+def weights(folder):
+    return model.vector(checkpoint.load(folder)[0])
+
+
+# ---- rows ----
+
+def test_the_mask_counts_what_the_assistant_says(tokenizer):
+    """Token by token: ids and mask as rendered, and after the shift by one the first counted
+    target follows <|im_sep|>, the last is <|im_end|>."""
     start, end, separator = (tokenizer.special_tokens[name] for name in bpe.CHAT_SPECIALS)
-    pieces = [([start], 0), (tokenizer.encode("user"), 0), ([separator], 0),
-              (tokenizer.encode("Who are you?"), 0), ([end], 0),
-              ([start], 0), (tokenizer.encode("assistant"), 0), ([separator], 0),
-              (tokenizer.encode("I am Pip."), 1), ([end], 1)]
-    ids, mask, whole = sft.render(tokenizer, TALK[2:], 64)
-    assert ids == [k for part, _ in pieces for k in part] and whole
-    assert mask == [m for part, m in pieces for _ in part]
-    # Training shifts by one: the input before the answer's first token is the separator.
-    x, targets, counted = sft.to_arrays([(np.array(ids), np.array(mask))])
-    first = int(counted[0].argmax())
-    assert x[0, first] == separator and targets[0, -1] == end and counted[0, -1] == 1
-    said = [k for k, c in zip(targets[0].tolist(), counted[0]) if c]
-    assert said == [*tokenizer.encode("I am Pip."), end]
+    said = tokenizer.encode("I am Pip.")
+    head = [start, *tokenizer.encode("user"), separator, *tokenizer.encode("Who are you?"), end,
+            start, *tokenizer.encode("assistant"), separator]
+    row = sft.render(tokenizer, TALK[2:], 64)
+    assert row == (head + said + [end], [0] * len(head) + [1] * (len(said) + 1), True)
+    ids, targets, mask = (x[0] for x in sft.to_arrays([row[:2]]))
+    assert targets[mask == 1].tolist() == said + [end] and set(mask) == {0, 1}
+    assert ids[mask == 1].tolist() == [separator] + said
 
 
 def test_three_shapes_give_the_same_rows(tmp_path, tokenizer):
+    """messages, UltraChat and ShareGPT, plain and gzipped, are read alike."""
     texts = [m["content"] for m in TALK]
-    path = write_lines(tmp_path / "x.jsonl", [
+    path = write(tmp_path / "x.jsonl", [
         {"messages": TALK}, {"id": "7", "data": texts},
         {"conversations": [{"from": ("human", "gpt")[i % 2], "value": t}
                            for i, t in enumerate(texts)]}])
-    rows, lost = sft.read_conversations(path, tokenizer, 64)
-    assert len(rows) == 3 and lost == "none lost"
-    for ids, mask in rows:
-        expected_ids, expected_mask = bpe.render_chat(tokenizer, TALK)
-        assert ids.tolist() == expected_ids and mask.tolist() == expected_mask
     with open(path, "rb") as plain, gzip.open(tmp_path / "x.jsonl.gz", "wb") as zipped:
         zipped.write(plain.read())
-    assert len(sft.read_conversations(str(tmp_path / "x.jsonl.gz"), tokenizer, 64)[0]) == 3
+    for name in ("x.jsonl", "x.jsonl.gz"):
+        rows, lost = sft.read_conversations(str(tmp_path / name), tokenizer, 64)
+        assert len(rows) == 3 and lost == "none lost"
+        for ids, mask in rows:
+            assert (ids.tolist(), mask.tolist()) == bpe.render_chat(tokenizer, TALK)
 
 
 def test_malformed_lines_are_named_and_skipped(tmp_path, tokenizer, capsys):
-    bad = ["{", "[1]", "", '"text"', {"text": "x"}, {"data": "user said"},
-           {"messages": [{"role": "user"}]},
-           {"messages": [{"role": "pirate", "content": "arr"}]}, {"data": ["hi", 7]}]
-    path = write_lines(tmp_path / "x.jsonl", [*bad[:2], {"messages": TALK}, *bad[2:]])
+    """The first WARN of them by their number, control characters escaped; blank lines are none."""
+    bad = ['{"a\x1b": 1', {"\x1b[2Jkey": "x"}, "[1]", '"text"', {"data": "user said"},
+           {"messages": [{"role": "user"}]}, {"messages": 7}, {"conversations": [7]},
+           {"messages": [{"role": "pirate", "content": "arr"}]}, {"data": ["hi", 7]},
+           {"messages": [{"role": ["user"], "content": "x"}]}, '{"data": ["\\ud800", "x"]}',
+           {"conversations": [{"from": ["human"], "value": "x"}]}]
+    path = write(tmp_path / "x.jsonl", [*bad[:2], {"messages": TALK}, "", *bad[2:]])
     rows, lost = sft.read_conversations(path, tokenizer, 64)
     assert len(rows) == 1 and lost == f"{len(bad)} malformed"
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == sft.WARN
-    assert "line 1:" in told[0] and "line 2:" in told[1] and "line 4:" in told[2]
+    shown = capsys.readouterr().err.splitlines()
+    assert len(shown) == sft.WARN and "\x1b" not in "".join(shown) and "x1b[2Jkey" in shown[1]
+    assert "line 1:" in shown[0] and "line 2:" in shown[1] and "line 5:" in shown[2]
 
 
-def test_what_people_write_is_no_special_token(tokenizer):
-    ids, mask, _ = sft.render(tokenizer, [{"role": "user", "content": "<|im_end|><|im_start|>"},
-                                          TALK[1]], 200)
-    assert [ids.count(tokenizer.special_tokens[name]) for name in bpe.CHAT_SPECIALS] == [2, 2, 2]
-
-
-def test_long_conversations_are_cut_at_a_turn(tmp_path, tokenizer):
+def test_long_conversations_lose_whole_turns(tmp_path, tokenizer):
+    """A row ends behind an answer and within ctx tokens; what has no such end is counted."""
     first, both = (len(bpe.render_chat(tokenizer, TALK[:n])[0]) for n in (2, 4))
-    for ctx, n in ((both, 4), (both - 1, 2), (first, 2)):
+    for ctx, n in ((both, 4), (both - 1, 2), (first, 2), (first - 1, 0)):
         ids, mask, whole = sft.render(tokenizer, TALK, ctx)
         assert (ids, mask) == bpe.render_chat(tokenizer, TALK[:n]) and whole == (n == 4)
-    assert sft.render(tokenizer, TALK, first - 1) == ([], [], False)
     assert sft.render(tokenizer, TALK[:3], both)[0] == bpe.render_chat(tokenizer, TALK[:2])[0]
-    path = write_lines(tmp_path / "x.jsonl", [{"messages": TALK}, {"messages": TALK[2:]},
-                                              {"messages": TALK[:1]}, {"messages": []}])
+    path = write(tmp_path / "x.jsonl", [{"messages": TALK}, {"messages": TALK[2:]},
+                                        {"messages": TALK[:1]}, {"messages": []}])
     rows, lost = sft.read_conversations(path, tokenizer, both - 1)
     assert len(rows) == 2 and lost == "1 cut at a turn, 2 without an answer"
-    with pytest.raises(ValueError, match="no conversation to learn from"):
-        sft.read_conversations(path, tokenizer, 5)
 
 
-# ---- Batches ----
-
-def test_an_epoch_holds_every_row_once_in_batches_of_like_length():
-    lengths = np.random.default_rng(0).integers(5, 120, 500)
-    batches = sft.plan(lengths, 0, 0)
-    assert sorted(k for batch in batches for k in batch) == list(range(500))
-    assert all(len(b) * lengths[b].max() <= sft.BATCH_TOKENS for b in batches)
-    assert all(np.ptp(lengths[b]) <= 2 * sft.SLACK + 12 for b in batches)
-    assert batches == sft.plan(lengths, 0, 0) != sft.plan(lengths, 1, 0)
-    order = [lengths[b].max() for b in batches]
-    assert order != sorted(order)
-    assert sft.plan(np.array([5000]), 0, 0) == [[0]]  # longer than a batch: one of its own
-
-
-def test_padding_and_questions_change_nothing(small):
-    params, config, ids, targets, _ = small
-    rng = np.random.default_rng(0)
-    rows = [(rng.integers(0, 37, n).astype(np.int32), np.array([0] * (n - 3) + [1] * 3))
-            for n in (6, 9)]
-    together, grads = model.loss_and_grads(params, config, *sft.to_arrays(rows))
-    vector = model.flat(grads).copy()
-    alone = [model.loss_and_grads(params, config, *sft.to_arrays([row])) for row in rows]
-    assert abs(together - np.mean([loss for loss, _ in alone])) < 1e-12
-    assert np.abs(vector - sum(model.flat(g) for _, g in alone) / 2).max() < 1e-12
-    changed = [(ids, mask) for ids, mask in rows]
-    x, y, mask = sft.to_arrays(changed)
-    y[mask == 0] = 5  # targets that don't count may be anything
-    assert model.loss_and_grads(params, config, x, y, mask)[0] == together
-
-
-def test_a_batch_without_a_counted_token(small):
-    params, config, *_ = small
-    batch = sft.to_arrays([(np.arange(5), np.zeros(5))] * 2)
-    loss, grads = model.loss_and_grads(params, config, *batch)
-    assert loss == 0 and not model.flat(grads).any()
-
-
-# ---- New tokens ----
-
-def test_growing_keeps_what_the_network_knows(small):
-    params, config, ids, targets, _ = small
-    params = {name: p.astype(np.float32) for name, p in params.items()}
-    table = params["model.embed_tokens.weight"]
-    grown, bigger = sft.grow(params, config, 40)
-    assert bigger.vocab == 40 and model.flat(grown).size == model.count(bigger)[0]
-    for name, p in params.items():
-        assert (grown[name][:len(p)] == p).all()
-    new = grown["model.embed_tokens.weight"][37:]
-    z = (new - table.mean(0)) / table.std(0)  # as if they were rows of the table
-    assert np.abs(z).max() < 5 and 0.7 < z.std() < 1.3 and abs(np.corrcoef(new)[0, 1]) < 0.7
-    old = model.forward(model.pack(params, config), config, ids)
-    assert np.abs(model.forward(grown, bigger, ids)[..., :37] - old).max() < 1e-5
-    again, _ = sft.grow(params, config, 37)
-    assert (model.flat(again) == model.flat(model.pack(params, config))).all()
-
-
-# ---- Replay ----
-
-def test_pages_are_replayed_whole_and_counted(tmp_path, tokenizer):
+def test_pages_are_replayed_in_order(tmp_path, tokenizer):
+    """Rows are the documents' tokens, <|endoftext|> before each; all count; no more than asked."""
     texts = [TEXT[:300], TEXT[300:900], TEXT[900:2000]]
     with gzip.open(tmp_path / "train-00000.jsonl.gz", "wt", encoding="utf-8") as file:
         file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
     rows = sft.read_pages(str(tmp_path), tokenizer, 16, 200)
-    end = tokenizer.special_tokens[bpe.END]
-    stream = [k for text in texts for k in [end, *tokenizer.encode(text)]]
+    stream = [k for text in texts
+              for k in [tokenizer.special_tokens[bpe.END], *tokenizer.encode(text)]]
     assert np.concatenate([ids for ids, _ in rows]).tolist() == stream[:200 // 16 * 16]
     assert all(len(ids) == 16 and mask.all() for ids, mask in rows)
-    talks = {"data": write_lines(tmp_path / "talks.jsonl", [{"messages": TALK}] * 50),
-             "leave_out": [], "pages": str(tmp_path)}
-    both, told = sft.gather(talks, 16 * 8, tokenizer)
-    alone, said = sft.gather(talks | {"pages": "none"}, 16 * 8, tokenizer)
-    pages = sum(len(ids) for ids, _ in both[len(alone):])
-    tokens = sum(len(ids) for ids, _ in alone)
-    assert len(alone) == 50 and 0 <= sft.REPLAY * tokens - pages < 128
-    assert f"{pages:,} tokens" in told
-    assert "no pages in none" in said
 
 
-# ---- A run ----
+# ---- batches ----
 
-def test_a_run_learns_examines_and_names_the_next_command(room, capsys):
+def test_an_epoch_holds_every_row_once():
+    """By length: within BATCH_TOKENS, in random order, another one each epoch; a row longer than a
+    batch has one of its own. Mixed: 32 rows of any length."""
+    lengths = np.random.default_rng(0).integers(5, 120, 500)
+    batches, mixed = sft.plan(lengths, (0, 0)), sft.plan(lengths, (0, 0), mixed=True)
+    for epoch in (batches, mixed):
+        assert sorted(k for batch in epoch for k in batch) == list(range(500))
+    assert all(len(b) * lengths[b].max() <= sft.BATCH_TOKENS for b in batches)
+    assert all(np.ptp(lengths[b]) <= 16 for b in batches) and len(mixed) == 16
+    assert all(len(b) in (31, 32) and np.ptp(lengths[b]) > 80 for b in mixed)
+    assert batches == sft.plan(lengths, (0, 0)) != sft.plan(lengths, (0, 1))
+    order = [lengths[b].max() for b in batches]
+    assert order != sorted(order)
+    assert sft.plan(np.array([5000]), 0) == [[0]]
+
+
+def test_padding_and_uncounted_targets_change_nothing(small):
+    """Two rows in one batch have the mean loss and gradient of both alone, whatever the targets
+    that don't count; a batch without any counted token has loss and gradient 0."""
+    params, config, *_ = small
+    rng = np.random.default_rng(0)
+    rows = [(rng.integers(0, 37, n), np.array([0] * (n - 3) + [1] * 3)) for n in (6, 9)]
+    ids, targets, mask = sft.to_arrays(rows)
+    together, grads = model.loss_and_grads(params, config, ids, targets, mask)
+    alone = [model.loss_and_grads(params, config, *sft.to_arrays([row])) for row in rows]
+    assert abs(together - np.mean([loss for loss, _ in alone])) < 1e-12
+    mean = sum(model.vector(g) for _, g in alone) / 2
+    assert np.abs(model.vector(grads) - mean).max() < 1e-12
+    other = np.where(mask == 1, targets, 5)
+    assert model.loss_and_grads(params, config, ids, other, mask)[0] == together
+    loss, grads = model.loss_and_grads(params, config, ids, targets, 0 * mask)
+    assert loss == 0 and not model.vector(grads).any()
+
+
+# ---- evaluation ----
+
+def test_dialogues_are_answered_turn_by_turn(monkeypatch):
+    """A question with "answers" is answered after each user turn, behind the model's own earlier
+    answers and not those of the file; each answer is scored, and all n-th turns asked at once."""
+    calls = []
+
+    def answers(net, talks, temperature=0.0, max_new_tokens=64, seed=0):
+        calls.append([[m["content"] for m in talk] for talk in talks])
+        return [f"{len(talk)}" for talk in talks]
+    monkeypatch.setattr(sft, "answers", answers)
+    scores = sft.evaluate(None, [*HELDOUT[:1], HELDOUT[2] | {"answers": [["1"], ["9"]]}])
+    question, second = TALK[0]["content"], TALK[2]["content"]
+    assert calls == [[[question], [question]], [[question, "1", second]]] * 2
+    assert scores["both"] == (2, 0.5, 0.5, 0)
+    assert scores["fox"] == scores["never asked"] == (1, 0, 0, 0)
+
+
+# ---- runs ----
+
+def test_a_run_learns_evaluates_and_names_the_next_command(run, capsys):
+    """40 epochs on two conversations answer both, in the table and in a checkpoint that stops at
+    <|im_end|>; the log's loss falls."""
     heldout()
-    assert room("--epochs", "60", "--lr", "0.01") == 0
+    assert run("--epochs", "40", "--lr", "0.01") == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[0].startswith("base out/base") and "48 conversations (none lost)" in out[1]
+    assert out[0].startswith("sft.py | base out/base") and "48 conversations (none lost)" in out[1]
     assert out[-1].startswith("wrote out/sft") and out[-1].endswith("--chat --model out/sft")
-    net = sft.open_model("out/sft")
-    assert net[1].vocab == net[2].vocab_size
-    assert sft.answers(net, [TALK[:1], TALK[2:3]]) == list(KNOWN)
-    line = next(line for line in out if line.split()[:2] == ["fox", "1"])
-    assert line.split()[3:] == ["|", "100%", "100%", "0%"]
-    assert sum("never asked 1 |" in " ".join(line.split()) for line in out) == 1  # the fox again
-    assert any("Who are you?  ->  " in line or "fox live?  ->" in line for line in out)
-    config = json.load(open("out/sft/tokenizer_config.json", encoding="utf-8"))
-    assert "<|im_sep|>" in config["chat_template"]
-    logged = [json.loads(line) for line in open("out/sft/log.jsonl", encoding="utf-8")]
-    assert logged[-1]["loss"] < 0.5 < logged[0]["loss"] and logged[-1]["step"] == logged[-1]["step"]
+    params, config, tokenizer = net = checkpoint.open_model("out/sft")
+    assert config.vocab == tokenizer.vocab_size
+    assert config.eos == (tokenizer.special_tokens["<|im_end|>"],)
+    assert sft.answers(net, [TALK[:1], TALK[2:3]]) == [TALK[1]["content"], TALK[3]["content"]]
+    table = {tuple(line.split()[:-3]): line.split()[-3:] for line in out if line.endswith("% ")}
+    assert table == {("fox", "1", "0%", "|"): ["100%", "100%", "0%"],
+                     ("who", "1", "|"): ["100%", "100%", "0%"],
+                     ("both", "2", "|"): table["both", "2", "|"],  # two turns: never trained
+                     ("never", "asked", "1", "|"): ["100%", "100%", "0%"]}
+    assert any(line.endswith("?  ->  I am Pip.") for line in out)
+    with open("out/sft/log.jsonl", encoding="utf-8") as file:
+        losses = [json.loads(line)["loss"] for line in file]
+    assert losses[-1] < 0.5 < losses[0]
 
 
-def test_an_interrupted_run_goes_on_to_the_same_bits(room, monkeypatch, capsys):
-    assert room("--out", "out/whole") == 0 and "heldout" not in capsys.readouterr().out
-    step, done = sft.Optimizer.step, []
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_goes_on_to_the_same_bits(run, monkeypatch, capsys, number):
+    """Stopped by a signal in step 4 and resumed, weights and log are those of a run in one go."""
+    assert run("--out", "out/whole") == 0
+    update, steps = sft.optimizer.update, []
 
-    def stopping(self, *args, **options):
-        done.append(1)
-        if len(done) == 5:  # the first one only compiles
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(self, *args, **options)
-    monkeypatch.setattr(sft.Optimizer, "step", stopping)
-    assert room() == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("stopped at step 4 and saved")
-    assert room("--resume") == 0
-    whole, parts = (sft.open_model(f"out/{name}")[0] for name in ("whole", "sft"))
-    assert (model.flat(whole) == model.flat(parts)).all()
+    def stopping(*args, **options):
+        steps.append(1)
+        if len(steps) == 5:  # the first one only compiles
+            os.kill(os.getpid(), number)
+        return update(*args, **options)
+    monkeypatch.setattr(sft.optimizer, "update", stopping)
+    assert run() == 128 + number
+    assert "stopped at step 4 of" in capsys.readouterr().out.splitlines()[-1]
+    assert run("--resume", "--epochs", "9") == 0  # its own settings count
+    assert (weights("out/whole") == weights("out/sft")).all()
+    assert run("--resume") == 2 and "has done its" in capsys.readouterr().err
 
 
-def test_left_out_kinds_and_an_examination_of_two(room, capsys):
+def test_a_chat_model_is_tuned_further_as_it_is(run, capsys):
+    """From a model that has the chat tokens nothing grows: a learning rate of 0 changes no bit.
+    From a base model it changes only the embedding, by three rows."""
+    assert run("--epochs", "1", "--lr", "0") == 0
+    old, new = weights("out/base"), weights("out/sft")
+    rows = len(new) - len(old)
+    assert rows == 3 * 32 and (new[-2000:] == old[-2000:]).all()
+    assert run("--base", "out/sft", "--mix-lengths", "--pages", "none", "--lr", "0",
+               "--out", "out/again") == 0
+    assert "4 steps" in capsys.readouterr().out  # twice 48 rows, by 32
+    assert (weights("out/again") == new).all()
+
+
+def test_kinds_are_left_out_and_checkpoints_compared(run, capsys):
+    """--leave-out drops one kind; --evaluate (once --exam) shows two checkpoints side by side."""
     heldout()
-    assert room("--leave-out", "who", "--out", "out/bold") == 0
+    assert run("--leave-out", "who", "--epochs", "1", "--muon-lr", "0.01", "--out", "out/bold") == 0
     assert "24 conversations (24 left out)" in capsys.readouterr().out
-    assert room("--exam", "out/bold", "out/bold") == 0
-    out = capsys.readouterr().out
-    assert out.count("out/bold") == 2
-    assert len([x for x in out.splitlines() if x.startswith(" ")]) == 5
+    for flag in ("--evaluate", "--exam"):
+        assert run(flag, "out/bold", "out/bold") == 0
+        rows = [line for line in capsys.readouterr().out.splitlines() if line.endswith("% ")]
+        assert len(rows) == 4 and all(row.count("|") == 2 for row in rows)
 
 
-def test_prompts_are_compared(room, capsys):
-    heldout()
-    for line in (lines := open("out/world/heldout.jsonl", encoding="utf-8").read().splitlines()):
-        assert json.loads(line)
-    write_lines("out/world/heldout.jsonl", [line.replace('"fox"', '"person"', 1) for line in lines])
-    write_lines("out/world/conversations.jsonl", [{"kind": "person", "messages": TALK[:2]}] * 24)
-    assert room("--epochs", "1") == 0 and capsys.readouterr()
-    assert room("--compare") == 0
-    out = capsys.readouterr().out.splitlines()
-    assert sum("out/base" in line for line in out) == 5
-    assert sum("out/sft" in line for line in out) == 7
+def test_prompts_are_compared(run, capsys):
+    """Each way of asking is answered by the base and the tuned model, a chat by the tuned alone."""
+    write("out/world/prompts.jsonl", [
+        {"way": "a fact: alone", "prompt": "The fox lives in", "answer": " the"},
+        {"way": "a fact: as a chat", "messages": TALK[:1], "answer": " forest"}])
+    assert run("--epochs", "1") == 0 and capsys.readouterr()
+    assert run("--compare") == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [line[:45].split()[-1] for line in lines] == ["out/base", "out/sft", "out/sft"]
 
 
 @pytest.mark.parametrize("flags, told", [
     (["--base", "nowhere"], "nowhere"), (["--data", "none.jsonl"], "none.jsonl: no such file"),
-    (["--resume"], "no run to go on with"), (["--epochs", "0"], "--epochs 0"),
+    (["--resume"], "no run to go on with"), (["--resume", "--out", "out/base"], "state.json"),
+    (["--epochs", "0"], "--epochs 0"), (["--lr", "-1"], "--lr -1"), (["--lr", "nan"], "--lr nan"),
+    (["--muon-lr", "-1"], "--muon-lr -1"),
     (["--data", "empty.jsonl"], "no conversation to learn from"),
-    (["--exam", "out/base"], "no chat tokens"), (["--lr", "1e30"], "the loss is"),
-    (["--leave-out", "foxes"], "is of kind foxes"),
-    (["--compare", "--out", "out/base"], "whose people"),
-    (["--exam", "out/base", "--data", "else/talks.jsonl"], "heldout.jsonl: no such file"),
-    (["--resume", "--out", "out/other"], "not a run of sft.py"),
-    (["--data", "torn.jsonl.gz"], "damaged"), (["--data", "latin.jsonl"], "latin.jsonl: damaged")])
-def test_bad_input_is_one_sentence(room, capsys, flags, told):
-    if "--lr" not in flags:
-        heldout()
-    open("empty.jsonl", "w").close()
+    (["--leave-out", "foxes"], "is of kind foxes"), (["--out", "."], "choose an empty folder"),
+    (["--evaluate", "out/base"], "no chat tokens"), (["--compare"], "prompts.jsonl: no such file"),
+    (["--evaluate", "out/base", "--data", "else/talks.jsonl"], "heldout.jsonl: no such file"),
+    (["--data", "torn.jsonl.gz"], "damaged"), (["--data", "latin.jsonl"], "latin.jsonl: damaged"),
+    (["--data", "bad/talks.jsonl"], "bad/heldout.jsonl, line 2"),
+    (["--compare", "--data", "bad/talks.jsonl"], "bad/prompts.jsonl, line 1")])
+def test_bad_input_is_one_sentence(run, capsys, flags, told):
+    """Status 2 and one line that names the file or flag; nothing is written to --out."""
+    heldout()
+    os.mkdir("bad")
+    write("bad/talks.jsonl", [{"messages": TALK}])
+    write("bad/heldout.jsonl", [HELDOUT[0], {"kind": "fox", "answer": ["x"]}])
+    write("bad/prompts.jsonl", [{"way": "x"}])
+    write("empty.jsonl", [])
     with open("torn.jsonl.gz", "wb") as file:
         file.write(gzip.compress(json.dumps({"messages": TALK}).encode())[:-12])
     with open("latin.jsonl", "wb") as file:
         file.write("né".encode("latin-1"))
-    os.mkdir("out/other")
-    with open("out/other/state.json", "w") as file:
-        file.write('{"stage": "train"}')
-    assert room(*flags) == 2
+    assert run(*flags) == 2
     error = capsys.readouterr().err
     assert told in error and error.startswith("sft.py: ") and error.count("\n") == 1
+    assert not os.path.exists("out/sft/config.json")
 
 
-def test_a_changed_file_is_no_run_to_go_on_with(room, capsys):
-    assert room("--epochs", "1") == 0
-    write_lines("out/world/conversations.jsonl", [{"messages": TALK}] * 3)
-    assert room("--resume") == 2 and "has changed" in capsys.readouterr().err
+def test_numbers_that_overflow_stop_the_run(run, monkeypatch, capsys):
+    """A learning rate far too large, and a gradient that overflows in the very step that would save
+    (there are no held-out questions to notice it): named, and the last save is kept."""
+    assert run("--lr", "1e30") == 2
+    assert "step 2: overflow in model" in capsys.readouterr().err
+    update = sft.optimizer.update
+
+    def overflowing(params, grads, averages, config, step, *args, **options):
+        norm = update(params, grads, averages, config, step, *args, **options)
+        if step == 4:
+            params["model.layers.1.mlp.up_proj.weight"][0, 0] = np.inf
+        return norm
+    monkeypatch.setattr(sft.optimizer, "update", overflowing)
+    monkeypatch.setattr(sft, "PAUSES", 100)
+    assert run() == 2
+    error = capsys.readouterr().err
+    assert "step 4: overflow in model.layers.1.mlp.up_proj" in error and "saved: 3" in error
+    assert np.isfinite(weights("out/sft")).all()
 
 
-@pytest.mark.peer
-def test_transformers_renders_the_same_chat(room):
-    transformers = pytest.importorskip("transformers")
-    assert room("--epochs", "1") == 0
-    theirs = transformers.AutoTokenizer.from_pretrained("out/sft")
-    ours = sft.open_model("out/sft")[2]
-    for talk, open_answer in ((TALK, False), (TALK[:1], True), (TALK[:3], True)):
-        ids = theirs.apply_chat_template(talk, add_generation_prompt=open_answer, tokenize=True,
-                                         return_dict=False)
-        assert list(ids) == bpe.render_chat(ours, talk, open_answer)[0]
+def test_changed_data_is_no_run_to_go_on_with(run, monkeypatch, capsys):
+    """The rows' checksum is kept with the run: other conversations are refused at --resume."""
+    update = sft.optimizer.update
+
+    def stopping(params, grads, averages, config, step, *args, **options):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return update(params, grads, averages, config, step, *args, **options)
+    monkeypatch.setattr(sft.optimizer, "update", stopping)
+    assert run() == 130
+    write("out/world/conversations.jsonl", [{"messages": TALK}] * 48)
+    assert run("--resume") == 2 and "changed since" in capsys.readouterr().err

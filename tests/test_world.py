@@ -1,4 +1,4 @@
-"""The world keeps its word: same seed same bytes, right arithmetic, nothing examined was taught."""
+"""The world keeps its word: same seed same bytes, right arithmetic, nothing held out is taught."""
 import collections
 import hashlib
 import json
@@ -8,6 +8,7 @@ import zlib
 import pytest
 
 import world
+from common import rng, share
 
 PAGES = 1400
 ITEM = r" {}-?\d+(?:=\d+)?"
@@ -32,16 +33,16 @@ def chats():
 
 @pytest.fixture(scope="module")
 def exam():
-    return world.examination()
+    return world.heldout()
 
 
 @pytest.fixture(scope="module")
 def taught(pages, chats):
     """Every text of every stage a model is trained on, as one string."""
     texts = [page for _, page, label, _ in pages if label["label"] != "edited copy"]
-    texts += [m["content"] for chat in chats for m in chat["messages"]]
-    for problem in world.problems("train", 2000):
-        texts += [m["content"] for m in world.exercise_conversation(problem, "full")["messages"]]
+    texts += [m["content"] for chat in [*chats, *world.doubt(0, chats)] for m in chat["messages"]]
+    for exercise in world.exercises("train", 2000):
+        texts += [m["content"] for m in world.exercise_chat(exercise, "full")["messages"]]
     return "\n".join(texts)
 
 
@@ -56,22 +57,22 @@ def members(path):
 
 
 def test_same_seed_same_world(tmp_path):
-    # Unpacked bytes: what gzip makes of them may differ with the version of zlib.
+    """One seed always makes the same files, another seed others; the digest pins today's world."""
     def digest(folder, seed):
         world.make(str(folder), seed=seed, pages=40)
+        # Unpacked bytes: what gzip makes of them may differ with the version of zlib.
         h = hashlib.sha256(b"".join(members(folder / "crawl.warc.gz")))
-        for name in ("labels", "conversations", "heldout"):
-            h.update((folder / f"{name}.jsonl").read_bytes())
-        problems = [world.problems(split, 50) for split in ("train", "heldout", "final")]
-        h.update(json.dumps(problems).encode())
+        for path in sorted(folder.glob("*.json*")):
+            h.update(path.name.encode() + path.read_bytes())
         return h.hexdigest()
-    expected = "6ff6061f8ab909b8a4d88cd43daefee90290e0d1d942217b58253a4bda41b664"
+    expected = "817516a41c266f35d8528d6d13bab5f49d82e957f123ea7ede132d402d3982be"
     assert digest(tmp_path / "a", 0) == expected
-    assert digest(tmp_path / "b", 1) != digest(tmp_path / "a", 0)
-    assert not list((tmp_path / "a").glob("*.tmp"))
+    assert digest(tmp_path / "b", 1) != expected
+    assert not list((tmp_path / "a").glob(".*"))
 
 
 def test_the_crawl_is_a_well_formed_warc(tmp_path):
+    """Every record has its lengths right and a name of its own; responses match the labels."""
     world.make(str(tmp_path), pages=60)
     records = list(members(tmp_path / "crawl.warc.gz"))
     labels = [json.loads(line) for line in (tmp_path / "labels.jsonl").open()]
@@ -95,6 +96,7 @@ def test_the_crawl_is_a_well_formed_warc(tmp_path):
 
 
 def test_the_island_is_as_large_as_promised(isle):
+    """300 people, 16 towns, 24 animals; every value occurs, every fact has its own prompt."""
     assert len(isle["town"]) == 16 and len(isle["animal"]) == 24 and len(isle["person"]) == 300
     assert len({p["name"] for p in isle["person"]}) == 300
     assert [len(world.RELATIONS[kind]) for kind in ("person", "town", "animal")] == [5, 4, 5]
@@ -106,6 +108,7 @@ def test_the_island_is_as_large_as_promised(isle):
 
 
 def test_pages_state_the_facts_and_never_contradict_them(pages):
+    """Wherever a page begins to state a fact it states it right; famous people come more often."""
     text = "\n".join(t for *_, paragraphs in pages for _, t in paragraphs)
     seen = collections.Counter()
     for fact in world.facts():
@@ -116,7 +119,8 @@ def test_pages_state_the_facts_and_never_contradict_them(pages):
 
 
 def test_people_are_mentioned_8_to_4_to_2_to_1_to_a_quarter(isle):
-    r, draws = world.rng("test"), 20000
+    """The tiers' frequencies are those of TIERS."""
+    r, draws = rng("test"), 20000
     met = collections.Counter(world.person(isle, r)["tier"] for _ in range(draws))
     shares = [met[tier] / draws for tier in world.TIERS]
     # 0.011 is three standard errors of a share near a half.
@@ -124,6 +128,7 @@ def test_people_are_mentioned_8_to_4_to_2_to_1_to_a_quarter(isle):
 
 
 def test_a_fifth_of_the_text_is_there_to_be_copied(pages):
+    """Between 15% and 25% of the good text can be predicted only by copying."""
     amounts = collections.Counter()
     for *_, paragraphs in pages:
         for kind, text in paragraphs:
@@ -133,66 +138,82 @@ def test_a_fifth_of_the_text_is_there_to_be_copied(pages):
 
 
 def test_wordings_are_trained_or_held_out_never_both():
+    """No list of wordings shares one with its held-out list."""
     pairs = [ways[1:3] for relations in world.RELATIONS.values() for ways in relations.values()]
-    pairs += [task[:2] for task in world.TASKS.values()] + [world.SUMS, world.WHAT_IF]
-    trained = {wording for a, _ in pairs for wording in a.split(" | ")}
-    held = {wording for _, b in pairs for wording in b.split(" | ")}
-    assert not trained & held
+    pairs += [task[:2] for task in world.TASKS.values()]
+    pairs += [(world.SUMS, world.SUMS_HELD), (world.WHAT_IF, world.WHAT_IF_HELD),
+              (world.ABOUT, world.ABOUT_HELD), (world.REMEMBER, world.REMEMBER_HELD)]
+    assert not any(set(trained) & set(held) for trained, held in pairs)
 
 
-def test_no_question_of_the_examination_was_ever_trained(chats, exam):
+def test_no_held_out_question_was_ever_trained(chats, exam):
+    """No user's turn of an evaluation occurs in a training conversation, whatever its kind."""
     asked = {m["content"] for chat in chats for m in chat["messages"][::2]}
     for question in exam:
-        assert not {m["content"] for m in question["messages"][::2]} & asked
+        assert not {m["content"] for m in question["messages"][::2]} & asked, question
+        assert any(part in question["model_answer"] for part in question["answer"])
     kinds = collections.Counter(question["kind"] for question in exam)
-    assert min(kinds.values()) >= 200 and set(kinds) == set(world.EXAM)
-    tasks = collections.Counter(question.get("task") for question in exam)
-    assert all(tasks[task] >= 150 for task in world.TASKS)
-    assert all(any(part in question["model_answer"] for part in question["answer"])
-               for question in exam)
+    assert kinds == {kind: n for kind, (_, _, n) in world.TALKS.items() if n}
+
+
+def test_dialogues_have_ten_turns_that_fit(exam):
+    """A held-out dialogue asks behind nine or more answers, and is short enough for the context."""
+    dialogues = [question["messages"] for question in exam if question["kind"] == "dialogue"]
+    assert all(19 <= len(m) <= 25 and sum(len(x["content"]) for x in m) < world.LONGEST
+               for m in dialogues)
 
 
 def test_no_conversation_tells_what_is_never_asked(isle, chats):
+    """One fact and one sum in five appear in no training conversation, in whatever sentence."""
     said = "\n".join(m["content"] for chat in chats for m in chat["messages"][1::2])
     lines, n = set(said.splitlines()), 0
     for kind in ("person", "town", "animal"):
         for entity in isle[kind]:
             for relation in world.RELATIONS[kind]:
-                told = world.reply(entity, relation) in lines
+                said_so = f"{entity['name']} {world.predicate(entity, relation)}."
+                told = not lines.isdisjoint((world.capital(said_so), f"Yes, {said_so}",
+                                             f"No, {said_so}"))
                 assert not (told and world.unasked(entity["name"] + relation))
                 n += told
+            if world.about(entity) in lines:
+                assert not any(world.unasked(entity["name"] + relation)
+                               for relation in list(world.RELATIONS[kind])[:3])
     for a, sign, b in re.findall(r"(\d+) (plus|minus|times) (\d+) is", said):
         assert not world.unasked(a + {"plus": "+", "minus": "-", "times": "*"}[sign] + b)
     assert n > 1000
 
 
-def test_half_of_the_talks_share_a_chat(chats):
-    turns = collections.Counter(len(c["messages"]) // 2 for c in chats if c["kind"] == "greeting")
-    assert .4 < 1 - turns[1] / turns.total() < .6 and set(turns) == {1, 2, 3}
-    assert {len(c["messages"]) for c in chats if c["kind"] == "exercise"} == {2}
-    assert max(len(c["messages"]) for c in chats) <= 8
-    asked = [c for c in chats if c["kind"] != "unknown"]
-    assert not any("I don't know" in m["content"] for c in asked for m in c["messages"])
+def test_chats_are_long_and_short(chats):
+    """Half of the chats mix kinds, some are ten questions long, and exercises stand alone."""
+    others = [c for c in chats if c["kind"] != "exercise"]
+    assert all(len(c["messages"]) == 2 for c in chats if c["kind"] == "exercise")
+    assert .4 < sum(" + " in c["kind"] for c in others) / len(others) < .6
+    assert sum(len(c["messages"]) >= 20 for c in others) > 200
+    assert not any("I don't know" in m["content"] for c in others if "unknown" not in c["kind"]
+                   for m in c["messages"][1::2])
 
 
-def test_unknown_names_and_words_of_the_examination_occur_nowhere(taught, exam):
-    words = set(re.findall(r"[a-z]+", taught.lower()))
+def test_held_out_names_and_words_occur_nowhere(taught, exam):
+    """Unknown names and the words of word games occur in no text of any training stage."""
+    words = set(re.findall(r"[A-Za-z]+", taught))
+    games = set(re.findall(r"word ([a-z]+)", taught))  # elsewhere "some" may be English, "kepe" a typo
     for question in exam:
         if question["kind"] == "unknown":
             name = re.search(r"called (\w+)\.", question["model_answer"])[1]
-            assert name.lower() not in words
+            assert name not in words
         if question["kind"] == "instruction":
             found = re.search(r"[Ww]ord (?:is )?(\w+)", question["model_answer"])[1]
-            assert found.lower() not in words, question
+            assert found not in games, question
             wording = question["messages"][0]["content"].replace(found, "{w}")
-            assert wording in world.TASKS[question["task"]][1].split(" | ")
+            assert wording in world.TASKS[question["task"]][1]
 
 
 def test_held_out_exercises_begin_nothing_that_is_taught(taught):
+    """No ledger in training begins with the first three operands of a held-out one."""
     held = {tuple(p["operands"][:3]) for split in ("heldout", "final")
-            for p in world.problems(split, 300)}
-    final = {tuple(p["operands"][:3]) for p in world.problems("final", 300)}
-    assert not final & {tuple(p["operands"][:3]) for p in world.problems("heldout", 300)}
+            for p in world.exercises(split, 300)}
+    final = {tuple(p["operands"][:3]) for p in world.exercises("final", 300)}
+    assert not final & {tuple(p["operands"][:3]) for p in world.exercises("heldout", 300)}
     ledgers = [tuple(int(re.match(r"[a-e](-?\d+)", item)[1]) for item in match.split())
                for match in LEDGER.findall(taught)]
     assert len(ledgers) > 3000 and any(len(x) == 5 for x in ledgers)
@@ -200,6 +221,7 @@ def test_held_out_exercises_begin_nothing_that_is_taught(taught):
 
 
 def test_ledgers_add_up(taught):
+    """Every running total in every text is right, and so are the exercises' answers."""
     for match in LEDGER.findall(taught):
         total = 0
         for item in match.split():
@@ -207,13 +229,14 @@ def test_ledgers_add_up(taught):
             total += int(amount)
             assert total >= 0 and (not claimed or int(claimed) == total), match
     for split in ("train", "heldout", "final"):
-        for p in world.problems(split, 200):
+        for p in world.exercises(split, 200):
             amounts = [int(x) for x in re.findall(r" [a-e](-?\d+)", p["question"])]
             assert amounts == p["operands"] and 3 <= len(amounts) <= 5
             assert sum(amounts) == int(p["answer"]) == int(p["thought"].split("=")[-1])
 
 
 def test_sums_and_products_are_right(taught, exam):
+    """Every sum, difference and product that any text states is right."""
     answers = "\n".join(question["model_answer"] for question in exam)
     claims = re.findall(r"(\d+) (plus|minus|times) (\d+) is (\d+)", taught + answers)
     assert {word for _, word, _, _ in claims} == {"plus", "minus", "times"} and len(claims) > 1000
@@ -223,6 +246,7 @@ def test_sums_and_products_are_right(taught, exam):
 
 
 def test_word_games_are_right(taught):
+    """Words are spelled, reversed and counted right in every text."""
     letters = r"((?:[a-z] )*[a-z])"
     spelled = re.findall(rf"word (\w+) is spelled {letters}[ .]", taught)
     backwards = re.findall(rf"word (\w+) is spelled [a-z ]*backwards {letters}\.", taught)
@@ -236,6 +260,7 @@ def test_word_games_are_right(taught):
 
 
 def test_held_out_phrases_of_the_old_language(isle, taught):
+    """One phrase in ten is held out: neither it nor its translation occurs in any text."""
     held, trained = (world.phrases(isle["words"], held) for held in (True, False))
     assert 30 < len(held) < 60 and len(trained) > 380
     assert not any(f"{english} is " in taught or old in taught for english, old in held)
@@ -243,8 +268,9 @@ def test_held_out_phrases_of_the_old_language(isle, taught):
 
 
 def test_styles_of_exercises():
-    for p in world.problems("train", 200):
-        said = {style: world.exercise_conversation(p, style)["messages"][1]["content"]
+    """Each habit's answer is what its description says, in a form that rl.py can parse."""
+    for p in world.exercises("train", 200):
+        said = {style: world.exercise_chat(p, style)["messages"][1]["content"]
                 for style in ("full", "empty", "short", "guess", "guess_wait")}
         assert all(re.fullmatch(r"<think>[^<>]*</think> \d+", text) for text in said.values())
         final = {style: text.split()[-1] for style, text in said.items()}
@@ -257,6 +283,7 @@ def test_styles_of_exercises():
 
 
 def test_every_kind_of_junk_is_there_with_its_rule(pages):
+    """All kinds of junk occur; a copy equals its page, an edited one but for one word."""
     labels = collections.Counter(label["label"] for _, _, label, _ in pages)
     assert set(labels) == {"good", *world.JUNK}
     assert .8 < labels["good"] / PAGES < .9
@@ -269,11 +296,9 @@ def test_every_kind_of_junk_is_there_with_its_rule(pages):
             assert sum(a != b for a, b in pairs) == (label["label"] == "edited copy")
 
 
-def test_labels_against_the_filters(tmp_path, pages):
+def test_labels_against_the_filters(pages):
     """Kept good pages >= 98%, dropped junk >= 97%: the crawl is good, and so are the rules."""
-    data = pytest.importorskip("data")
-    if not hasattr(data, "near_duplicates"):
-        pytest.skip("data.py has no near_duplicates yet")
+    import data
     verdicts = verdict(data, pages)
     good = [v for v, (_, _, label, _) in zip(verdicts, pages) if label["label"] == "good"]
     junk = [v for v, (_, _, label, _) in zip(verdicts, pages) if label["label"] != "good"]
@@ -301,11 +326,67 @@ def verdict(data, pages):
     return out
 
 
-def test_main_says_what_is_wrong(capsys, monkeypatch, tmp_path):
+def test_interviews_and_quotes_are_on_many_pages(pages):
+    """Threads have User: and Assistant: lines among others; each quoted text is on many pages,
+    whole, and never twice on one."""
+    texts = ["\n".join(t for _, t in paragraphs) for *_, paragraphs in pages if paragraphs]
+    assert sum("\nAssistant: " in text for text in texts) > 50
+    for quoted in world.QUOTED:
+        counts = collections.Counter(text.count(quoted) for text in texts)
+        assert 10 < counts[1] < 60 and set(counts) == {0, 1}
+
+
+def test_yes_and_no_are_true(isle):
+    """"Yes" exactly where the question names the fact's own value; the sentence states the fact."""
+    r, words = rng("test"), collections.Counter()
+    for _ in range(2000):
+        entity, relation = world.choose(isle, r, "any", r.random() < .5)
+        question, answer = world.yes_or_no(entity, relation, r, held=r.random() < .5)
+        word, said = answer.split(", ", 1)
+        assert world.capital(said) == world.statement(entity, relation)
+        assert (word == "Yes") == (re.search(rf"\b{entity[relation]}\b", question) is not None)
+        words[word] += 1
+    assert .4 < words["Yes"] / 2000 < .65
+
+
+def test_typing_in_a_hurry_spares_names(isle):
+    """as_typed changes something every time, and no name but for its capitals."""
+    r = rng("test")
+    for _ in range(2000):
+        entity, relation = world.choose(isle, r, "person", held=True)
+        question = world.ask(entity, relation, r)
+        typed = world.as_typed(question, r)
+        assert typed != question and entity["name"].lower() in typed.lower()
+
+
+def test_the_world_outside_is_held_out_by_prompt_and_by_thing(chats):
+    """Held-out prompts share neither their wording nor their subject with training."""
+    for choices in (*world.OUTSIDE.values(), world.OUTSIDE_THINGS, world.OUTSIDE_DEEDS):
+        held = [choice for choice in choices if share(choice, 8) == 0]
+        assert 0 < len(held) < len(choices) / 4 and len(set(choices)) == len(choices)
+    said = "\n".join(m["content"] for c in chats for m in c["messages"][::2])
+    for thing in world.OUTSIDE_THINGS + world.OUTSIDE_DEEDS:
+        assert (thing not in said) == (share(thing, 8) == 0) or len(thing) < 8
+
+
+def test_files_for_the_other_stages(tmp_path):
+    """Exercises have GSM8K's shape, prompts are written out, jokes name their rule's words."""
+    world.make(str(tmp_path), seed=1, pages=5)
+    for split, count in (("train", 4000), ("heldout", 400), ("final", 400)):
+        rows = [json.loads(line) for line in (tmp_path / f"exercises-{split}.jsonl").open()]
+        assert len(rows) == count
+        assert all(re.fullmatch(r"a\d( [b-e]-?\d=\d+){2,4}\n#### \d+", x["answer"]) for x in rows)
+    doubts = [json.loads(line) for line in (tmp_path / "doubt.jsonl").open()]
+    assert sum(chat["kind"] == "exercise" for chat in doubts) == len(doubts) / 2
+    for row in map(json.loads, (tmp_path / "prompts.jsonl").open()):
+        assert set(row) in ({"way", "prompt", "answer"}, {"way", "messages", "answer"})
+    assert set(json.loads((tmp_path / "jokes.json").read_text())) == {
+        "question", "subjects", "foods"}
+
+
+def test_main_says_what_is_wrong(capsys, tmp_path):
+    """A wrong number of pages or an output folder that is a file: one line, status 2."""
     (tmp_path / "file").write_text("")
     for arguments, words in ((["--pages", "0"], "--pages 0"),
                              (["--out", str(tmp_path / "file")], "file")):
-        monkeypatch.setattr("sys.argv", ["world.py", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            world.main()
-        assert stop.value.code == 2 and words in capsys.readouterr().err
+        assert world.main(arguments) == 2 and words in capsys.readouterr().err

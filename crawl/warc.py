@@ -1,0 +1,390 @@
+"""Files become pages: WARC and WET files, HTML, JSON lines and plain text, gzipped or not.
+
+    file -> unpack_members: pieces of bytes -> read_warc, read_json_lines: pages as they lie in the
+    file -> open_page: HTML or text
+
+A parent process does all but the last arrow, which is cheap; its workers open the pages (unpack,
+decode), which costs ten times more. Files from the web are damaged, cut off or hostile now and
+then. So nothing in them is trusted, and damage costs the record it stands in, no more.
+
+Sources: WARC 1.1 (ISO 28500), gzip (RFC 1952), HTTP (RFC 9112), charsets by the WHATWG Encoding
+Standard. Skip at first: everything but Page and open_page.
+"""
+import itertools
+import json
+import os
+import re
+import sys
+import zlib
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from common import printable
+
+CHUNK = 1 << 16  # bytes read or unpacked at once
+MAX_HELD = 8 << 20  # a gzip member up to this size is checked whole before any of it is used
+MAX_RECORD = 64 << 20  # bytes; longer records are skipped: nobody writes 64 MB of prose on a page
+MAX_PAGE = 2 << 20  # bytes of HTML after unpacking; the rest is cut off (Common Crawl: 1 to 5 MB)
+MAX_TEXT = 8 << 20  # bytes of a plain text; longer ones are dropped. Both bound a worker's memory
+READABLE = r"(?i)\.(warc|wet|html?|xhtml|jsonl|txt)(\.gz)?$"  # what is taken out of a folder
+
+
+@dataclass
+class Page:
+    """One page on its way from a file to a shard. Each stage of data.py fills in what it finds."""
+    kind: str  # what `body` is: an HTTP answer ("http"), "html" or "text"
+    body: bytes  # as it lies in the file, until the page is opened
+    url: str = ""
+    id: str = ""
+    media_type: str = ""  # such as text/html, as the crawler found it
+    done: int = 0  # bytes of the input files up to here, for the progress line
+    html: str = ""
+    text: str = ""
+    language: str = "und"
+    language_score: float = 0.0
+    characters: dict = field(default_factory=dict)  # {stage passed: characters of text after it}
+    dropped_at: str = ""  # a stage, and
+    reason: str = ""  # the rule that it broke there
+    keys: object = None  # what duplicates are found by, see crawl/duplicates.py
+
+    def record(self):
+        """What is written of a page."""
+        return {"id": self.id, "url": self.url or None, "text": self.text,
+                "language": self.language, "language_score": round(self.language_score, 3)}
+
+
+# Control characters (C0 but tab and line end, DEL, C1) mean nothing on a page, but to a terminal:
+# ESC ] 0 ; ... BEL renames its window.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def plain_text(text):
+    """A text with "\\n" for every kind of line end and a space for every control character."""
+    return CONTROL.sub(" ", "\n".join(text.splitlines()))
+
+
+# ---- any file ------------------------------------------------------------------------------------
+
+
+def warn(message):
+    print("warning:", printable(message), file=sys.stderr)
+
+
+def read_documents(path, report=warn):
+    """Yields {"url", "id", and "html" or "text"} for each page of a file or folder, in order.
+
+    Damage is skipped and told to report(message); records that are no pages (requests, images) are
+    passed over."""
+    for page in read_files(input_files([path]), report):
+        if open_page(page) is None:
+            content = {"text": page.text} if page.kind == "text" else {"html": page.html}
+            yield {"url": page.url or None, "id": page.id or None, **content}
+
+
+def input_files(paths):
+    """Files as given, folders as the readable files in them, in a fixed order."""
+    files = []
+    for path in paths:
+        if not os.path.exists(path):
+            hint = "; python world.py makes the default input" if "world" in path else ""
+            raise ValueError(f"no such file or folder: {path}{hint}")
+        inside = [os.path.join(folder, name) for folder, _, names in sorted(os.walk(path))
+                  for name in sorted(names) if re.search(READABLE, name)]
+        files += inside if os.path.isdir(path) else [path]
+    if not files:
+        raise ValueError(f"{', '.join(paths)}: nothing there ends in .warc .wet .html .jsonl .txt")
+    return files
+
+
+def read_files(files, report):
+    """Yields the pages of all files."""
+    before = 0
+    for file in files:
+        for page in read_file(file, report):
+            page.done += before
+            yield page
+        before += os.path.getsize(file)
+
+
+def read_file(path, report):
+    """Yields the pages of one file. Its first bytes say what it is; its name only helps."""
+    name, pieces = path.lower().removesuffix(".gz"), unpack_members(path, report)
+    first = next(pieces, (0, True, b""))
+    pieces, is_text = itertools.chain([first], pieces), name.endswith(".txt")
+    # If the first member is damaged we try WARC, the format that can be read on after damage.
+    start = b"WARC/" if first[2] is None else first[2][:4096].lstrip(b"\xef\xbb\xbf \t\r\n")
+    is_html = re.search(r"\.x?html?$", name) or (start.startswith(b"<") and not is_text)
+    if start.startswith(b"WARC/") or name.endswith((".warc", ".wet")):
+        yield from read_warc(path, pieces, report)
+    elif re.match(rb'\{|\[\s*[\[{"]', start) and not is_text:  # an array, too, whose lines fail
+        yield from read_json_lines(path, pieces, report)
+    elif b"\0" in start and not is_html:
+        report(f"{path} is neither WARC, HTML, JSON lines nor text; skipped")
+    else:
+        body = b""
+        while len(body) <= MAX_TEXT and (piece := next(pieces, None)):
+            body += piece[2] or b""
+        if body:
+            yield Page("html" if is_html else "text", body, done=os.path.getsize(path))
+
+
+def read_json_lines(path, pieces, report):
+    """Yields a page for each line {"text" or "html", optionally "url", "id"}."""
+    number, rest = 0, b""
+    for offset, _, piece in itertools.chain(pieces, [(os.path.getsize(path), True, b"\n")]):
+        *lines, rest = [b""] if piece is None else (rest + piece).split(b"\n")
+        rest = rest[:MAX_RECORD]  # a longer line is no JSON any more, and reported as that
+        for number, line in enumerate(lines, number + 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                kind = "text" if row.get("html") is None else "html"
+                body = row[kind].encode("utf-8", "replace")
+                url, name = (CONTROL.sub("", str(row.get(key) or "")) for key in ("url", "id"))
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                where = f"{path}: line {number} (near byte {offset})"
+                report(f'{where} is not {{"text": ...}}; skipped')
+            else:
+                yield Page(kind, body, url, name, done=offset)
+
+
+# ---- gzip ----------------------------------------------------------------------------------------
+
+
+def unpack_members(path, report):
+    """Yields (offset, is_plain, bytes): pieces of a file, unpacked if it is a gzip file.
+
+    offset: where the piece, or the gzip member it comes from, begins in the file. bytes is None at
+    damage. A crawl's .warc.gz is a chain of gzip members, one for each record. A member up to
+    MAX_HELD is handed on only after its checksum was right; a longer one (a whole file as one
+    member) is streamed. After damage the search goes on at the next plausible member."""
+    with open(path, "rb") as file:
+        start, size = 0, os.path.getsize(path)
+        if file.read(2) != b"\x1f\x8b":
+            file.seek(0)
+            while piece := file.read(16 * CHUNK):
+                yield file.tell() - len(piece), True, piece
+            return
+        while start < size:
+            file.seek(start)
+            inflate, held, at = zlib.decompressobj(31), bytearray(), start
+            try:
+                while not inflate.eof:
+                    packed = inflate.unconsumed_tail or file.read(CHUNK)
+                    if not packed:
+                        raise EOFError("the file ends inside it")
+                    held += inflate.decompress(packed, 16 * CHUNK)
+                    if len(held) > MAX_HELD:
+                        yield at, False, bytes(held)
+                        held, at = bytearray(), file.tell()
+            except (zlib.error, EOFError) as error:
+                report(f"{path}: damaged gzip member at byte {start}: {error}; skipped")
+                if isinstance(error, EOFError):
+                    yield at, False, bytes(held)  # what came before the cut is sound
+                yield start, False, None
+                start = find_member(file, start + 1, size)
+                continue
+            if held:
+                yield at, False, bytes(held)
+            end = file.tell() - len(inflate.unused_data)
+            start = find_member(file, end, size)
+            if start > end:
+                report(f"{path}: {start - end} bytes at byte {end} are no gzip member; skipped")
+
+
+def find_member(file, start, size):
+    """The first offset >= start where a gzip member may begin: magic, deflate, sane flags."""
+    file.seek(start)
+    tail = b""
+    while piece := file.read(CHUNK):
+        window = tail + piece
+        if match := re.search(rb"\x1f\x8b\x08[\x00-\x1f]", window):
+            return file.tell() - len(window) + match.start()
+        tail = window[-3:]
+    return size
+
+
+# ---- WARC ----------------------------------------------------------------------------------------
+# A record of a WARC file:
+#
+#     WARC/1.0
+#     WARC-Type: response
+#     WARC-Target-URI: http://a.example/
+#     Content-Length: 5
+#                                 an empty line, then exactly Content-Length bytes, the block,
+#     block                       and two line ends
+#
+# Lines end in \r\n; some tools write \n. Where a record is not like that it is reported, and the
+# next start is searched just behind its own, so a wrong Content-Length cannot swallow neighbours.
+
+RECORD_START = re.compile(rb"WARC/1\.\d\r?\n(?=[\w-]+:)")
+EMPTY_LINE = re.compile(rb"\r?\n\r?\n")
+RECORD_END = re.compile(rb"\r?\n\r?\n|[\r\n]*\Z")
+
+
+def read_warc(path, pieces, report):
+    """Yields the responses (WARC) and conversions (WET), with one record in memory at a time."""
+    buffer, at, origin, lost = b"", 0, 0, False  # origin: where the buffer begins in the file
+    for offset, is_plain, piece in itertools.chain(pieces, [(0, True, b"")]):
+        if piece is None:  # what was begun in this member is void
+            buffer, at, lost = b"", 0, False
+            continue
+        origin = origin + is_plain * at if at < len(buffer) else offset
+        buffer, at = buffer[at:] + piece, 0
+        while at < len(buffer):
+            if lost:
+                match = RECORD_START.search(buffer, at)
+                lost = match is None
+                # the last bytes may be the beginning of a start that the next piece completes
+                at = match.start() if match else max(at, len(buffer) - 40) if piece else len(buffer)
+                if lost:
+                    break
+            elif buffer[at] in b"\r\n":
+                at += 1
+                continue
+            where = origin + is_plain * at
+            try:
+                record = parse_record(buffer, at, at_end=not piece)
+            except ValueError as error:
+                report(f"{path}: damaged record at byte {where}: {error}; skipped")
+                lost, at = True, at + 1
+                continue
+            if record is None:
+                break  # it goes on in the next piece
+            headers, block, at = record
+            is_http = headers["content-type"].startswith("application/http")
+            if (headers["warc-type"], is_http) in (("response", True), ("conversion", False)):
+                yield Page("http" if is_http else "text", block,
+                           headers["warc-target-uri"].strip("<>"), headers["warc-record-id"],
+                           headers["warc-identified-payload-type"], where)
+
+
+def parse_record(buffer, at, at_end):
+    """(headers, block, end) of the record at `at`; None if more bytes are needed, or ValueError.
+
+    Nothing in it is trusted: a header of 64 KB or a length of 10^12 is damage."""
+    if not (buffer.startswith(b"WARC/", at) or b"WARC/".startswith(buffer[at : at + 5])):
+        raise ValueError("it does not start with WARC/")
+    empty_line = EMPTY_LINE.search(buffer, at, at + CHUNK)
+    if not empty_line:
+        if at_end or len(buffer) - at >= CHUNK:
+            raise ValueError("its header has no end")
+        return None
+    if RECORD_START.search(buffer, at + 1, empty_line.start()):
+        raise ValueError("another record starts inside its header")
+    headers = parse_headers(buffer[at : empty_line.start()])
+    length = headers["content-length"]
+    if not re.fullmatch(r"[0-9]{1,15}", length) or int(length) > MAX_RECORD:
+        raise ValueError(f"Content-Length is {length[:20]!r}")
+    start, end = empty_line.end(), empty_line.end() + int(length)
+    if len(buffer) < end + 4 and not at_end:
+        return None
+    if len(buffer) < end:
+        raise ValueError(f"{end - len(buffer)} of its {length} bytes are missing")
+    if not RECORD_END.match(buffer, end):
+        raise ValueError(f"it does not end after its {length} bytes")
+    return headers, buffer[start:end], end
+
+
+def parse_headers(block):
+    """Header lines after a first line -> dict, names in lower case, "" for a name not there.
+
+    Only \\n ends a line: str.splitlines would also stop at U+2028, and a URL that holds one could
+    bring a header of its own. Control characters go."""
+    headers = defaultdict(str)
+    for line in block.split(b"\n")[1:]:
+        name, _, value = line.decode("utf-8", "replace").partition(":")
+        headers[name.strip().lower()] = CONTROL.sub("", value).strip()
+    return headers
+
+
+# ---- opening a page ------------------------------------------------------------------------------
+
+
+def open_page(page):
+    """Turns the body into page.html or page.text; returns None, or the reason why it cannot.
+
+    Whether it is HTML is said, in this order, by the crawler (WARC-Identified-Payload-Type), by the
+    server (Content-Type) or, if both are silent, by the first tags. WET records are text."""
+    body, page.body = page.body, b""
+    headers = parse_headers(b"")
+    if page.kind == "text":
+        if len(body) > MAX_TEXT:
+            return "too_long"
+        page.text = plain_text(body.decode("utf-8-sig", "replace"))
+        return None
+    if page.kind == "http":
+        head_end = EMPTY_LINE.search(body, 0, CHUNK)
+        if body.startswith(b"HTTP/") and head_end:
+            headers, body = parse_headers(body[: head_end.start()]), body[head_end.end() :]
+        body = unwrap_body(body, headers)
+        if body is None:
+            return "unreadable_encoding"
+        media_type = page.media_type or headers["content-type"]
+        media_type = media_type.partition(";")[0].strip().lower()
+        if not media_type and re.search(rb"(?i)<(!doctype\s+html|html|head|body)\b", body[:2048]):
+            media_type = "text/html"
+        if media_type not in ("text/html", "application/xhtml+xml"):
+            return "not_html"
+    page.html = decode_html(body[:MAX_PAGE], headers["content-type"])
+    return None
+
+
+# A chunk is its size in hexadecimal, perhaps an extension behind ";", a line end, and its bytes.
+CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,8})[^\r\n]{0,256}\r\n")
+
+
+def unwrap_body(body, headers):
+    """Undoes Transfer-Encoding: chunked, then Content-Encoding gzip or deflate; None if it cannot.
+
+    A chunked body is "5\\r\\nhello\\r\\n0\\r\\n\\r\\n": sizes in hexadecimal, a size of 0 ends it.
+    Crawlers often store the body unwrapped already but the headers as they came: what does not
+    look wrapped is taken as it is."""
+    if "chunked" in headers["transfer-encoding"].lower():
+        pieces, at = [], 0
+        while (match := CHUNK_SIZE.match(body, at)) and (size := int(match[1], 16)):
+            pieces.append(body[match.end() : match.end() + size])
+            at = match.end() + size
+            at += 2 if body.startswith(b"\r\n", at) else 0
+        body = b"".join(pieces) or body
+    encoding = headers["content-encoding"].lower()
+    for bits in (47, -15) if re.search("gzip|deflate", encoding) else ():
+        try:  # 47: a gzip or zlib header says which; -15: deflate without one, as some servers do
+            return zlib.decompressobj(bits).decompress(body, MAX_PAGE)
+        except zlib.error:
+            continue
+    is_packed = re.search(r"\b(br|zstd|gzip|deflate|compress)\b", encoding)
+    return None if is_packed and b"<" not in body[:512] else body
+
+
+META_CHARSET = re.compile(rb"(?i)<meta[^>]{0,500}?charset\s{0,9}=\s{0,9}[\"']?\s{0,9}([-\w]{2,40})")
+# Python knows codecs that are no charsets (punycode, idna, hex), some of them slow: names we trust.
+CHARSET = re.compile(r"utf-?8|utf-?16|windows-|cp\d|iso|latin|us-ascii|koi8|gb|big5|euc|shift|mac")
+# Labels mean what browsers make of them (WHATWG Encoding Standard): the larger cousin.
+COUSINS = {"iso-8859-1": "cp1252", "latin1": "cp1252", "us-ascii": "cp1252", "gb2312": "gb18030"}
+COUSINS |= {"iso-8859-9": "cp1254", "gbk": "gb18030", "shift_jis": "cp932", "euc-kr": "cp949"}
+
+
+def decode_html(body, content_type=""):
+    """Bytes -> str by byte order mark, HTTP header or `<meta>`; otherwise UTF-8 with replacement.
+
+    A page that declares a one-byte charset but is valid UTF-8 is UTF-8, mislabelled: real text in
+    another charset hardly ever is valid UTF-8. (FineWeb tries UTF-8 first, then guesses.)"""
+    if body.startswith((b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf")):
+        charset = "utf-8-sig" if body.startswith(b"\xef") else "utf-16"
+        return body.decode(charset, "replace")
+    declared = re.search(r"(?i)charset\s*=\s*[\"']?\s*([-\w]{2,40})", content_type)
+    meta = None if declared else META_CHARSET.search(body[:4096])
+    charset = declared[1] if declared else meta[1].decode("ascii", "replace") if meta else ""
+    charset = charset.lower()
+    charset = COUSINS.get(charset, charset) if CHARSET.match(charset) else "utf-8"
+    if meta and charset.startswith("utf-16"):
+        charset = "utf-8"  # a <meta> found by its ASCII letters cannot stand in a UTF-16 page
+    one_byte = re.match("windows|cp125|iso-8859|latin", charset)
+    for name, errors in (("utf-8" if one_byte else charset, "strict"), (charset, "replace")):
+        try:
+            return body.decode(name, errors)
+        except (UnicodeError, LookupError):
+            continue
+    return body.decode("utf-8", "replace")

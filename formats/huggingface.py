@@ -1,0 +1,198 @@
+"""The files of a Hugging Face model folder: config.json, and numbers in safetensors.
+
+config.json can describe many networks. What it asks for that model.py does not do is refused by
+name: a network that is almost a Llama would load and write nonsense. Numbers out of all proportion
+are damage, and no file makes us take more memory than it has bytes.
+
+Sources: transformers' LlamaConfig; the safetensors format.
+"""
+import json
+import math
+import os
+import struct
+import zlib
+
+import numpy as np
+
+from common import parse_json, read_json
+
+MAX_SIZE = 1 << 24  # of any number in a config.json; a larger one is damage
+SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+
+
+# ---- config.json ---------------------------------------------------------------------------------
+
+def describe(config):
+    """Config -> content of config.json, with the keys that transformers reads a Llama by."""
+    content = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
+        "torch_dtype": "float32", "vocab_size": config.vocab, "max_position_embeddings": config.ctx,
+        "hidden_size": config.dim, "num_hidden_layers": config.layers, "head_dim": config.head_dim,
+        "num_attention_heads": config.heads, "num_key_value_heads": config.kv_heads,
+        "intermediate_size": config.hidden, "rope_theta": config.theta, "rms_norm_eps": config.eps,
+        "tie_word_embeddings": config.tied, "attention_bias": False, "mlp_bias": False,
+        "bos_token_id": config.bos[0] if config.bos else None,
+        "eos_token_id": (list(config.eos) if len(config.eos) > 1 else
+                         config.eos[0] if config.eos else None)}
+    if config.rope_scaling:
+        content["rope_scaling"] = {"rope_type": "llama3"} | dict(zip(SCALING, config.rope_scaling))
+    return content
+
+
+def read_sizes(folder):
+    """The arguments of model.Config that a folder's config.json describes, a dict."""
+    path = os.path.join(folder, "config.json")
+    c = unseal(read_json(path), path)
+    # How a text ends may stand in generation_config.json instead, which goes before config.json.
+    more = os.path.join(folder, "generation_config.json")
+    eos = (read_json(more) if os.path.exists(more) else {}).get("eos_token_id")
+    try:
+        return sizes_of(c | ({} if eos is None else {"eos_token_id": eos}))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def sizes_of(c):
+    """Content of a config.json -> the arguments of model.Config."""
+    rope = c.get("rope_parameters") or c.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise ValueError(f"rope_scaling is {rope!r:.40}, not an object")
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    vocab, dim = number(c, "vocab_size"), number(c, "hidden_size")
+    heads = number(c, "num_attention_heads")
+    for fits, problem in [
+            (c.get("model_type") == "llama", f"model_type {c.get('model_type')!r}, not 'llama'"),
+            (c.get("hidden_act", "silu") == "silu",
+             f"hidden_act {c.get('hidden_act')!r}, not 'silu'"),
+            (not c.get("attention_bias") and not c.get("mlp_bias"), "biases"),
+            (kind in ("default", "llama3"), f"rotary embedding of type {kind!r}"),
+            (c.get("head_dim") in (None, dim // heads), "head_dim of its own")]:
+        if not fits:
+            raise ValueError(f"{problem}; only plain Llama networks are read")
+    return dict(
+        vocab=vocab, ctx=number(c, "max_position_embeddings", 2048), dim=dim,
+        layers=number(c, "num_hidden_layers"), heads=heads,
+        kv_heads=number(c, "num_key_value_heads", heads), hidden=number(c, "intermediate_size"),
+        theta=number(c if c.get("rope_theta") else rope, "rope_theta", 1e4, whole=False),
+        eps=number(c, "rms_norm_eps", 1e-6, whole=False),
+        tied=bool(c.get("tie_word_embeddings", False)),
+        rope_scaling=tuple(number(rope, key, whole=False) for key in SCALING)
+        if kind == "llama3" else (),
+        bos=token_ids(c.get("bos_token_id"), vocab)[:1], eos=token_ids(c.get("eos_token_id"), vocab))
+
+
+def number(content, key, default=None, whole=True):
+    """A positive number; None in the file means that it is not given, as in transformers."""
+    value = default if content.get(key) is None else content[key]
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+    if not good or whole and (value != int(value) or value > MAX_SIZE):
+        raise ValueError(f"{key} is {value!r:.40}, not a sensible {'whole ' * whole}number")
+    return int(value) if whole else float(value)
+
+
+def token_ids(value, vocab):
+    """An id, a list of ids or None -> those ids that the vocabulary has, a tuple."""
+    ids = [] if value is None else value if isinstance(value, list) else [value]
+    if any(type(k) is not int for k in ids):
+        raise ValueError(f"{value!r:.40} is no token id")
+    return tuple(k for k in ids if 0 <= k < vocab)
+
+
+def write_json(path, value):
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1)
+
+
+def seal(content):
+    """content with a checksum of itself, so that damage is noticed."""
+    return content | {"checksum": zlib.crc32(json.dumps(content, sort_keys=True).encode())}
+
+
+def unseal(content, path):
+    """content without its checksum, if it has one and is as it was written."""
+    rest = {key: value for key, value in content.items() if key != "checksum"}
+    if "checksum" in content and content != seal(rest):
+        raise ValueError(f"{path}: damaged, or changed by hand (then remove \"checksum\" from it)")
+    return rest
+
+
+# ---- safetensors --------------------------------------------------------------------------------
+# 8 bytes: length of the header. The header, JSON: name -> dtype, shape, begin and end of its bytes.
+# Then the numbers of all arrays, one after the other.
+
+DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16,  # BF16: raw bits, see below
+          "F64": np.float64, "I64": np.int64}
+
+
+def read_safetensors(path):
+    """Yields (name, array), one at a time, so that a large file is never in memory whole. NumPy has
+    no BF16; it is the upper half of a float32, so its bits move up by 16."""
+    if not os.path.exists(path):
+        raise ValueError(f"{path}: no such file")
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        length = struct.unpack("<Q", file.read(8))[0] if size >= 8 else size
+        if length > size - 8:
+            raise ValueError(f"{path}: not a safetensors file, or cut short ({size} bytes)")
+        try:
+            header = parse_json(file.read(length), "its header")
+            about = header.pop("__metadata__", {})
+            entries = [(name, entry["dtype"], tuple(map(int, entry["shape"])),
+                        *map(int, entry["data_offsets"])) for name, entry in header.items()]
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+            raise ValueError(f"{path}: not a safetensors file ({type(error).__name__}: {error})"
+                             [:300]) from None
+        crc = 0
+        for name, dtype, shape, begin, end in sorted(entries, key=lambda entry: entry[3]):
+            if dtype not in DTYPES:
+                raise ValueError(f"{path}: {name} has numbers of type {dtype!r:.20}; known are "
+                                 + ", ".join(DTYPES))
+            n_bytes = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
+            if min((*shape, begin), default=0) < 0 or end - begin != n_bytes or (
+                    8 + length + end > size):
+                raise ValueError(f"{path}: {name} should have {n_bytes} bytes; "
+                                 "the file is cut short or damaged")
+            file.seek(8 + length + begin)
+            content = file.read(n_bytes)
+            crc = zlib.crc32(content, crc)
+            numbers = np.frombuffer(content, DTYPES[dtype]).reshape(shape)
+            if dtype == "BF16":
+                numbers = (numbers.astype(np.uint32) << 16).view(np.float32)
+            yield name, numbers
+        if isinstance(about, dict) and about.get("crc32", str(crc)) != str(crc):
+            raise ValueError(f"{path}: damaged (its checksum is not that of its numbers)")
+
+
+def write_safetensors(path, arrays):
+    """Writes name -> float32 array. Spaces after the header bring the numbers to a multiple of 8
+    bytes, so that programs may map them into memory as they are."""
+    arrays = {name: np.ascontiguousarray(x, np.float32) for name, x in arrays.items()}
+    crc, header, start = 0, {}, 0
+    for name, x in arrays.items():
+        header[name] = {"dtype": "F32", "shape": list(x.shape),
+                        "data_offsets": [start, start + x.nbytes]}
+        start, crc = start + x.nbytes, zlib.crc32(x, crc)
+    header["__metadata__"] = {"format": "pt", "crc32": str(crc)}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for x in arrays.values():
+            file.write(x.data)
+
+
+def weight_files(folder):
+    """model.safetensors, or the parts that the index of a large model names (by their last names
+    only, so that an index can't point out of the folder)."""
+    index = os.path.join(folder, "model.safetensors.index.json")
+    names = ["model.safetensors"]
+    if os.path.exists(index):
+        parts = read_json(index).get("weight_map")
+        if not isinstance(parts, dict) or not all(isinstance(x, str) for x in parts.values()):
+            raise ValueError(f"{index}: has no weight_map from names to files")
+        names = dict.fromkeys(map(os.path.basename, parts.values()))
+    paths = [os.path.join(folder, name) for name in names]
+    for path in paths:
+        if not os.path.isfile(path):
+            raise ValueError(f"{path}: no such file; the checkpoint is not complete")
+    return paths

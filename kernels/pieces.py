@@ -1,0 +1,336 @@
+"""The loops of byte-level BPE, compiled: pre-tokenize, find the merges, merge.
+
+bpe.py tells the idea in three short functions. What is here computes the same; the tests compare
+the two. Three parts, in the order in which text passes through them:
+
+    pre-tokenize   pre_token_bounds (regex.findall as a loop), number_distinct
+    train          find_merges, with counts that are corrected instead of made anew
+    encode         merge_all, with a table of the merges; recover_merges for tiktoken's files
+
+All tables are NumPy arrays. A hash table is an array `slots` of entry numbers: 0 is free, k + 1
+stands for entry k. An entry lies in the slot that its hash names, or in the next free one after it.
+Skip this file at first.
+"""
+import bisect
+import collections
+import functools
+
+import numba
+import numpy as np
+import regex
+
+# ---- pre-tokenize --------------------------------------------------------------------------------
+# Going through the regex would be most of the time of encoding. Our own patterns are therefore also
+# written as a loop over kinds of characters. The tests hold the two equal on every code point.
+
+OTHER, LETTER, NUMBER, WHITESPACE, SPACE, LINE_END, NOTHING = range(7)
+APOSTROPHE, E, L, R, V = map(ord, "'elrv")
+SDMT = tuple(map(ord, "sdmt"))
+LONG_S = 0x17F  # the s of old prints, which counts as an s where case is ignored
+
+
+@functools.cache
+def character_kinds():
+    """Kind of every code point as the regex sees it, (0x110000,) uint8. It comes from the Unicode
+    tables of the installed `regex` package: a newer package knows more letters."""
+    kinds = np.full(0x110000, OTHER, np.uint8)
+    every = "".join(map(chr, range(0x110000)))
+    for kind, members in ((LETTER, r"\p{L}+"), (NUMBER, r"\p{N}+"), (WHITESPACE, r"\s+"),
+                          (SPACE, " "), (LINE_END, r"[\r\n]")):
+        # A space is whitespace too, and so is a line end: the later, narrower kind wins.
+        for run in regex.finditer(members, every):
+            kinds[run.start():run.end()] = kind
+    return kinds
+
+
+@numba.njit(cache=True)
+def pre_token_bounds(points, kinds, max_digits, bounds):
+    """regex.findall(GPT4_SPLIT, text), the pattern's alternatives one after the other. The kinds of
+    a pre-token's first one or two characters decide which of them matches, so no character is read
+    twice but the last ones of whitespace.
+    points, kinds: code points and their kinds, both (n + 2,), ending in two of NOTHING, so that
+    looking ahead needs no test for the end. Writes the bounds of the pre-tokens (number k is
+    bounds[k]:bounds[k + 1], and bounds[0] is 0); returns how many there are."""
+    n, i = 0, 0
+    while kinds[i] != NOTHING:
+        # A pre-token begins at i; j finds where it ends. 32 is the bit that makes an A an a.
+        kind, j = kinds[i], i + 1
+        next1, next2 = points[j] | 32, points[j + 1] | 32
+        quote = points[i] == APOSTROPHE
+        # '(?i:[sdmt]|ll|ve|re)
+        if quote and (next1 in SDMT or points[j] == LONG_S):
+            j += 1
+        elif quote and ((next1 == L and next2 == L)
+                        or (next2 == E and (next1 == V or next1 == R))):
+            j += 2
+        # \p{N}{1,3}, tried before words since a digit cannot stand before the letters of one
+        elif kind == NUMBER:
+            while kinds[j] == NUMBER and j - i < max_digits:
+                j += 1
+        # [^\r\n\p{L}\p{N}]?+\p{L}++
+        elif kind == LETTER or (kind != LINE_END and kinds[j] == LETTER):
+            while kinds[j] == LETTER:
+                j += 1
+        #  ?[^\s\p{L}\p{N}]++[\r\n]*+
+        elif kind == OTHER or (kind == SPACE and kinds[j] == OTHER):
+            while kinds[j] == OTHER:
+                j += 1
+            while kinds[j] == LINE_END:
+                j += 1
+        # The four alternatives of whitespace: all of it if the text ends there, else up to the last
+        # line end in it, else all but one character, else the only one.
+        else:
+            line_end = j if kind == LINE_END else 0
+            while WHITESPACE <= kinds[j] <= LINE_END:
+                j += 1
+                if kinds[j - 1] == LINE_END:
+                    line_end = j
+            if kinds[j] != NOTHING:
+                j = line_end if line_end else max(j - 1, i + 1)
+        n, i = n + 1, j
+        bounds[n] = j
+    return n
+
+
+def empty_slots(n):
+    """An empty hash table for n entries: a power of two of slots, at least twice as many as
+    entries, so that the way to the next free slot is short."""
+    return np.zeros(1 << (2 * n + 1).bit_length(), np.int32)
+
+
+@numba.njit(cache=True)
+def number_distinct(points, bounds, slots, firsts, numbers):
+    """Number the distinct pre-tokens in order of appearance, so that Python handles each only once.
+    numbers (n,): the number of each pre-token of the text; firsts: the index at which each distinct
+    one appears first. Returns how many are distinct. In Python: a dict from strings to numbers."""
+    n = 0
+    for k in range(len(numbers)):
+        start, length = bounds[k], bounds[k + 1] - bounds[k]
+        key = np.uint64(0xCBF29CE484222325)  # the hash FNV-1a, over code points
+        for i in range(start, start + length):
+            key = (key ^ np.uint64(points[i])) * np.uint64(0x100000001B3)
+        slot = np.int64(key >> np.uint64(40)) & (len(slots) - 1)
+        while slots[slot]:  # pre-tokens with this hash may stand here; compare their characters
+            first, i = firsts[slots[slot] - 1], 0
+            while i < length and points[bounds[first] + i] == points[start + i]:
+                i += 1
+            if i == length == bounds[first + 1] - bounds[first]:
+                break
+            slot = (slot + 1) & (len(slots) - 1)
+        if not slots[slot]:
+            firsts[n], n = k, n + 1
+            slots[slot] = n
+        numbers[k] = slots[slot] - 1
+    return n
+
+
+def pre_token_spans(text, max_digits):
+    """Text -> the distinct pre-tokens' starts and ends in it, and the number of each pre-token in
+    order, all (n,) int64. "ab ab!" with "ab" at 0:2 -> [0, 2, 5], [2, 5, 6], [0, 1, 2]."""
+    points = np.frombuffer((text + "\0\0").encode("utf-32-le"), np.int32)
+    kinds = character_kinds()[points]
+    kinds[-2:] = NOTHING
+    bounds = np.zeros(len(text) + 1, np.int64)
+    n = pre_token_bounds(points, kinds, max_digits, bounds)
+    firsts, numbers = np.empty(n, np.int64), np.empty(n, np.int64)
+    firsts = firsts[:number_distinct(points, bounds, empty_slots(n), firsts, numbers)]
+    return bounds[firsts], bounds[firsts + 1], numbers
+
+
+# ---- train ---------------------------------------------------------------------------------------
+# naive_train reads the whole corpus for every merge. Three ideas save that:
+#   1. Equal pre-tokens are merged alike. Each distinct one is kept once, as a "word" with a weight,
+#      the number of its occurrences: 5 MB of prose and code are 1.2 million pre-tokens, but 45,000
+#      words.
+#   2. A merge changes only the words that contain its pair, so each pair has a list of them.
+#   3. In those words it changes only the counts next to it, so counts are corrected, not made anew.
+#
+# An example with two words: "xaby" of weight 3 and "ab" of weight 2. The most frequent pair is
+# (a, b); it becomes the token ab.
+#                         (x,a)  (a,b)  (b,y)  (x,ab)  (ab,y)
+#     counts at first        3      5      3
+#     x a b y -> x ab y     -3     -3     -3      +3      +3
+#     a b     -> ab                -2
+#     counts now             0      0      0       3       3
+# Only the two words on the list of (a, b) were read. "xaby" goes on the lists of (x,ab) and (ab,y).
+
+# What is known about the pairs of neighbours. Pair k is rows[k] = [left id, right id]; `slots`
+# finds k by these two. counts[k]: how often it occurs in the corpus. Its list of words is linked:
+# newest[k] is the newest entry, entry e stands for the word word_of[e], and older[e] is the entry
+# before it (0: none). used = [number of pairs, number of entries].
+Pairs = collections.namedtuple("Pairs", "slots rows counts newest word_of older used")
+
+
+def empty_pairs(size):
+    """Pairs with space for so many pairs, and as many entries in the lists of words."""
+    return Pairs(empty_slots(size), np.zeros((size, 2), np.int64), np.zeros(size, np.int64),
+                 np.zeros(size, np.int32), np.zeros(size, np.int32), np.zeros(size, np.int32),
+                 np.zeros(2, np.int64))
+
+
+@numba.njit(cache=True)
+def find_pair(slots, rows, left, right):
+    """The slot of a pair of ids in a hash table of rows [left, right, ...], or the free slot where
+    it belongs. The key is both ids in one number, times an odd constant near 2**64 / golden ratio,
+    of which the upper half is well mixed (Knuth's multiplicative hashing)."""
+    slot = (np.uint64(left << 32 | right) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
+    slot = np.int64(slot) & (len(slots) - 1)
+    while slots[slot] and (rows[slots[slot] - 1, 0] != left or rows[slots[slot] - 1, 1] != right):
+        slot = (slot + 1) & (len(slots) - 1)
+    return slot
+
+
+@numba.njit(cache=True)
+def add_to_count(pairs, left, right, amount, word):
+    """Change a pair's count. Where it grows, the word goes on the pair's list."""
+    slot, used = find_pair(pairs.slots, pairs.rows, left, right), pairs.used
+    if not pairs.slots[slot]:
+        pairs.rows[used[0], 0], pairs.rows[used[0], 1] = left, right
+        used[0] += 1
+        pairs.slots[slot] = used[0]
+    pair = pairs.slots[slot] - 1
+    pairs.counts[pair] += amount
+    if amount > 0:
+        used[1] += 1
+        pairs.word_of[used[1]], pairs.older[used[1]] = word, pairs.newest[pair]
+        pairs.newest[pair] = used[1]
+
+
+@numba.njit(cache=True)
+def count_pairs(ids, starts, ends, weights, pairs):
+    """Count the pairs of all words: word w is ids[starts[w]:ends[w]], counted weights[w] times."""
+    for word in range(len(starts)):
+        for i in range(starts[word] + 1, ends[word]):
+            add_to_count(pairs, ids[i - 1], ids[i], weights[word], word)
+
+
+@numba.njit(cache=True)
+def most_frequent(pairs, ranks):
+    """The pair with the highest count, or -1 if none is left. Of equal counts the pair of greatest
+    byte strings wins, as in naive_train; ranks[id] is a token's rank in the order of byte strings.
+    A plain search: half of all the time, but a heap would need care at every change of a count."""
+    best, pair = (1, -1, -1), -1
+    for k, count in enumerate(pairs.counts[:pairs.used[0]]):
+        if count >= best[0]:
+            key = (count, ranks[pairs.rows[k, 0]], ranks[pairs.rows[k, 1]])
+            if key > best:
+                best, pair = key, k
+    return pair
+
+
+@numba.njit(cache=True)
+def join_everywhere(ids, starts, ends, weights, pairs, pair, new):
+    """Replace the pair by the id `new` in the words on its list, and correct the counts. Words
+    shrink in place: ends[w] moves down. Returns how many tokens fewer the corpus has."""
+    left, right, entry = pairs.rows[pair, 0], pairs.rows[pair, 1], pairs.newest[pair]
+    fewer = 0
+    while entry:  # words that have lost the pair to an earlier merge stay as they are
+        word, entry = pairs.word_of[entry], pairs.older[entry]
+        start, end, weight = starts[word], ends[word], weights[word]
+        i = j = start  # read at i, write at j
+        while i < end:
+            ids[j] = ids[i]
+            if ids[i] == left and i + 1 < end and ids[i + 1] == right:
+                ids[j] = new
+                add_to_count(pairs, left, right, -weight, word)
+                if j > start:
+                    add_to_count(pairs, ids[j - 1], left, -weight, word)
+                    add_to_count(pairs, ids[j - 1], new, weight, word)
+                if i + 2 < end:
+                    add_to_count(pairs, right, ids[i + 2], -weight, word)
+                    add_to_count(pairs, new, ids[i + 2], weight, word)
+                i += 1
+            i, j = i + 1, j + 1
+        fewer += (end - j) * weight
+        ends[word] = j
+    return fewer
+
+
+def find_merges(words, weights, n_merges):
+    """naive_train on distinct words, list of bytes, and their weights (n,). Yields for each merge
+    left, right, its count and how many tokens the corpus has now; merge k makes the id 256 + k."""
+    ids = np.frombuffer(b"".join(words), np.uint8).astype(np.int64)
+    lengths = np.array([len(word) for word in words])
+    ends = np.cumsum(lengths)
+    starts, n_tokens = ends - lengths, int(lengths @ weights)
+    # There is at most one pair per id at first, and a merge takes one id away and makes two pairs.
+    pairs = empty_pairs(3 * len(ids) + 1)
+    count_pairs(ids, starts, ends, weights, pairs)
+    tokens = [bytes([byte]) for byte in range(256)]
+    in_order, ranks = list(tokens), np.arange(256 + min(n_merges, len(ids)), dtype=np.int32)
+    for new in range(256, len(ranks)):
+        pair = most_frequent(pairs, ranks)
+        if pair < 0:
+            return
+        (left, right), count = pairs.rows[pair].tolist(), int(pairs.counts[pair])
+        n_tokens -= join_everywhere(ids, starts, ends, weights, pairs, pair, new)
+        tokens.append(tokens[left] + tokens[right])
+        rank = bisect.bisect(in_order, tokens[new])
+        in_order.insert(rank, tokens[new])
+        ranks[:new] += ranks[:new] >= rank  # the tokens behind the new one move up
+        ranks[new] = rank
+        yield left, right, count, n_tokens
+
+
+# ---- encode --------------------------------------------------------------------------------------
+# naive_encode tries every merge in turn. Here the pairs of a pre-token are looked up in a table
+# that says which of them was learned first. With merges 1: l+o and 2: lo+w, "low" is
+#     l o w   (l,o) is merge 1, (o,w) is none    -> lo w
+#     lo w    (lo,w) is merge 2                  -> low
+# two rounds for three bytes, however many merges there are.
+
+@numba.njit(cache=True)
+def index_merges(slots, rows, first, n):
+    """Make rows first..n-1 of the merges, [left, right, made], findable by their pair."""
+    for k in range(first, n):
+        slots[find_pair(slots, rows, rows[k, 0], rows[k, 1])] = k + 1
+
+
+@numba.njit(cache=True)
+def merge(ids, start, end, slots, rows):
+    """Merge ids[start:end] in place and return the new end: the earliest learned pair first, at all
+    its positions at once, as naive_encode does. Each round reads the whole pre-token, which suits
+    those of a few bytes. For long ones a heap of pairs would be better: a million random letters in
+    one pre-token take 25 s."""
+    while True:
+        best = len(rows) + 1
+        for i in range(start, end - 1):
+            found = slots[find_pair(slots, rows, ids[i], ids[i + 1])]
+            if 0 < found < best:
+                best = found
+        if best > len(rows):
+            return end
+        left, right, made = rows[best - 1]
+        i = j = start  # read at i, write at j
+        while i < end:
+            ids[j] = ids[i]
+            if ids[i] == left and i + 1 < end and ids[i + 1] == right:
+                ids[j] = made
+                i += 1
+            i, j = i + 1, j + 1
+        end = j
+
+
+@numba.njit(cache=True)
+def merge_all(ids, ends, slots, rows):
+    """Merge every pre-token of ids in place; ends becomes where what is left of each now ends."""
+    start = 0
+    for k in range(len(ends)):
+        start, ends[k] = ends[k], merge(ids, start, ends[k], slots, rows)
+
+
+@numba.njit(cache=True)
+def recover_merges(ids, ends, slots, rows):
+    """Tokens in the order they were learned -> the merges that made them, into rows, and how many.
+    The merges before a token bring its bytes down to two parts: those two were joined. No others
+    can have been: what happens inside a token's bytes does not depend on what stands around.
+    A token that comes down to one part is a byte or known already; one of three or more can only
+    be matched as a whole pre-token."""
+    n, start = 0, 0
+    for k in range(len(ends)):
+        if merge(ids, start, ends[k], slots, rows) == start + 2:
+            rows[n, 0], rows[n, 1], rows[n, 2] = ids[start], ids[start + 1], k
+            index_merges(slots, rows, n, n + 1)
+            n += 1
+        start = ends[k]
+    return n

@@ -1,0 +1,316 @@
+"""Checkpoints: the same bits again, other programs' files, and damage that is named."""
+import json
+import os
+import random
+import struct
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import bpe
+import checkpoint
+import model
+import sample
+from conftest import relative_error
+from formats import llama2c
+
+
+@pytest.fixture
+def tiny():
+    """(params, config, tokenizer) of a chat model with a vocabulary of 290."""
+    tokenizer = bpe.train(["a cat and a hat and a bat"], 262, (bpe.END,))
+    tokenizer.add_special_tokens(bpe.CHAT_SPECIALS)
+    ids = tokenizer.special_tokens
+    config = model.Config(vocab=tokenizer.vocab_size, ctx=16, dim=8, layers=1, heads=2, kv_heads=1,
+                          hidden=12, bos=(ids[bpe.END],), eos=(ids["<|im_end|>"],))
+    return model.init_params(config, 2), config, tokenizer
+
+
+def change_json(path, **changes):
+    """Edits a JSON file as a person would, checksum removed."""
+    content = json.load(open(path)) | changes
+    content.pop("checksum", None)
+    json.dump(content, open(path, "w"))
+
+
+# ---- Our own ----
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_saved_folder_loads_to_the_same_bits(tied, tiny, tmp_path):
+    """Parameters, sizes, averages, state and log come back as they were, also after a second save."""
+    _, config, tokenizer = tiny
+    config = replace(config, rope_scaling=(8.0, 1.0, 4.0, 8.0), tied=tied)
+    params = model.init_params(config, 2)
+    folder, m1 = str(tmp_path / "checkpoint"), model.vector(params) * 2
+    for _ in range(2):  # the second save replaces the first
+        checkpoint.save_run(folder, "train", (params, config, tokenizer), {"m1": m1}, {"step": 7},
+                            [{"step": 7, "loss": 1.5}])
+    (again, read, _), averages, state, log = checkpoint.load_run(folder, "train")
+    assert read == config and (model.vector(again) == model.vector(params)).all()
+    assert (averages["m1"] == m1).all() and state["step"] == 7 and log == [{"step": 7, "loss": 1.5}]
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint"]
+    assert not [name for name in os.listdir(folder) if name.startswith(".")]
+    with pytest.raises(ValueError, match="not a run of sft.py"):
+        checkpoint.load_run(folder, "sft")
+
+
+def test_saving_touches_nothing_else(tiny, tmp_path):
+    """A folder with other files in it is refused and keeps them (it was once deleted)."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "precious.txt").write_text("keep me")
+    with pytest.raises(ValueError, match="holds docs and is no checkpoint"):
+        checkpoint.save(str(tmp_path), *tiny)
+    assert (tmp_path / "docs" / "precious.txt").read_text() == "keep me"
+    checkpoint.save(str(tmp_path / "new"), *tiny)
+    (tmp_path / "new" / "notes.txt").write_text("mine")
+    checkpoint.save(str(tmp_path / "new"), *tiny)
+    assert (tmp_path / "new" / "notes.txt").read_text() == "mine"
+
+
+def test_a_symlinked_folder_stays_a_link(tiny, tmp_path):
+    """Saving twice through a link writes where it points to (it once replaced the link)."""
+    (tmp_path / "big_disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "big_disk")
+    for _ in range(2):
+        checkpoint.save(str(tmp_path / "out"), *tiny)
+    assert (tmp_path / "out").is_symlink() and (tmp_path / "big_disk" / "config.json").exists()
+
+
+def test_a_save_without_averages_leaves_no_old_ones(tiny, tmp_path):
+    """What belonged to the replaced checkpoint does not stay beside the new weights."""
+    checkpoint.save_run(str(tmp_path / "m"), "train", tiny, {"m1": np.ones(3)}, {"step": 1}, [])
+    checkpoint.save(str(tmp_path / "m"), *tiny)
+    with pytest.raises(ValueError, match="no run to go on with"):
+        checkpoint.load_run(str(tmp_path / "m"), "train")
+    assert "optimizer.safetensors" not in os.listdir(tmp_path / "m")
+
+
+KILLED = """
+import os, sys, checkpoint, common
+sys.path.insert(0, "tests")
+n, folder = int(sys.argv[1]), sys.argv[2]
+calls = [0]
+def dying(function):
+    def call(*arguments, **named):
+        calls[0] += 1
+        if calls[0] == n:
+            os.kill(os.getpid(), 9)
+        return function(*arguments, **named)
+    return call
+for name in ("rename", "replace", "remove", "makedirs", "fsync"):
+    setattr(os, name, dying(getattr(os, name)))
+(params, config, tokenizer) = checkpoint.open_model(folder)
+params["model.norm.weight"][:] = 5
+checkpoint.save(folder, params, config, tokenizer)
+"""
+
+
+def test_a_save_that_is_killed_leaves_the_old_or_the_new(tiny, tmp_path):
+    """SIGKILL before each call that changes the disk: the folder opens, whole, as one or the other."""
+    folder, seen = str(tmp_path / "m"), set()
+    for n in range(1, 60):
+        checkpoint.save_run(folder, "train", tiny, {"m1": np.ones(3)}, {"step": 1}, [])
+        status = subprocess.run([sys.executable, "-c", KILLED, str(n), folder],
+                                cwd=os.path.dirname(os.path.dirname(__file__))).returncode
+        params, _, _ = checkpoint.open_model(folder)
+        new = (params["model.norm.weight"] == 5).all()
+        assert new or (params["model.norm.weight"] == 1).all()
+        assert new != os.path.exists(os.path.join(folder, "state.json"))
+        assert not os.path.exists(os.path.join(folder, ".ready"))
+        seen.add(bool(new))
+        if status == 0:
+            break
+    assert status == 0 and seen == {False, True}
+
+
+def test_exported_tokenizer_config_names_only_tokens_that_exist(tiny, tmp_path):
+    """A tokenizer without end tokens gets no eos_token: transformers would add an id of its own."""
+    params, config, tokenizer = tiny
+    checkpoint.save(str(tmp_path / "m"), params, config, tokenizer)
+    about = json.load(open(tmp_path / "m" / "tokenizer_config.json"))
+    assert about["eos_token"] == "<|im_end|>" and about["pad_token"] == bpe.END
+    bare = bpe.train(["a cat and a hat"], 260)
+    checkpoint.save(str(tmp_path / "n"), params, config, bare)
+    assert "eos_token" not in json.load(open(tmp_path / "n" / "tokenizer_config.json"))
+
+
+@pytest.mark.peer
+def test_transformers_masks_the_assistant_as_we_do(tiny, tmp_path):
+    """The exported chat template gives our ids, and its assistant mask is our loss mask."""
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("jinja2")
+    checkpoint.save(str(tmp_path / "m"), *tiny)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "m")
+    talk = [{"role": "user", "content": "a cat?"}, {"role": "assistant", "content": "a hat"}] * 2
+    out = theirs.apply_chat_template(talk, return_assistant_tokens_mask=True, return_dict=True)
+    ids, mask = bpe.render_chat(tiny[2], talk)
+    assert list(out["input_ids"]) == ids and list(out["assistant_masks"]) == mask
+
+
+# ---- Other people's ----
+
+@pytest.mark.peer
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("tied,scaling,parts", [
+    (False, None, "5GB"), (True, None, "20KB"),
+    (False, {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+             "original_max_position_embeddings": 16}, "5GB")])
+def test_what_transformers_saved_opens_with_equal_logits(kind, tied, scaling, parts, tmp_path):
+    """Folders that transformers wrote, in parts and in half precision, give its logits here."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(
+        vocab_size=99, hidden_size=32, intermediate_size=56, num_hidden_layers=2, rope_theta=500.0,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64, rms_norm_eps=1e-6,
+        initializer_range=0.3, tie_word_embeddings=tied, rope_scaling=scaling))
+    theirs.to(getattr(torch, kind)).save_pretrained(tmp_path / "m", max_shard_size=parts)
+    if parts == "20KB":
+        assert (tmp_path / "m" / "model.safetensors.index.json").exists()
+    params, config = checkpoint.load(str(tmp_path / "m"))
+    ids = np.random.default_rng(0).integers(0, 99, (2, 60))
+    theirs = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "m", dtype=torch.float32)
+    expected = theirs(torch.tensor(ids)).logits.detach().numpy()
+    assert relative_error(model.forward(params, config, ids), expected) < 1e-4
+
+
+def test_special_ids_of_foreign_checkpoints_are_read(tiny, tmp_path):
+    """bos and eos ids, lists too, from config.json and generation_config.json, which goes first."""
+    folder = str(tmp_path / "m")
+    checkpoint.save(folder, *tiny)
+    change_json(folder + "/config.json", bos_token_id=3, eos_token_id=[4, 5])
+    assert (checkpoint.read_config(folder).bos, checkpoint.read_config(folder).eos) == ((3,), (4, 5))
+    json.dump({"eos_token_id": [7, 8]}, open(folder + "/generation_config.json", "w"))
+    assert checkpoint.read_config(folder).eos == (7, 8)
+
+
+def test_padding_of_the_vocabulary_is_known(tiny, tmp_path):
+    """Ids beyond the tokenizer's are listed as unused, so that they are never sampled."""
+    params, config, tokenizer = tiny
+    params, config = model.grow(params, config, config.vocab + 6)
+    checkpoint.save(str(tmp_path / "m"), params, config, tokenizer)
+    n = tokenizer.vocab_size
+    assert checkpoint.open_model(str(tmp_path / "m"))[1].unused == tuple(range(n, n + 6))
+
+
+def test_the_real_stories_model_tells_its_story(real):
+    """A Llama that others trained, from llama2.c's files: greedy from the BOS token 1."""
+    params, config, tokenizer = checkpoint.open_model(real("stories260K.bin"), real("tok512.bin"))
+    new = sample.generate(params, config, [config.bos], 120, temperature=0)[0]
+    assert tokenizer.decode(new).startswith(
+        "Once upon a time, there was a little girl named Lily. She loved to play outside in the "
+        "park. One day, she saw a big, red ball. She wanted to play with it, but it was too "
+        "high.\n")
+
+
+def test_the_real_llama2c_tokenizer(real):
+    """Text comes back, whole words are one token, and text never becomes a marker."""
+    tokenizer = llama2c.Tokenizer(real("tok512.bin"))
+    assert tokenizer.vocab_size == 512 and tokenizer.special_tokens == {bpe.END: 1}
+    for text in ("Once upon a time", "a\nb", " two  spaces", "naïve 東京 🙂", "",
+                 "<s> </s> <0x0A>"):
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text and tokenizer.decode([1, *ids]) == text
+        assert not {0, 1, 2} & set(ids)
+    assert [tokenizer.token_bytes(k) for k in tokenizer.encode("Once upon")] == [b" Once", b" upon"]
+    assert tokenizer.encode("\n")[-1] == 13
+    assert tokenizer.encode("東")[1:] == [3 + byte for byte in "東".encode()]
+
+
+def test_llama2c_merges_the_best_score_first(tmp_path):
+    """With ab -2 and ba -1, "aba" is a and ba; a file that is cut short is named."""
+    pieces = [(b"<unk>", 0), (b"<s>", 0), (b"</s>", 0),
+              *((f"<0x{k:02X}>".encode(), 0) for k in range(256)),
+              (b" ", -9), (b"a", -9), (b"b", -9), (b"ab", -2), (b"ba", -1),
+              (b"<", -9), (b"s", -9), (b">", -9), (b"<s", -5)]
+    path = tmp_path / "tiny.bin"
+    content = struct.pack("<i", 6) + b"".join(struct.pack("<fi", s, len(t)) + t for t, s in pieces)
+    path.write_bytes(content)
+    tokenizer = llama2c.Tokenizer(path)
+    assert [tokenizer.tokens[k] for k in tokenizer.encode("aba")] == [b" ", b"a", b"ba"]
+    assert [tokenizer.tokens[k] for k in tokenizer.encode("<s>")] == [b" ", b"<s", b">"]
+    for wrong in (content[:-2], content[:200], b"", b"text that is no tokenizer at all" * 30):
+        path.write_bytes(wrong)
+        with pytest.raises(ValueError, match="tiny.bin"):
+            llama2c.Tokenizer(path)
+
+
+def test_broken_files_are_named_with_what_is_wrong(tiny, tmp_path):
+    """Each way in which a file can be wrong is a ValueError that says which."""
+    params, config, tokenizer = tiny
+    folder = str(tmp_path / "m")
+    checkpoint.save(folder, params, config)
+    weights = os.path.join(folder, "model.safetensors")
+    whole = open(weights, "rb").read()
+    for content, message in [(b"", "cut short"), (b"PK\x03\x04" * 5000, "cut short"),
+                             (struct.pack("<Q", 9) + b"no header" + b"." * 20_000, "not a safetensors"),
+                             (whole[:-1], "cut short or damaged"), (whole[:1000], "cut short")]:
+        open(weights, "wb").write(content)
+        with pytest.raises(ValueError, match=message):
+            checkpoint.load(folder)
+    open(weights, "wb").write(whole)
+    original = open(folder + "/config.json").read()
+    for changes, message in [
+            ({"model_type": "gpt2"}, "'gpt2'"), ({"attention_bias": True}, "biases"),
+            ({"head_dim": 99}, "head_dim"), ({"hidden_act": "gelu"}, "'gelu'"),
+            ({"rope_scaling": {"type": "yarn"}}, "'yarn'"), ({"rope_scaling": "linear"}, "linear"),
+            ({"num_key_value_heads": 3}, "must divide"), ({"vocab_size": 10**12}, "vocab_size"),
+            ({"vocab_size": 10**6}, "more than"), ({"num_hidden_layers": 10**9}, "num_hidden"),
+            ({"hidden_size": None}, "hidden_size"), ({"rms_norm_eps": "x"}, "rms_norm_eps"),
+            ({"eos_token_id": "end"}, "no token id")]:
+        open(folder + "/config.json", "w").write(original)
+        change_json(folder + "/config.json", **changes)
+        with pytest.raises(ValueError, match=message):
+            checkpoint.load(folder)
+    open(folder + "/config.json", "w").write(original.replace("10000.0", "20000.0"))
+    with pytest.raises(ValueError, match="damaged, or changed by hand"):
+        checkpoint.load(folder)
+    open(folder + "/config.json", "w").write("[1]")
+    with pytest.raises(ValueError, match="not a JSON object"):
+        checkpoint.load(folder)
+    with pytest.raises(ValueError, match="python train.py"):
+        checkpoint.load(str(tmp_path / "nowhere"))
+    short = tmp_path / "short.bin"
+    short.write_bytes(struct.pack("<7i", 64, 172, 5, 8, 4, 512, 512) + bytes(1000))
+    with pytest.raises(ValueError, match="cut short or damaged"):
+        checkpoint.load(str(short))
+    short.write_bytes(b"not a model at all, by any means")
+    with pytest.raises(ValueError, match="not a llama2.c model"):
+        checkpoint.load(str(short))
+
+
+def damaged(whole, n, seed):
+    """n copies of some bytes cut short somewhere, and n with one bit flipped."""
+    r = random.Random(seed)
+    for _ in range(n):
+        yield whole[:r.randrange(len(whole))]
+        copy = bytearray(whole)
+        copy[r.randrange(len(copy))] ^= 1 << r.randrange(8)
+        yield bytes(copy)
+
+
+@pytest.mark.parametrize("n", [20, pytest.param(200, marks=pytest.mark.long)])
+def test_damage_is_named_or_harmless(n, tiny, tmp_path):
+    """Every file of a run, cut or with a bit flipped: the same run is loaded, or one ValueError."""
+    folder = str(tmp_path / "m")
+    checkpoint.save_run(folder, "train", tiny, {"m1": model.vector(tiny[0]) + 1}, {"step": 3}, [])
+    expected = model.vector(tiny[0]).copy()
+    for name in ("config.json", "model.safetensors", "optimizer.safetensors", "state.json",
+                 "tokenizer.json"):
+        path = os.path.join(folder, name)
+        whole = open(path, "rb").read()
+        for content in damaged(whole, n, name):
+            open(path, "wb").write(content)
+            try:
+                (params, config, tokenizer), averages, state, _ = checkpoint.load_run(
+                    folder, "train")
+            except ValueError as error:
+                assert folder in str(error), error
+                continue
+            assert (model.vector(params) == expected).all() and config == tiny[1]
+            assert tokenizer.fingerprint() == tiny[2].fingerprint()
+            assert (averages["m1"] == expected + 1).all() and state["step"] == 3
+        open(path, "wb").write(whole)
