@@ -39,6 +39,11 @@ def matmul(a, b, trans_a=False, trans_b=False, out=None, accumulate=False):
     return out
 
 
+def matmul_stack(a, b, trans_b=False):
+    """The S products a[s] @ b[s] of a (S,M,K) and b (S,K,N); trans_b: b is stored (S,N,K)."""
+    return a @ (b.swapaxes(1, 2) if trans_b else b)
+
+
 # ---- RMSNorm: bring every row to the same length, then scale each column ----
 # A layer sees inputs of one size, however much the residual stream has grown. The root mean square
 # of (1, 5, 7) is sqrt((1 + 25 + 49) / 3) = 5, so it becomes (0.2, 1, 1.4). eps is a tiny number

@@ -39,6 +39,13 @@ def matmul(k, make, M, K, N):
     return found
 
 
+def matmul_stack(k, make, S, M, K, N):
+    """Both layouts, and a stack that is not contiguous."""
+    a, b = make(S, M, K), make(S, N, K)
+    return (k.matmul_stack(a, b, trans_b=True), k.matmul_stack(a, make(S, K, N)),
+            k.matmul_stack(a, b.swapaxes(1, 2)))
+
+
 def rmsnorm(k, make, R, C):
     x, weight, n, dx, dweight = make(R, C), make(C), make(R, C), make(R, C), make(C)
     k.rmsnorm(x, weight, 1e-5, n)
@@ -105,6 +112,8 @@ def adamw(k, make, n):
 CASES = [(matmul, sizes) for sizes in [
     (1, 1, 1), (4, 4, 16), (5, 3, 17), (9, 1, 1), (1, 700, 3), (8, 65, 300), (9, 257, 513),
     (130, 258, 255), (4, 999, 260), (77, 600, 300), (64, 64, 64), (20, 0, 5), (2, 0, 5)]]
+CASES += [(matmul_stack, sizes) for sizes in [
+    (1, 1, 1, 1), (3, 3, 5, 20), (4, 33, 17, 50), (2, 130, 258, 12)]]
 CASES += [(rmsnorm, sizes) for sizes in [(1, 1), (3, 5), (333, 48), (2000, 33)]]
 CASES += [(rope, sizes) for sizes in [(1, 3, 2), (11, 7, 6), (700, 12, 8)]]
 CASES += [(attention, sizes) for sizes in [  # tiles of 64 cut short, groups, D from 1 to 256
