@@ -174,18 +174,25 @@ def stop_ids(config, tokenizer):
     return {*config.eos, *(specials[name] for name in CHAT_SPECIALS if name in specials)}
 
 
+def batches(config, lengths, max_new_tokens):
+    """Yields lists of row numbers: prompts of these lengths, in order of length (little padding),
+    as many at a time as fit into BATCH_BYTES with what will be written."""
+    # float32 numbers a token: keys and values of all layers, about the activations of one.
+    numbers = (2 * config.layers * config.kv_heads * config.head_dim
+               + 8 * config.dim + 3 * config.hidden)
+    n_tokens = min(max(lengths, default=0) + max_new_tokens, config.ctx)
+    size = max(1, BATCH_BYTES // (4 * numbers * n_tokens))
+    order = np.argsort(lengths, kind="stable").tolist()
+    for i in range(0, len(order), size):
+        yield order[i:i + size]
+
+
 def complete(net, prompts, temperature=0.0, max_new_tokens=64, seed=0):
     """The texts that the network writes after prompts, lists of ids; without the stop ids. Memory
     is bounded however many prompts there are, and text k depends on nothing but prompt k and k."""
     params, config, tokenizer = net
-    stop, texts, lengths = stop_ids(config, tokenizer), [""] * len(prompts), list(map(len, prompts))
-    # Numbers a position: keys and values of all layers, and about so many activations of one.
-    per_position = (2 * config.layers * config.kv_heads * config.head_dim
-                    + 8 * config.dim + 3 * config.hidden)
-    positions = min(max(lengths, default=0) + max_new_tokens, config.ctx)
-    size = max(1, BATCH_BYTES // (4 * per_position * positions))  # texts at a time
-    order = np.argsort(lengths, kind="stable").tolist()  # of about one length: little padding
-    for rows in (order[i:i + size] for i in range(0, len(order), size)):
+    stop, texts = stop_ids(config, tokenizer), [""] * len(prompts)
+    for rows in batches(config, list(map(len, prompts)), max_new_tokens):
         new = generate(params, config, [prompts[row] for row in rows], max_new_tokens, temperature,
                        seed=[(seed, row) for row in rows], stop=stop)
         for row, ids in zip(rows, new):
