@@ -46,9 +46,8 @@ PAUSES = 10  # saves and samples of a run
 UPDATES = 2  # per iteration, each from its own half of the rollouts
 MAX_NEW = 56  # tokens of a rollout; the longest right answer has 44
 WARMUP_ITERATIONS = 5  # in which the learning rate rises
-# --reward: questions per iteration, learning rate, the share of it that is left at the end. A
-# checked answer is right or wrong, so the rate falls to 0 and the policy settles. A reward model's
-# score keeps rising, and whoever trusts it sees no reason to stop.
+# --reward. With checked answers the learning rate falls to 0 and the policy settles. A reward
+# model's score keeps rising, and whoever trusts it sees no reason to stop.
 RECIPES = {"answer": dict(questions=16, rate=3e-4, rate_left=0.0, iterations=40),
            "model": dict(questions=8, rate=5e-4, rate_left=1.0, iterations=70)}
 EVALUATED, K = 200, 8  # an evaluation: so many problems, so many sampled rollouts of each
@@ -82,8 +81,7 @@ DOUBT_COMMAND = ("python sft.py --base out/sft --data out/world/doubt.jsonl --mi
 
 def advantages(rewards):
     """How much better than its group each rollout is: rewards (...,GROUP) minus their rows' means.
-
-    If all rollouts of a group are equally good nothing can be learned: the advantages are 0."""
+    If all are equally good, the advantages are 0 and nothing is learned."""
     rewards = np.asarray(rewards, np.float64)
     return rewards - rewards.mean(axis=-1, keepdims=True)
 
@@ -94,7 +92,7 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, clip):
 
     loss = -mean of min(ratio A, clip(ratio, 1 - clip, 1 + clip) A) over the tokens (PPO's equation
     7). As d ratio = ratio d log p, its gradient is -ratio A / (number of tokens), and 0 where the
-    clipped term is the smaller one, since that is constant."""
+    smaller term is the clipped one, a constant."""
     advantages = np.asarray(advantages)
     if advantages.ndim < np.ndim(logprobs):
         advantages = advantages[..., None]  # all tokens of a rollout share its advantage
@@ -173,7 +171,7 @@ def rollout(net, prompts, seed, temperature=1.0):
 
 
 def logprobs_of(params, config, ids):
-    """Log-probabilities (B,T) of the tokens ids[:, 1:], in nats."""
+    """Log-probabilities (B,T) in nats of the tokens ids[:, 1:]."""
     return -token_losses(params, config, ids[:, :-1], ids[:, 1:]).astype(np.float64)
 
 
@@ -216,9 +214,9 @@ def rollout_exercises(net, problems, settings, iteration):
 
 def habits(rollouts):
     """Shares of the answers that calculate in their thought and that say "wait"; mean length."""
-    return {"thinks": float(np.mean(["=" in text for text in rollouts.texts])),
-            "waits": float(np.mean(["wait" in text for text in rollouts.texts])),
-            "tokens": float(rollouts.mask.sum(1).mean())}
+    thinks, waits = (float(np.mean([sign in text for text in rollouts.texts]))
+                     for sign in ("=", "wait"))
+    return {"thinks": thinks, "waits": waits, "tokens": float(rollouts.mask.sum(1).mean())}
 
 
 def evaluate(net, problems):
@@ -237,8 +235,8 @@ def evaluate(net, problems):
 
 
 def read_problems(path, net, opening):
-    """Problems {"question", "prompt": ids, "opening", "answer": "20"} from a file in GSM8K's shape:
-    a line is {"question", "answer": "... #### 20"}. Those too long for the context are left out."""
+    """Problems {"question", "prompt": ids, "opening", "answer": "20"} that fit into the context,
+    from a file in GSM8K's shape: a line is {"question", "answer": "... #### 20"}."""
     _, config, tokenizer = net
     problems = []
     for number, entry in read_json_lines(path):
@@ -248,15 +246,15 @@ def read_problems(path, net, opening):
                              "opening": opening,
                              "prompt": ask(tokenizer, entry["question"], opening)})
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            raise ValueError(f'{path}, line {number}: not {{"question", "answer": "... #### '
-                             f'NUMBER"}}, but {str(entry):.60}') from None
+            raise ValueError(f"{path}, line {number}: not a problem in GSM8K's shape, but "
+                             f"{str(entry):.60}") from None
     fit = [problem for problem in problems if len(problem["prompt"]) + MAX_NEW <= config.ctx]
     print(f"{path}: {len(fit):,} of {len(problems):,} problems fit into the context")
     return fit
 
 
 def open_exercises(net, settings):
-    """(problems to train on, held-out problems). If only one file is given, a tenth is held out."""
+    """(problems to train on, held-out ones: a tenth of the first file if there is no second)."""
     opening = SILENCE if settings["silent"] else ""
     problems = read_problems(settings["problems"], net, opening)
     if settings["final"]:
@@ -326,8 +324,8 @@ def rollout_jokes(net, reward_model, jokes, settings, iteration):
 
 
 def comparisons(net, jokes, count, seed):
-    """ids (2 count,T+1) and lengths of jokes in pairs, of which people preferred row 2i to row
-    2i + 1, and their gold rewards (count,2)."""
+    """ids (2 count,T+1), lengths and gold rewards (count,2) of pairs of jokes. People preferred
+    row 2i to row 2i + 1."""
     random = np.random.default_rng(seed)
     subjects = random.choice(jokes["subjects"], count).repeat(2).tolist()
     rollouts, gold = tell_jokes(net, jokes, subjects, seed)
@@ -340,9 +338,8 @@ def comparisons(net, jokes, count, seed):
 def reward_scores(params, config, ids, lengths, buffers):
     """scores (B,), and what the backward needs: the last tokens' x and n (B,C).
 
-    The reward model is the same transformer with one number as output, read at the last token,
-    which has seen all of the answer. Its head is one more row of the vocabulary, a token that is
-    never written, whose logit is the score. So optimizer and gradients need nothing new."""
+    The reward model is the same transformer. Its head is one more row of the vocabulary, a token
+    that is never written. The score is that token's logit after the last token of the answer."""
     x = transformer(params, config, ids, buffers).reshape(*ids.shape, config.dim)
     last = x[np.arange(len(ids)), lengths - 1]  # (B,C)
     n = np.empty_like(last)
@@ -352,9 +349,7 @@ def reward_scores(params, config, ids, lengths, buffers):
 
 def reward_loss_and_grads(params, config, ids, lengths, grads):
     """Bradley & Terry 1952: people prefer the first of a pair with probability sigmoid(s1 - s2).
-
-    loss = mean of -log sigmoid(gap), so d loss/d gap = -sigmoid(-gap) / pairs. The head gets
-    dscores n. The transformer gets what comes back through the norm at each last token."""
+    loss = mean of -log sigmoid(gap), so d loss/d gap = -sigmoid(-gap) / pairs."""
     buffers = Buffers(config, *ids.shape, vector(params).dtype)
     scores, last, n = reward_scores(params, config, ids, lengths, buffers)
     gap = scores[0::2] - scores[1::2]
@@ -389,8 +384,7 @@ def train_reward_model(net, jokes, pairs, seed):
     gap, gold_gap = scores[:, 0] - scores[:, 1], gold[:, 0] - gold[:, 1]
     agrees = np.sum(gap * gold_gap > 0) / max(1, np.count_nonzero(gold_gap))
     print(f"reward model: trained on {pairs} comparisons; of {TEST_PAIRS} others it predicts "
-          f"{np.mean(gap > 0):.0%}, and prefers the joke of more gold reward in {agrees:.0%}",
-          flush=True)
+          f"{np.mean(gap > 0):.0%}, and {agrees:.0%} as the gold reward has it", flush=True)
     return params, config
 
 
@@ -404,11 +398,9 @@ def scores_of(reward_model, ids, lengths):
 
 
 def kl_penalty(logprobs, reference_logprobs, mask):
-    """(loss, dlogprobs) of the distance from the *reference policy*, the network before RL.
-
-    With d = log p_reference - log p, the mean of e^d - d - 1 estimates the KL divergence and is
-    never negative (Schulman's k3, GRPO's equation 4). Its slope 1 - e^d pulls p back from either
-    side."""
+    """(loss, dlogprobs) of the distance from the *reference policy*, the network before RL. With
+    d = log p_reference - log p, the mean of e^d - d - 1 estimates the KL divergence (GRPO's
+    equation 4). Its slope 1 - e^d pulls p back from either side."""
     d, weights = reference_logprobs - logprobs, mask / max(np.sum(mask), 1)
     return float(np.sum((np.exp(d) - d - 1) * weights)), (1 - np.exp(d)) * weights
 
@@ -425,8 +417,8 @@ def describe(figures):
 def open_policy(model):
     """net (params, config, tokenizer) of an assistant."""
     if not os.path.exists(model):
-        raise ValueError(f"{model}: no such checkpoint; to make it: "
-                         + (DOUBT_COMMAND if model == DOUBT_MODEL else "python sft.py"))
+        command = DOUBT_COMMAND if model == DOUBT_MODEL else "python sft.py"
+        raise ValueError(f"{model}: no such checkpoint; to make it: {command}")
     net = open_model(model)
     if "<|im_end|>" not in net[2].special_tokens:
         raise ValueError(f"{model}: a base model; python sft.py makes an assistant of it")
@@ -455,7 +447,7 @@ def new_run(args):
 
 
 def improve(net, averages, grads, settings, iteration, rollouts, rewards, reference):
-    """The updates of an iteration, which count from 1. Returns the last gradient's length."""
+    """The updates of an iteration. Returns the last gradient's length."""
     done = (iteration - 1) / settings["iterations"]
     rate = settings["rate"] * min(1, iteration / WARMUP_ITERATIONS)
     rate *= 1 - done + done * settings["rate_left"]
@@ -473,14 +465,12 @@ def run(args):
     learned = settings["reward"] == "model"
     print_settings("rl.py", settings)
     if args.resume and state["iteration"] >= iterations:
-        print(f"{args.out} has done its {iterations} iterations; leave out --resume to begin "
-              "another run")
-        return 0
+        return print(f"{args.out} has done its {iterations} iterations; leave out --resume to "
+                     "begin another run")
     # The reference policy: the same network once more, as it was before RL.
     reference = open_policy(settings["model"])
     if checksum(reference[0]) != state["reference"]:
-        raise ValueError(f"{settings['model']}: has changed since this run began; leave out "
-                         "--resume to begin another one")
+        raise ValueError(f"{settings['model']}: has changed since this run began")
     if learned:
         jokes = read_jokes(JOKES)
         reward_model = train_reward_model(reference, jokes, settings["pairs"], settings["seed"])
@@ -497,8 +487,7 @@ def run(args):
     progress = Run(args.out, state["iteration"], iterations, PAUSES, log)
     for iteration in progress.steps():
         if learned:
-            rollouts, rewards, figures = rollout_jokes(net, reward_model, jokes, settings,
-                                                       iteration)
+            rollouts, rewards, figures = rollout_jokes(net, reward_model, jokes, settings, iteration)
             if figures["gold_reward"] > state.get("best", -math.inf):
                 state |= {"best": figures["gold_reward"], "best_iteration": iteration}
                 save(best, *net)  # the policy of whoever would have stopped here
@@ -518,8 +507,8 @@ def run(args):
     if status := progress.close("rl.py"):
         return status
     if learned:
-        print(f"{best}: the policy before iteration {state['best_iteration']}, when the gold "
-              f"reward was highest ({state['best']:.2f})")
+        print(f"{best}: the policy before iteration {state['best_iteration']}, of the highest gold "
+              f"reward ({state['best']:.2f})")
     else:
         print(f"before | {describe(state['before'])}\n after | {describe(state['after'])}")
     print(f"wrote {args.out}; next: python sample.py --chat --model {args.out}")
@@ -531,8 +520,7 @@ def main(argv=None):
     add("--model", default="out/sft", help="the assistant to start from (%(default)s)")
     add("--doubt", action="store_true", help=f"start from {DOUBT_MODEL}, which guesses")
     add("--silent", action="store_true", help="forbid thoughts")
-    add("--reward", choices=RECIPES, default="answer", help="answer: 1 for a right one; model: what"
-        " a network has learned that people prefer")
+    add("--reward", choices=RECIPES, default="answer", help="checked answers, or a reward model")
     add("--kl", type=float, default=0.0, help="weight of the KL penalty (%(default)s)")
     add("--pairs", type=int, default=PAIRS, help="comparisons for the reward model (%(default)s)")
     add("--problems", metavar="FILE", help=f"problems in GSM8K's shape ({PROBLEMS})")

@@ -68,7 +68,8 @@ def read_messages(entry):
             turns = [(SHAREGPT_ROLES.get(m["from"], m["from"]), m["value"])
                      for m in entry["conversations"]]
     except (LookupError, TypeError):
-        raise ValueError("no messages, data or conversations of the usual shape") from None
+        raise ValueError("neither messages, data nor conversations as expected, but "
+                         + ", ".join(entry)[:60]) from None
     return [{"role": role, "content": text} for role, text in turns]
 
 
@@ -225,11 +226,10 @@ def run(args):
     batches, checksum, words = read_batches(settings, tokenizer, config.ctx)
     steps = len(batches)
     if state.get("data", checksum) != checksum:
-        raise ValueError(f"{settings['data']}: it, or the pages in {settings['pages']}, changed "
-                         f"since the run in {args.out} began; leave out --resume to begin another")
+        raise ValueError(f"{settings['data']}, or {settings['pages']}: changed since this run began")
     if state["step"] >= steps:
-        print(f"{args.out} has done its {steps} steps; leave out --resume to begin another run")
-        return 0
+        return print(f"{args.out} has done its {steps} steps; leave out --resume to begin another "
+                     "run")
     heldout = os.path.join(os.path.dirname(settings["data"]), "heldout.jsonl")
     asks = os.path.exists(heldout) and not settings["mix_lengths"]
     questions = read_questions(settings["data"]) if asks else []
@@ -260,9 +260,9 @@ def run(args):
             state |= {"step": step, "settings": settings, "data": checksum}
             save_run(args.out, "sft", net, averages, state, progress.log)
             if questions:
-                question = questions[step * 7919 % len(questions)]  # a prime: another one each time
-                asked, text = turns_of(question)[0][0][-1], answer_turns(net, [question], 0.0)[0][0]
-                progress.show(printable(f"    {asked['content']}  ->  {text}"))
+                asked = questions[step * 7919 % len(questions)]["turns"][0][0]  # 7919: a prime
+                text, = complete(net, [prompt_ids(net, asked)])
+                progress.show(printable(f"    {asked[-1]['content']}  ->  {text}"))
     if status := progress.close("sft.py"):
         return status
     if questions:
@@ -281,35 +281,31 @@ def run(args):
 # "unknown" teach the model to abstain. The table counts for every kind how often it does.
 
 def read_questions(data, name="heldout.jsonl", keys=("kind", "answer")):
-    """The objects in a JSON lines file in the folder of `data`. Each needs the keys, and a
-    conversation unless it has a "prompt". Held-out questions: {"kind", "messages", "answer":
-    [accepted substrings]}. With "answers", a list for each user turn, the model answers all."""
+    """The questions in the folder of `data`: {"kind", "messages", "answer": [accepted substrings]}.
+    With "answers", one such list for each user turn, the model answers all of them. Adds "turns":
+    [(messages before an answer, accepted substrings), ...]."""
     path, entries = os.path.join(os.path.dirname(data), name), []
     for number, entry in read_json_lines(path):
         try:
             if not all(entry.get(key) for key in keys):
                 raise ValueError(f"needs {' and '.join(keys)}")
             if "prompt" not in entry:
-                entry["messages"] = read_messages(entry)
+                messages = read_messages(entry)
+                entry["turns"] = [(messages, entry["answer"])]
+                if "answers" in entry:
+                    asked = [[m] for m in messages if m["role"] == "user"]
+                    entry["turns"] = list(zip(asked, entry["answers"]))
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
         entries.append(entry)
     return entries
 
 
-def turns_of(question):
-    """[(messages before an answer, accepted substrings), ...] for each answer of the model."""
-    if "answers" not in question:
-        return [(question["messages"], question["answer"])]
-    asked = [message for message in question["messages"] if message["role"] == "user"]
-    return [([message], accepted) for message, accepted in zip(asked, question["answers"])]
-
-
 def answer_turns(net, questions, temperature):
-    """For each question the texts that the model answers, one for each of its turns_of, after its
-    own earlier answers. All first turns are answered together, then all second turns, ..."""
-    turns, talks = [turns_of(question) for question in questions], [[] for _ in questions]
-    texts = [[] for _ in questions]
+    """For each question the texts that the model answers, one a turn, after its own earlier ones.
+    All first turns are answered together, then all second turns, ..."""
+    turns = [question["turns"] for question in questions]
+    talks, texts = [[] for _ in questions], [[] for _ in questions]
     for n in range(max(map(len, turns), default=0)):
         asked = [i for i, parts in enumerate(turns) if n < len(parts)]
         prompts = [prompt_ids(net, talks[i] + turns[i][n][0]) for i in asked]
@@ -338,7 +334,7 @@ def evaluate(net, questions):
     sampled, greedy = (answer_turns(net, questions, temperature) for temperature in (1.0, 0.0))
     for question, *both in zip(questions, sampled, greedy):
         never = question.get("asked_in_training") is False and question["kind"] != "barely"
-        for (_, accepted), *texts in zip(turns_of(question), *both):
+        for (_, accepted), *texts in zip(question["turns"], *both):
             score = [any(part in text for part in accepted) for text in texts]
             score.append("I don't know" in texts[1])
             for kind in [question["kind"]] + never * ["never asked"]:
@@ -353,8 +349,8 @@ def print_table(folders, base, questions):
     facts, recalled = {}, {}
     for question in questions:
         if "cloze" in question:
-            facts.setdefault(question["kind"], []).append(
-                {"prompt": question["cloze"], "answer": question["answer"][0]})
+            fact = {"prompt": question["cloze"], "answer": question["answer"][0]}
+            facts.setdefault(question["kind"], []).append(fact)
     if os.path.exists(base):
         net = open_model(base)
         recalled = {kind: f"{recall(*net, some):.0%}" for kind, some in facts.items()}
@@ -386,7 +382,7 @@ def compare(base, tuned, data):
             if not is_text and not set(CHAT_SPECIALS) <= set(net[2].special_tokens):
                 continue
             texts = complete(net, [net[2].encode(entry["prompt"]) if is_text
-                                   else prompt_ids(net, entry["messages"]) for entry in entries])
+                                   else prompt_ids(net, entry["turns"][0][0]) for entry in entries])
             # A base model goes on after the answer; only its first sentence is one.
             right = np.mean([entry["answer"] in text.split(".")[0] + "."
                              for entry, text in zip(entries, texts)])
