@@ -11,6 +11,7 @@ import pytest
 import bpe
 import checkpoint
 import model
+import sample
 import sft
 
 TEXT = "Where does the fox live? The fox lives in the forest. Who are you? I am Pip. " * 40
@@ -177,7 +178,7 @@ def test_padding_and_uncounted_targets_change_nothing(small):
 
 # ---- evaluation ----
 
-def test_dialogues_are_answered_turn_by_turn(monkeypatch):
+def test_dialogues_are_answered_turn_by_turn(tmp_path, monkeypatch):
     """A question with "answers" is answered after each user turn, behind the model's own earlier
     answers and not those of the file; each answer is scored, and all n-th turns asked at once."""
     calls = []
@@ -187,7 +188,8 @@ def test_dialogues_are_answered_turn_by_turn(monkeypatch):
         return [f"{len(prompt)}" for prompt in prompts]
     monkeypatch.setattr(sft, "complete", complete)
     monkeypatch.setattr(sft, "prompt_ids", lambda net, talk: [m["content"] for m in talk])
-    scores = sft.evaluate(None, [*HELDOUT[:1], HELDOUT[2] | {"answers": [["1"], ["9"]]}])
+    write(tmp_path / "heldout.jsonl", [HELDOUT[0], HELDOUT[2] | {"answers": [["1"], ["9"]]}])
+    scores = sft.evaluate(None, sft.read_questions(f"{tmp_path}/"))
     question, second = TALK[0]["content"], TALK[2]["content"]
     assert calls == [[[question], [question]], [[question, "1", second]]] * 2
     assert scores["both"] == (2, 0.5, 0.5, 0)
@@ -219,7 +221,7 @@ def test_a_run_learns_evaluates_and_names_the_next_command(run, capsys):
     params, config, tokenizer = net = checkpoint.open_model("out/sft")
     assert config.vocab == tokenizer.vocab_size
     assert config.eos == (tokenizer.special_tokens["<|im_end|>"],)
-    assert sft.answers(net, [TALK[:1], TALK[2:3]]) == [TALK[1]["content"], TALK[3]["content"]]
+    assert sample.answers(net, [TALK[:1], TALK[2:3]]) == [TALK[1]["content"], TALK[3]["content"]]
     table = {tuple(line.split()[:-3]): line.split()[-3:] for line in out if line.endswith("% ")}
     assert table == {("fox", "1", "0%", "|"): ["100%", "100%", "0%"],
                      ("who", "1", "|"): ["100%", "100%", "0%"],
