@@ -194,8 +194,8 @@ def parse_answer(text):
 
 
 def reward_exercises(problems, rollouts):
-    """Rewards (B,): 1 for the right number in an answer that came to its end, otherwise 0. A thought
-    earns nothing by itself: the policy learns exactly what is rewarded."""
+    """Rewards (B,): 1 for the right number in an answer that came to its end, otherwise 0.
+    A thought earns nothing by itself: the policy learns exactly what is rewarded."""
     return np.array([ended and parse_answer(problem["opening"] + text) == problem["answer"]
                      for problem, text, ended in zip(problems, rollouts.texts, rollouts.ended)],
                     np.float64)
@@ -206,8 +206,8 @@ def rollout_exercises(net, problems, settings, iteration):
     r = rng(settings["seed"], "exercises", iteration)
     batch = [problem for problem in r.choices(problems, k=settings["questions"])
              for _ in range(GROUP)]
-    rollouts = rollout(net, [problem["prompt"] for problem in batch],
-                       SEEDS * settings["seed"] + iteration)
+    prompts = [problem["prompt"] for problem in batch]
+    rollouts = rollout(net, prompts, SEEDS * settings["seed"] + iteration)
     rewards = reward_exercises(batch, rollouts)
     return rollouts, rewards, {"right": float(rewards.mean())} | habits(rollouts)
 
@@ -237,14 +237,12 @@ def evaluate(net, problems):
 def read_problems(path, net, opening):
     """Problems {"question", "prompt": ids, "opening", "answer": "20"} that fit into the context,
     from a file in GSM8K's shape: a line is {"question", "answer": "... #### 20"}."""
-    _, config, tokenizer = net
-    problems = []
+    (_, config, tokenizer), problems = net, []
     for number, entry in read_json_lines(path):
         try:
-            answer = entry["answer"].split("####")[1].replace(",", "").strip()
-            problems.append({"question": entry["question"], "answer": str(int(answer)),
-                             "opening": opening,
-                             "prompt": ask(tokenizer, entry["question"], opening)})
+            question, answer = entry["question"], entry["answer"].split("####")[1].replace(",", "")
+            problems.append({"question": question, "answer": str(int(answer)), "opening": opening,
+                             "prompt": ask(tokenizer, question, opening)})
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             raise ValueError(f"{path}, line {number}: not a problem in GSM8K's shape, but "
                              f"{str(entry):.60}") from None
@@ -263,8 +261,7 @@ def open_exercises(net, settings):
         final = [problem for problem in problems if share(problem["question"]) == 0]
         problems = [problem for problem in problems if share(problem["question"]) != 0]
     if not problems or not final:
-        raise ValueError(f"{settings['problems']}: too few problems ({len(problems)} to train on, "
-                         f"{len(final)} held out)")
+        raise ValueError(f"{settings['problems']}: too few problems")
     return problems, final
 
 
@@ -273,10 +270,9 @@ def open_exercises(net, settings):
 # to predict which they prefer, and its score is the reward: RL from human feedback. Here the people
 # are a rule plus noise, the *gold reward*, which no network sees. It rises at first and ends lower
 # than it began, while the reward model's score rises all the time: *reward hacking*, or
-# *overoptimization*. The reward model learned from jokes of the reference policy, and is right
-# about those. Then the policy leaves them for others, about which the reward model errs: "Why did
-# the roofer sit on the roofer sit on the roofer sit on the turnips?", about any subject. A KL
-# penalty on the distance from the reference policy keeps it near.
+# *overoptimization*. The reward model is right about jokes of the reference policy, from which it
+# learned. The policy leaves them for others, about which it errs: "Why did the roofer sit on the
+# roofer sit on the roofer sit on the turnips?" A KL penalty keeps the policy near the reference.
 
 PAIRS, TEST_PAIRS = 1000, 200  # comparisons to train the reward model on, and to test it with
 PAIRS_PER_STEP, REWARD_RATE = 16, 1e-3  # each comparison is used once
@@ -297,10 +293,9 @@ def gold_reward(subject, joke, foods):
 def read_jokes(path):
     """The question with {subject} in it, the subjects, and the foods of the gold reward."""
     jokes = read_json(path)
-    lists = [[jokes.get("question")], jokes.get("subjects"), jokes.get("foods")]
-    if not all(isinstance(x, list) and x and all(isinstance(word, str) for word in x)
-               for x in lists) or "{subject}" not in jokes["question"]:
-        raise ValueError(f"{path}: not the jokes that python world.py writes")
+    for words in ([jokes.get("question")], jokes.get("subjects"), jokes.get("foods")):
+        if not (words and isinstance(words, list) and all(isinstance(x, str) for x in words)):
+            raise ValueError(f"{path}: not the jokes that python world.py writes")
     return jokes
 
 
@@ -487,7 +482,8 @@ def run(args):
     progress = Run(args.out, state["iteration"], iterations, PAUSES, log)
     for iteration in progress.steps():
         if learned:
-            rollouts, rewards, figures = rollout_jokes(net, reward_model, jokes, settings, iteration)
+            rollouts, rewards, figures = rollout_jokes(net, reward_model, jokes, settings,
+                                                       iteration)
             if figures["gold_reward"] > state.get("best", -math.inf):
                 state |= {"best": figures["gold_reward"], "best_iteration": iteration}
                 save(best, *net)  # the policy of whoever would have stopped here

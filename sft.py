@@ -47,7 +47,7 @@ SLACK = 2  # rows of one batch may differ in length by about so many tokens: eno
 MIXED_ROWS = 32  # conversations a step with --mix-lengths
 LOG_EVERY, PAUSES = 10, 10  # steps between log lines; how often a run shows an answer and is saved
 WARN = 3  # malformed lines that are shown one by one
-SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}  # its names for ours
 
 
 # ---- From a file to rows -------------------------------------------------------------------------
@@ -164,12 +164,12 @@ def plan(lengths, seed, mixed=False):
     length has some noise (SLACK), or a batch would hold one kind of conversation only. mixed: rows
     of any length together. If the long answers are a rare kind, the batches between two of theirs
     would make the network forget them."""
-    rng = np.random.default_rng(seed)
+    rng, n_rows = np.random.default_rng(seed), len(lengths)
     if mixed:
-        rows = rng.permutation(len(lengths))
-        return [part.tolist() for part in np.array_split(rows, math.ceil(len(rows) / MIXED_ROWS))]
+        parts = np.array_split(rng.permutation(n_rows), math.ceil(n_rows / MIXED_ROWS))
+        return [part.tolist() for part in parts]
     batches, longest = [[]], 0
-    for row in np.argsort(lengths + rng.uniform(0, SLACK, len(lengths))).tolist():
+    for row in np.argsort(lengths + rng.uniform(0, SLACK, n_rows)).tolist():
         longest = max(longest, lengths[row])
         if batches[-1] and longest * (len(batches[-1]) + 1) > BATCH_TOKENS:
             batches.append([])
@@ -186,14 +186,14 @@ def open_run(args):
     if args.resume:
         net, averages, state, log = load_run(args.out, "sft")
         return state["settings"], net, averages, state, log
-    for name, least in (("epochs", 1), ("lr", 0), ("muon_lr", 0)):
-        if not least <= getattr(args, name) < math.inf:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)}: at least {least} "
-                             "is needed")
+    for flag, value, least in (("epochs", args.epochs, 1), ("lr", args.lr, 0),
+                               ("muon-lr", args.muon_lr, 0)):
+        if not least <= value < math.inf:
+            raise ValueError(f"--{flag} {value}: at least {least} is needed")
     settings = {name: getattr(args, name) for name in (
         "base", "data", "pages", "epochs", "lr", "muon_lr", "seed", "leave_out", "mix_lengths")}
     params, config, tokenizer = open_model(args.base)
-    # The base model has never met the three tokens, so they have no rows in its embedding.
+    # The base model has never met the three tokens: its embedding has no rows for them.
     tokenizer.add_special_tokens(CHAT_SPECIALS)
     params, config = grow(params, config, max(config.vocab, tokenizer.vocab_size), args.seed)
     special = tokenizer.special_tokens  # an embedding padded with unused rows may have had room
@@ -226,7 +226,7 @@ def run(args):
     batches, checksum, words = read_batches(settings, tokenizer, config.ctx)
     steps = len(batches)
     if state.get("data", checksum) != checksum:
-        raise ValueError(f"{settings['data']}, or {settings['pages']}: changed since this run began")
+        raise ValueError(f"{settings['data']}, or {settings['pages']}: changed since the run began")
     if state["step"] >= steps:
         return print(f"{args.out} has done its {steps} steps; leave out --resume to begin another "
                      "run")
@@ -348,10 +348,10 @@ def print_table(folders, base, questions):
     model recalls, asked in its own way: to complete a sentence."""
     facts, recalled = {}, {}
     for question in questions:
-        if "cloze" in question:
+        if "cloze" in question and os.path.exists(base):
             fact = {"prompt": question["cloze"], "answer": question["answer"][0]}
             facts.setdefault(question["kind"], []).append(fact)
-    if os.path.exists(base):
+    if facts:
         net = open_model(base)
         recalled = {kind: f"{recall(*net, some):.0%}" for kind, some in facts.items()}
     results = [evaluate(open_model(folder), questions) for folder in folders]

@@ -72,7 +72,7 @@ def weights(folder):
 # ---- rows ----
 
 def test_the_mask_counts_what_the_assistant_says(tokenizer):
-    """After the shift by one the first counted target follows <|im_sep|>, the last is <|im_end|>."""
+    """After the shift the first counted target follows <|im_sep|>, the last is <|im_end|>."""
     start, end, separator = (tokenizer.special_tokens[name] for name in bpe.CHAT_SPECIALS)
     said = tokenizer.encode("I am Pip.")
     head = [start, *tokenizer.encode("user"), separator, *tokenizer.encode("Who are you?"), end,
