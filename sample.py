@@ -156,18 +156,25 @@ def stop_ids(config, tokenizer):
     return {*config.eos, *(special[name] for name in CHAT_SPECIALS if name in special)}
 
 
+def batches(config, lengths, max_new_tokens):
+    """Yields lists of row numbers: prompts of these lengths, in order of length (little padding),
+    as many at a time as fit into BATCH_BYTES with what will be written."""
+    # float32 numbers a token: keys and values of all layers, about the activations of one.
+    numbers = (2 * config.layers * config.kv_heads * config.head_dim
+               + 8 * config.dim + 3 * config.hidden)
+    n_tokens = min(max(lengths, default=0) + max_new_tokens, config.ctx)
+    size = max(1, BATCH_BYTES // (4 * numbers * n_tokens))
+    order = np.argsort(lengths, kind="stable").tolist()
+    for i in range(0, len(order), size):
+        yield order[i:i + size]
+
+
 def complete(net, prompts, temperature=0.0, max_new_tokens=64, seed=0):
     """The texts that the network writes after prompts, lists of ids; without the stop ids.
     However many they are, memory is bounded, and text k depends only on prompt k and k."""
     params, config, tokenizer = net
-    stop, texts, lengths = stop_ids(config, tokenizer), [""] * len(prompts), list(map(len, prompts))
-    # float32 numbers a token: keys and values of all layers, about the activations of one.
-    n_floats = (2 * config.layers * config.kv_heads * config.head_dim
-                + 8 * config.dim + 3 * config.hidden)
-    n_tokens = min(max(lengths, default=0) + max_new_tokens, config.ctx)
-    size = max(1, BATCH_BYTES // (4 * n_floats * n_tokens))  # texts in a batch
-    order = np.argsort(lengths, kind="stable").tolist()  # alike in length: little padding
-    for rows in (order[i:i + size] for i in range(0, len(order), size)):
+    stop, texts = stop_ids(config, tokenizer), [""] * len(prompts)
+    for rows in batches(config, list(map(len, prompts)), max_new_tokens):
         new = generate(params, config, [prompts[row] for row in rows], max_new_tokens, temperature,
                        seed=[(seed, row) for row in rows], stop=stop)
         for row, ids in zip(rows, new):
