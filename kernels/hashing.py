@@ -96,7 +96,6 @@ def n_gram_chars(ids, lengths):
 
 # ---- shingles and MinHash ------------------------------------------------------------------------
 
-
 @njit(cache=True)
 def shingle_hashes(codes, table, n_words):
     """(n,) uint32 code points -> (shingles,) uint64, one for each run of n_words words.
