@@ -52,7 +52,6 @@ def json_lines(*rows):
 
 # ---- the pipeline --------------------------------------------------------------------------------
 
-
 def test_result_does_not_depend_on_workers_or_batches(tmp_path, monkeypatch):
     """The same files, to the byte, for 1, 2 and 3 workers; and the table adds up: every page that
     comes in is in a shard or among the rejects, with its reason."""
@@ -95,17 +94,17 @@ def test_duplicates_are_looked_for_after_all_rules(tmp_path):
     assert sum(stats["documents"].values()) == 2
 
 
-def test_a_rejected_page_keeps_the_text_it_had(tmp_path):
-    """C4 drops for a bracket, and the reject still shows it."""
+def test_the_life_of_one_page():
+    """A good page keeps 128 bytes of keys and no bytes of the file; a rejected page keeps the text
+    it had; with all rules off a page passes that breaks several."""
+    page = data.clean_page(Page("text", PROSE.encode()), settings())
+    assert page.reason == "" and page.keys.nbytes == 128 and not page.body and not page.html
     page = data.clean_page(Page("text", (PROSE + "\nif { that").encode()), settings())
     assert (page.dropped_at, page.reason) == ("c4", "curly_bracket") and "{" in page.text
-
-
-def test_texts_without_shingles_are_never_near_duplicates(tmp_path):
-    path = write(tmp_path, json_lines(*({"text": f"tiny {i}"} for i in range(4))), "x.jsonl")
-    off = [f"{rule}=off" for rule in data.RULES if rule not in ("minhash", "exact")]
-    stats = data.clean_crawl([path], str(tmp_path / "o"), settings(*off), None, 1)
-    assert stats["stages"]["minhash"]["kept"] == 4
+    off = [f"{rule}=off" for rule in data.RULES]
+    for changes, stage in (([], "url"), (off, "")):
+        junk = Page("text", b"word " * 30, "http://a.example/xxx")
+        assert data.clean_page(junk, settings(*changes)).dropped_at == stage
 
 
 def test_a_document_never_changes_sides(tmp_path):
@@ -131,19 +130,13 @@ def test_shards_end_with_the_document_that_fills_them(tmp_path, monkeypatch):
     assert list(found.values()) == [3, 2, 3, 2, 0] and list(found)[-1] == "val-00000.jsonl.gz"
 
 
-def test_memory_of_the_duplicates(tmp_path):
-    """While pages are read the parent keeps 128 bytes of each: 2 hashes and 14 bands."""
-    page = data.clean_page(Page("text", PROSE.encode()), settings())
-    assert page.reason == "" and page.keys.nbytes == 128 and not page.body and not page.html
-
-
-WORKER = """
-import resource, sys, data
-from crawl.warc import Page
-changes = ["language_languages=any", "language_min_score=-1"]
-data.clean_page(Page(sys.argv[1], sys.stdin.buffer.read()), data.read_settings(changes)[0])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
-"""
+def peak_mb(code, *arguments, **more):
+    """Runs code in a process of its own -> the most memory it had, in MB."""
+    code = (f"import resource, sys, data\n{code}\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)")
+    shown = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, check=True,
+                           stdout=subprocess.PIPE, **more).stdout
+    return int(shown.split()[-1])
 
 
 @pytest.mark.long
@@ -152,31 +145,28 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 def test_memory_of_a_worker_on_the_worst_pages(kind, part):
     """8 MB of short words or lines, 2 MB of tags: 600 MB of memory at most."""
     size = warc.MAX_TEXT if kind == "text" else warc.MAX_PAGE
+    code = ("changes = ['language_languages=any', 'language_min_score=-1']\n"
+            "page = data.Page(sys.argv[1], sys.stdin.buffer.read())\n"
+            "data.clean_page(page, data.read_settings(changes)[0])")
     content = (part * (size // len(part.encode()))).encode()
-    shown = subprocess.run([sys.executable, "-c", WORKER, kind], input=content, cwd=ROOT,
-                           check=True, stdout=subprocess.PIPE).stdout
-    assert int(shown.split()[-1]) <= 620
+    assert peak_mb(code, kind, input=content) <= 620
 
 
 @pytest.mark.long
 def test_memory_of_the_parent_does_not_grow(tmp_path):
     """Four times the crawl, 40 MB more memory at most: the keys of 30,000 pages are 4 MB."""
-    code = ("import resource, sys, data\ndata.main([sys.argv[1], '--out', sys.argv[2]])\n"
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)")
     peaks = []
     for n in (10_000, 40_000):
         with gzip.open(tmp_path / "x.jsonl.gz", "wb", compresslevel=1) as file:
             for i in range(n):
                 words = " ".join(f"{word}{i}" for word in PROSE.split())
                 file.write(json_lines({"text": f"{PROSE * 5}{words} {i}"}))
-        shown = subprocess.run([sys.executable, "-c", code, tmp_path / "x.jsonl.gz", tmp_path / "o"],
-                               cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
-        peaks.append(int(shown.split()[-1]))
+        peaks.append(peak_mb("data.main([sys.argv[1], '--out', sys.argv[2]])",
+                             tmp_path / "x.jsonl.gz", tmp_path / "o"))
     assert peaks[1] - peaks[0] <= 40, peaks
 
 
 # ---- nothing is lost -----------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize("content", [b"PAR1" + bytes(99), b'[{"text": "a"}]', b"", b"{}\n",
                                      json_lines({"text": "too short"})])
@@ -197,8 +187,7 @@ def test_new_shards_replace_all_old_ones(tmp_path, command, monkeypatch):
     assert command(data, path, "--out", out) == 0 and len(os.listdir(out)) > 6
     (out / "notes.txt").write_text("mine")
     monkeypatch.undo()
-    command_again = [path, "--out", str(out)]
-    assert data.main(command_again) == 0
+    assert data.main([path, "--out", str(out)]) == 0
     assert sorted(files_in(out)) == ["notes.txt", "stats.json", "train-00000.jsonl.gz",
                                      "val-00000.jsonl.gz"]
 
@@ -213,8 +202,7 @@ def test_killed_at_any_moment(tmp_path, n):
         data.clean_crawl([path], str(tmp_path / f"whole{k}"), settings(), None, 1)
         whole.append(files_in(tmp_path / f"whole{k}"))
     out, rng = tmp_path / "out", np.random.default_rng(0)
-    code = "import sys, data; sys.exit(data.main(sys.argv[1:]))"
-    run = [sys.executable, "-c", code, "--out", str(out), "--workers", "1"]
+    run = [sys.executable, "data.py", "--out", str(out), "--workers", "1"]
     start = time.perf_counter()
     subprocess.run([*run, inputs[0]], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - start
@@ -231,15 +219,13 @@ def test_killed_at_any_moment(tmp_path, n):
 
 def test_two_runs_on_one_folder(tmp_path, capsys):
     """The second refuses in one line that names the first."""
-    code = ("import common, sys, time\nwith common.locked(sys.argv[1], 'data.py'):\n"
-            "    print(flush=True); time.sleep(60)")
-    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT,
-                              stdout=subprocess.PIPE)
-    holder.stdout.readline()
-    assert data.main([write(tmp_path, b"".join(PAGES)), "--out", str(tmp_path)]) == 2
-    holder.kill()
-    holder.communicate()
-    assert f"data.py (process {holder.pid}) is writing there" in capsys.readouterr().err
+    code = ("import common, sys\nwith common.locked(sys.argv[1], 'data.py'):\n"
+            "    print(flush=True); sys.stdin.read()")
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        first.stdout.readline()
+        assert data.main([write(tmp_path, b"".join(PAGES)), "--out", str(tmp_path)]) == 2
+    assert f"data.py (process {first.pid}) is writing there" in capsys.readouterr().err
 
 
 def test_ctrl_c_leaves_the_old_files(tmp_path):
@@ -265,7 +251,6 @@ def test_ctrl_c_leaves_the_old_files(tmp_path):
 
 # ---- settings and commands -----------------------------------------------------------------------
 
-
 def test_settings():
     """A threshold or a whole rule is set by name; anything else is refused with the reason."""
     chosen, names = data.read_settings(
@@ -283,13 +268,6 @@ def test_settings():
         if not isinstance(chosen[rule] and chosen[rule][key], str) and rule != "minhash":
             data.read_settings([f"{name}=off"])
 
-
-def test_every_rule_can_be_switched_off():
-    """Then a page that breaks several of them passes."""
-    junk = [Page("text", b"word " * 30, "http://a.example/xxx") for _ in range(2)]
-    off = [f"{rule}=off" for rule in data.RULES]
-    assert data.clean_page(junk[0], settings()).dropped_at == "url"
-    assert data.clean_page(junk[1], settings(*off)).dropped_at == ""
 
 
 def test_command_line(tmp_path, capsys):
@@ -311,7 +289,8 @@ def test_command_line(tmp_path, capsys):
 @pytest.mark.parametrize("wrong", [["none"], ["crawl.warc", "--set", "x=1"],
                                    ["crawl.warc", "--workers", "0"],
                                    ["crawl.warc", "--explain", "http://no\x1b]0;x\x07"]])
-def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys, monkeypatch, wrong):
+def test_errors_are_one_line(tmp_path, capsys, monkeypatch, wrong):
+    """A wrong input, setting or URL: one line that names it, without its control characters."""
     monkeypatch.chdir(tmp_path)
     write(tmp_path, b"".join(crawl(3)))
     assert data.main(wrong) == 2

@@ -15,7 +15,6 @@ from pages import ANY_TEXT, PROSE, growth
 
 # ---- URLs ----------------------------------------------------------------------------------------
 
-
 @pytest.mark.parametrize("url, reason", [
     ("https://www.pornhub.com/x", "domain"),
     ("https://old.blocked.co.uk/", "domain"),
@@ -54,7 +53,6 @@ def test_a_long_blocklist_is_small(tmp_path):
 
 # ---- words and sentences -------------------------------------------------------------------------
 
-
 def test_words():
     """Punctuation stands alone; numbers, don't, addresses and runs of dots are one token."""
     text = ('He paid $3.50 -- "state-of-the-art", don\'t ask... see www.a.example/b or '
@@ -74,7 +72,6 @@ def test_sentences(line, n):
 
 
 # ---- Gopher --------------------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize("text, reason", [
     (PROSE, None),
@@ -247,7 +244,6 @@ def test_fineweb_thresholds_of_the_code():
 
 # ---- personal data -------------------------------------------------------------------------------
 
-
 @pytest.mark.parametrize("text, masked", [
     ("Write to jo.e+x@mail.example.org.", "Write to email@example.com."),
     ("a@b.cd, c@d.ef and g@h.ij",
@@ -300,7 +296,6 @@ def test_masks_can_be_switched_off():
 
 
 # ---- hostile texts -------------------------------------------------------------------------------
-
 
 def all_rules(text):
     for rule in (rules.gopher_repetition, rules.gopher_quality, rules.fineweb, rules.url_rule):
