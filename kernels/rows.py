@@ -54,15 +54,12 @@ def exp(x):
     x = n ln 2 + r with n whole and |r| <= ln 2 / 2, so e**x = 2**n e**r. A polynomial makes e**r
     (coefficients of Cephes' expf). 2**n is n written into the exponent bits of a float32, which
     stand above 23 bits of fraction and count from -127. ln 2 is subtracted in two parts (Cody &
-    Waite): the first has so few digits that n times it is exact, the second brings the rest.
-
-    Given up: below -87 it stays at 1.6e-38, above 88 at 1.7e38. NaN stays NaN, since both
-    comparisons with it are false."""
+    Waite); n times the first is exact. Given up: it stays at 1.6e-38 below -87, at 1.7e38 above 88.
+    NaN stays NaN, since both comparisons with it are false."""
     return math.exp(x)
 
 
-# What Numba puts in the place of exp(x) in a kernel, chosen by x's type.
-@overload(exp, jit_options={"fastmath": FAST})
+@overload(exp, jit_options={"fastmath": FAST})  # what Numba puts in a kernel, by x's type
 def _exp(x):
     if x != numba.float32:
         return lambda x: math.exp(x)  # float64, for the gradient checks: exact before fast
@@ -141,8 +138,9 @@ def store_kv(qkv, k_cache, v_cache, rows, positions):
     H = qkv.shape[1] - 2 * G
     for n in prange(qkv.shape[0]):
         for g in range(G):
-            k_cache[rows[n], g, positions[n]] = qkv[n, H + g]
-            v_cache[rows[n], g, positions[n]] = qkv[n, H + G + g]
+            k, v = k_cache[rows[n], g, positions[n]], v_cache[rows[n], g, positions[n]]
+            for j in range(qkv.shape[2]):
+                k[j], v[j] = qkv[n, H + g, j], qkv[n, H + G + g, j]
 
 
 @row_kernel
