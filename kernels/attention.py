@@ -6,7 +6,7 @@ again. Three things make it fast:
 
   lanes     64 queries stand side by side, each in a lane of the vector unit. Maximum, exp and sum
             run down the lanes. The price: q, do, o and dq are transposed.
-  skipping  What the mask hides is not computed, but for steps of 16 lanes at its edge.
+  skipping  What the mask hides is left out, in steps of 16 lanes.
   threads   They take whole heads and share nothing: any number gives the same bits.
 
 Given up: other masks, dropout; T below 64 pays for lanes rounded up to 16; a NaN in v may also show
@@ -96,9 +96,8 @@ def _on_threads(kernel, qkv, o, lse, do, dqkv, sizes, scale, parts):
 # ---- Forward: a softmax that never sees a whole row (Milakov and Gimelshein 2018) ----
 # Of one query, with scores s_j against the keys so far, keep
 #     top = max s_j,   total = sum exp(s_j - top),   out = sum exp(s_j - top) v_j
-# and o = out / total at the end. The next block of keys may raise the maximum to top'. The factor
-# f = exp(top - top') brings both sums up to date, as exp(s_j - top') = exp(s_j - top) f:
-#     total' = total f + sum over the block of exp(s_j - top');   out' likewise.
+# and o = out / total at the end. If the next block of keys raises the maximum to top', the factor
+# f = exp(top - top') brings both sums up to date, as exp(s_j - top') = exp(s_j - top) f.
 # Scores 1 and 3, one a block: top = total = 1; then top = 3, f = exp(-2), total = exp(-2) + 1.
 #
 # A column of a tile is a query; row i begins at i * TILE. queries and out (D4,TILE) are q and the
@@ -146,8 +145,7 @@ def _forward(qkv, o, lse, do, dqkv, sizes, scale, part, parts):
 
 @njit(fastmath=FAST)
 def _softmax(p, top, total, f, rows, lanes, diagonal):
-    """Scores p (rows,lanes) become exp(p - top'); top, total and f come up to date. On the
-    diagonal, row i starts at the step of 16 lanes that holds lane i."""
+    """Scores p (rows,lanes) become exp(p - top'); top, total and f come up to date."""
     if diagonal:
         _mask(p, rows, -np.inf)
     for j in range(U(TILE)):
@@ -309,8 +307,8 @@ _four_rows = make_multiply_add(TILE)
 
 @njit
 def _scores(keys, rows, width, queries, p, lanes, diagonal):
-    """p (rows,lanes) = keys (rows,width) @ queries (width,lanes). On the diagonal, the lanes of
-    row i start at i, rounded down to 16."""
+    """p (rows,lanes) = keys (rows,width) @ queries (width,lanes). On the diagonal, row i starts at
+    lane i, rounded down to 16."""
     p[:] = 0
     for i in range(0, rows, 4):
         j = i // 16 * 16 if diagonal else 0
@@ -319,8 +317,8 @@ def _scores(keys, rows, width, queries, p, lanes, diagonal):
 
 @njit
 def _sum_over_keys(values, rows, width, p, out, lanes, diagonal):
-    """out (width,lanes) += values^T (width,rows) @ p (rows,lanes). On the diagonal, keys go in
-    sixteens, and lanes start with them."""
+    """out (width,lanes) += values^T (width,rows) @ p (rows,lanes). On the diagonal, sixteen keys at
+    a time start at their lane."""
     deep = 16 if diagonal else rows
     for k in range(0, rows, deep):
         j = k if diagonal else 0
@@ -343,8 +341,7 @@ def _sum_over_queries(p, rows, lanes, vectors, D, out, s, T4, diagonal):
 
 @njit
 def _mask(tile, rows, value):
-    """On the diagonal, fills row i from its step of 16 lanes up to lane i; before that, it is never
-    read."""
+    """On the diagonal, fills row i up to lane i, from where it starts."""
     for i in range(rows):
         for j in range(U(i * TILE + i // 16 * 16), U(i * TILE + i)):
             tile[j] = value
