@@ -1,24 +1,16 @@
 """Causal attention, faster; plain.py says what it computes and why.
 
-    fused_attention_forward(qkv, n_heads, o, lse)                  what model.py calls: q, k and v
-    fused_attention_backward(do, qkv, n_heads, o, lse, dqkv)       are heads of one array
-    attention(q, k, v) -> o                                        the same on separate arrays
-    attention_backward(do, q, k, v) -> dq, dk, dv
-    attention_step(q, k_cache, v_cache, lengths, rows) -> o        one new query a text: decoding
-
-plain.py holds the weights p of all T x T pairs. Here only 64 x 64 exist at a time: 64 queries meet
-the keys block by block (FlashAttention, Dao et al. 2022). The forward keeps lse, a number a query;
-from it the backward makes p again. Three things make it fast:
+plain.py holds the weights p of all T x T pairs. Here 64 queries meet the keys block by block, 64 at
+a time (FlashAttention, Dao et al. 2022). The forward keeps lse, from which the backward makes p
+again. Three things make it fast:
 
   lanes     64 queries stand side by side, each in a lane of the vector unit. Maximum, exp and sum
             run down the lanes. The price: q, do, o and dq are transposed.
-  skipping  What the mask hides is not computed, but for steps of 16 lanes at its edge.
-  threads   They take whole heads and share nothing: any number of them gives the same bits.
+  skipping  What the mask hides is left out, in steps of 16 lanes.
+  threads   They take whole heads and share nothing: any number gives the same bits.
 
-Given up: other masks, dropout. T below 64 pays for lanes rounded up to 16. A NaN in v may also
-show up to 15 positions earlier (0 * NaN is NaN).
-
-Reading order: _forward, _backward, decoding, then the loops that they call.
+Given up: other masks, dropout; T below 64 pays for lanes rounded up to 16; a NaN in v may also show
+up to 15 positions earlier (0 * NaN is NaN). Reading order: _forward, _backward, what they call.
 """
 import functools
 import math
@@ -31,10 +23,9 @@ from kernels.matmul import U, aligned, make_multiply_add, transpose
 from kernels.plain import split_heads
 from kernels.rows import FAST, alone_and_threads, exp
 
-# np.int64: see matmul.py.
 TILE = np.int64(64)  # queries in a tile, keys in a block; also every tile's row stride
-ONE = np.int64(1)
-MANY = 4  # rows; below, waking a second thread costs more than it saves in decoding
+ONE = np.int64(1)  # np.int64: see matmul.py
+MANY = 4  # texts from which a second thread pays in decoding
 
 
 def fused_attention_forward(qkv, n_heads, o, lse):
@@ -61,11 +52,10 @@ def attention_backward(do, q, k, v):
 
 
 def _outputs(qkv, n_heads):
-    """o and lse of the forward, in new arrays."""
     B, T, _, D = qkv.shape
-    o, lse = np.empty((B, T, n_heads, D), qkv.dtype), np.empty((B, n_heads, T), qkv.dtype)
-    fused_attention_forward(qkv, n_heads, o, lse)
-    return o, lse
+    outputs = np.empty((B, T, n_heads, D), qkv.dtype), np.empty((B, n_heads, T), qkv.dtype)
+    fused_attention_forward(qkv, n_heads, *outputs)
+    return outputs
 
 
 def _run(kernel, qkv, n_heads, o, lse, do, dqkv):
@@ -73,8 +63,7 @@ def _run(kernel, qkv, n_heads, o, lse, do, dqkv):
     (B, T, heads, D), H = qkv.shape, n_heads
     G = (heads - H) // 2
     if H < 1 or G < 1 or heads != H + 2 * G or H % G:
-        raise ValueError(f"attention: {heads} heads in qkv can't be {H} of q and as many of k as "
-                         f"of v that divide these")
+        raise ValueError(f"attention: {heads} heads in qkv can't be {H} of q and G each of k and v")
     shapes = qkv.shape, (B, T, H, D), (B, H, T), (B, T, H, D), qkv.shape
     for x, shape in zip((qkv, o, lse, do, dqkv), shapes):
         if x.shape != shape or x.dtype != qkv.dtype or not x.flags.c_contiguous:
@@ -92,8 +81,7 @@ def _run(kernel, qkv, n_heads, o, lse, do, dqkv):
 
 @functools.cache
 def _threads(dtype):
-    """_on_threads, compiled for arrays of dtype and a kernel of which it knows only the address:
-    with the kernel's code inside, it would take 2.5 s longer to compile."""
+    """_on_threads for dtype; the kernel comes by address, since to compile its code takes 2.5 s."""
     number = numba.from_dtype(dtype)
     arguments = (*[number[::1]] * 5, types.UniTuple(types.int64, 5), number)
     kernel = types.FunctionType(types.void(*arguments, types.int64, types.int64))
@@ -106,20 +94,15 @@ def _on_threads(kernel, qkv, o, lse, do, dqkv, sizes, scale, parts):
 
 
 # ---- Forward: a softmax that never sees a whole row (Milakov and Gimelshein 2018) ----
-#
 # Of one query, with scores s_j against the keys so far, keep
-#     top = max s_j,   total = sum exp(s_j - top),   out = sum exp(s_j - top) v_j;   o = out / total.
-# The next block of keys may raise the maximum to top'. The factor f = exp(top - top') brings both
-# sums up to date, as exp(s_j - top') = exp(s_j - top) f:
-#     total' = total f + sum over the block of exp(s_j - top');   out' likewise.
+#     top = max s_j,   total = sum exp(s_j - top),   out = sum exp(s_j - top) v_j
+# and o = out / total at the end. If the next block of keys raises the maximum to top', the factor
+# f = exp(top - top') brings both sums up to date, as exp(s_j - top') = exp(s_j - top) f.
 # Scores 1 and 3, one a block: top = total = 1; then top = 3, f = exp(-2), total = exp(-2) + 1.
 #
-# Arrays of a tile; a column is a query, and row i begins at i * TILE:
-#     queries, out (D4,TILE)   q and the sum so far
-#     p (TILE,TILE)            scores, then exp of them; a row is a key
-#     top, total, f (TILE)
-# keys and values (T4,D4) are k / sqrt(D) and v of one head, copied together. T4 and D4 are T and D
-# rounded up to fours, and zeros fill up. Which blocks of keys a tile meets:
+# A column of a tile is a query; row i begins at i * TILE. queries and out (D4,TILE) are q and the
+# sum so far; a row of p (TILE,TILE) is a key. keys and values (T4,D4) are k / sqrt(D) and v of one
+# head, T and D rounded up to fours. Which blocks of keys a tile meets:
 #     queries   0..63      64..127    128..191
 #     keys 0.   diagonal   whole      whole
 #     keys 64.             diagonal   whole
@@ -162,27 +145,21 @@ def _forward(qkv, o, lse, do, dqkv, sizes, scale, part, parts):
 
 @njit(fastmath=FAST)
 def _softmax(p, top, total, f, rows, lanes, diagonal):
-    """Scores p (rows,lanes) become exp(p - top'); top, total (TILE) come up to date; f (TILE) is
-    written. Four rows at a time, so that top and total are loaded and stored once for four keys.
-    On the diagonal, row i starts at the step of 16 lanes that holds lane i."""
+    """Scores p (rows,lanes) become exp(p - top'); top, total and f come up to date."""
     if diagonal:
         _mask(p, rows, -np.inf)
     for j in range(U(TILE)):
         f[j] = top[j]
-    for i in range(0, rows, 4):
+    for i in range(rows):
         c = U(i // 16 * 16 if diagonal else 0)
         x = U(i * TILE) + c
         for j in range((U(lanes) - c) // U(16) * U(16)):
-            y, z = p[x + j], p[x + j + U(TILE)]
-            y = y if y > z else z  # a NaN may lose here, but not in the sum below
-            z, w = p[x + j + U(2 * TILE)], p[x + j + U(3 * TILE)]
-            z = z if z > w else w
-            y = y if y > z else z
-            top[c + j] = y if y > top[c + j] else top[c + j]
+            # A NaN loses here, but not in the sum below.
+            top[c + j] = p[x + j] if p[x + j] > top[c + j] else top[c + j]
     for j in range(U(TILE)):
         f[j] = exp(f[j] - top[j])
         total[j] *= f[j]
-    for i in range(0, rows, 4):
+    for i in range(0, rows, 4):  # so total is loaded and stored once for four keys
         c = U(i // 16 * 16 if diagonal else 0)
         x = U(i * TILE) + c
         for j in range((U(lanes) - c) // U(16) * U(16)):
@@ -196,23 +173,19 @@ def _softmax(p, top, total, f, rows, lanes, diagonal):
 
 
 # ---- Backward ----
-#
-# Two changes to plain.py's. First, p is made again: p_tj = exp(s_tj - lse_t). Second, a row's sum
-# in the derivative of the softmax needs no row (Dao et al. 2022, appendix B):
+# Two changes to plain.py's. p is made again: p_tj = exp(s_tj - lse_t). And a row's sum in the
+# derivative of the softmax needs no row (Dao et al. 2022, appendix B):
 #     delta_t = sum_j p_tj dp_tj = sum_j p_tj (do_t . v_j) = do_t . (sum_j p_tj v_j) = do_t . o_t
-#
-# Five products make up a block. p and ds (TILE,TILE) are keys x queries:
+# Five products make up a block; p and ds (TILE,TILE) are keys x queries:
 #     p = keys @ queries,     ds = values @ douts     scores and dp; _softmax_backward finishes both
 #     dqueries += keys^T @ ds                         keys hold k / sqrt(D), as dq wants them
 #     dvalues += p @ dout_rows,     dkeys += ds @ query_rows
-# queries, douts and dqueries (D4,TILE) have a column a query. The last two products sum over
-# queries, and want q / sqrt(D) and do a second time, by rows. D above 64 is cut into slabs of 64
-# columns, one behind the other, so that each is a tile with the row stride TILE.
+# The last two sum over queries, and want q / sqrt(D) and do by rows too. There D above 64 is cut
+# into slabs of 64 columns, one behind the other, each with the row stride TILE.
 
 @njit(fastmath=FAST, cache=True)
 def _backward(qkv, o, lse, do, dqkv, sizes, scale, part, parts):
-    """One thread's share of the B*G key/value heads. The query heads of a group add to the same dk
-    and dv, so they stay with one thread, in order."""
+    """One thread's share of the B*G key/value heads, each with all query heads that add to it."""
     B, T, H, G, D = sizes
     D4, T4, unit = (D + 3) // 4 * 4, (T + 3) // 4 * 4, qkv.dtype.type(1)
     step, o_step = (H + 2 * G) * D, H * D
@@ -248,13 +221,8 @@ def _backward(qkv, o, lse, do, dqkv, sizes, scale, part, parts):
                     _scores(values[s * D4:], rows, D4, douts, ds, lanes, diagonal)
                     _softmax_backward(p, ds, lse_t, delta, rows, lanes, diagonal)
                     _sum_over_keys(keys[s * D4:], rows, D4, ds, dqueries, lanes, diagonal)
-                    for c in range(0, D, TILE):
-                        tile = c * T4 + s * TILE
-                        width = (min(TILE, D - c) + 15) // 16 * 16
-                        _sum_over_queries(p, rows, lanes, dout_rows[c * TILE:], dvalues[tile:],
-                                          width, diagonal)
-                        _sum_over_queries(ds, rows, lanes, query_rows[c * TILE:], dkeys[tile:],
-                                          width, diagonal)
+                    _sum_over_queries(p, rows, lanes, dout_rows, D, dvalues, s, T4, diagonal)
+                    _sum_over_queries(ds, rows, lanes, query_rows, D, dkeys, s, T4, diagonal)
                 transpose(dqueries, TILE, D, n, dqkv[x:], step)
         for c in range(0, D, TILE):
             width = min(TILE, D - c)
@@ -279,8 +247,7 @@ def _softmax_backward(p, ds, lse, delta, rows, lanes, diagonal):
 # ---- Decoding: each key and value is used once, so tiles would gain nothing ----
 
 def attention_step(q, k_cache, v_cache, lengths, rows, o=None):
-    """o (N,H,D) for one new query a text, q (N,H,D), against the caches (B,G,S,D): query n reads
-    positions 0 to lengths[n] - 1 (its own is the last) of text rows[n]."""
+    """o (N,H,D) for q (N,H,D), the caches (B,G,S,D), lengths and rows (N), as in plain.py."""
     o = np.empty(q.shape, q.dtype) if o is None else o
     _text_by_text[len(q) >= MANY](q, k_cache, v_cache, lengths, rows, o)  # alone, or threads
     return o
@@ -300,7 +267,7 @@ def _text_by_text(q, k_cache, v_cache, lengths, rows, o):
 @njit(fastmath=FAST)
 def _one_query(q, keys, values, n, scale, p, o):
     """o (D,): q (D,) against the first n of keys and values (.,D); p (n,) is scratch. Four keys at
-    a time: with one, the core would wait for each sum."""
+    a time: with one, the core would wait."""
     D, zero, top = q.size, q.dtype.type(0), q.dtype.type(-np.inf)
     for t in range(0, n - 3, 4):
         s0, s1, s2, s3 = zero, zero, zero, zero
@@ -313,10 +280,7 @@ def _one_query(q, keys, values, n, scale, p, o):
         s0, s2 = max(p[t], p[t + 1]), max(p[t + 2], p[t + 3])
         top = max(top, max(s0, s2))
     for t in range(n // 4 * 4, n):
-        s0 = zero
-        for d in range(D):
-            s0 += q[d] * keys[t, d]
-        p[t] = s0 * scale
+        p[t] = _dot(q, keys[t], D) * scale
         top = max(top, p[t])
     total = zero
     for t in range(n):
@@ -335,16 +299,16 @@ def _one_query(q, keys, values, n, scale, p, o):
         o[d] /= total
 
 
-# ---- The products: four rows of a tile at a time, without what is 0 on the diagonal ----
-# There query j sees key i if j >= i. rows and width are multiples of 4, lanes of 16.
+# ---- The products, without what is 0 on the diagonal, where query j sees keys i <= j ----
+# rows and width are multiples of 4, lanes of 16.
 
 _four_rows = make_multiply_add(TILE)
 
 
 @njit
 def _scores(keys, rows, width, queries, p, lanes, diagonal):
-    """p (rows,lanes) = keys (rows,width) @ queries (width,lanes). On the diagonal, the lanes of
-    row i start at i, rounded down to 16."""
+    """p (rows,lanes) = keys (rows,width) @ queries (width,lanes). On the diagonal, row i starts at
+    lane i, rounded down to 16."""
     p[:] = 0
     for i in range(0, rows, 4):
         j = i // 16 * 16 if diagonal else 0
@@ -353,8 +317,8 @@ def _scores(keys, rows, width, queries, p, lanes, diagonal):
 
 @njit
 def _sum_over_keys(values, rows, width, p, out, lanes, diagonal):
-    """out (width,lanes) += values^T (width,rows) @ p (rows,lanes). On the diagonal, keys go in
-    sixteens, and lanes start with them."""
+    """out (width,lanes) += values^T (width,rows) @ p (rows,lanes). On the diagonal, sixteen keys at
+    a time start at their lane."""
     deep = 16 if diagonal else rows
     for k in range(0, rows, deep):
         j = k if diagonal else 0
@@ -364,21 +328,20 @@ def _sum_over_keys(values, rows, width, p, out, lanes, diagonal):
 
 
 @njit
-def _sum_over_queries(p, rows, lanes, query_rows, out, width, diagonal):
-    """out (rows,width) += p (rows,lanes) @ query_rows (lanes,width), width a multiple of 16. On the
-    diagonal, the queries of row i start at i, rounded down to 4."""
-    for i in range(0, rows, 4):
-        j = i if diagonal else 0
-        _four_rows(p, i * TILE + j, TILE, ONE, lanes - j, query_rows, j * TILE,
-                   out, i * TILE, width)
+def _sum_over_queries(p, rows, lanes, vectors, D, out, s, T4, diagonal):
+    """out (T4,D), from row s on, += p (rows,lanes) @ vectors (lanes,D), in slabs. On the diagonal,
+    the queries of row i start at i, rounded down to 4."""
+    for c in range(0, D, TILE):
+        columns = (min(TILE, D - c) + 15) // 16 * 16
+        for i in range(0, rows, 4):
+            j = i if diagonal else 0
+            _four_rows(p, i * TILE + j, TILE, ONE, lanes - j, vectors, (c + j) * TILE,
+                       out, c * T4 + (s + i) * TILE, columns)
 
-
-# ---- Small loops ----
 
 @njit
 def _mask(tile, rows, value):
-    """On the diagonal, fills what lies before lane i of row i, back to a step of 16: vectors
-    computed it beside what counts. What lies before that is never read."""
+    """On the diagonal, fills row i up to lane i, from where it starts."""
     for i in range(rows):
         for j in range(U(i * TILE + i // 16 * 16), U(i * TILE + i)):
             tile[j] = value

@@ -9,16 +9,14 @@ NumPy's `a @ b` calls a library for this; here is what such a library does. A na
 reaches about 1% of a core's speed, because it waits for memory. The cure is to reuse what was
 loaded (Goto & van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication"):
 
-  panel  256 columns of b, up to 256 deep, are copied ("packed") into one contiguous array. It
-         stays in the L2 cache while all rows of a pass over it. This copy also transposes.
+  panel  256 columns of b, up to 256 deep, are copied ("packed", transposed too) into one array
+         that stays in the L2 cache while all rows of a pass over it.
   tile   4 rows x 256 columns of the output are summed in an array that stays in the L1 cache.
   step   16 numbers of a stay in registers while 4 rows of the panel and of the tile stream by.
 
 Given up: up to 3 rows are computed twice where M is no multiple of 4, up to 15 columns for nothing
-where N is no multiple of 16. Few rows (decoding) would not repay the packing: see few_rows.
-
-Reading order, from the inside out: the step, drawn over make_multiply_add; _rectangle goes over
-panels and rows; rectangles gives each thread its part; matmul chooses.
+where N is no multiple of 16. Reading order: the step, drawn over make_multiply_add; _rectangle;
+rectangles, which gives each thread its part; matmul.
 """
 import numba
 import numpy as np

@@ -89,7 +89,7 @@ def rope(qkv, rotated, positions, cos, sin, sign):
     """Rotates the first `rotated` heads (q and k, not v) of qkv (R,H+2G,D) in place.
 
     positions (R): each row's position in its text; cos, sin (ctx,D/2): of all angles
-    (model.rope_tables). sign 1 is the forward. sign -1 rotates back and is the backward: for y = A x
+    (model.rope_tables). sign 1 is the forward; -1 rotates back and is the backward: for y = A x
     with a matrix A, dx = A^T dy, and the transpose of a rotation is the rotation back."""
     c, s = cos[positions][:, None], sin[positions][:, None] * sign  # (R,1,D/2)
     half = qkv.shape[2] // 2

@@ -6,13 +6,11 @@ the L1 cache until all is done with it.
 How to read it: @njit has Numba translate a function to machine code when it is first called.
 `prange` is a range whose iterations go to several threads. LLVM, the compiler underneath, works on
 8 or 16 numbers at once (a vector) where a loop lets it. Three habits serve that. Rows are taken out
-first (xi = x[i]), so that the inner loop has one index. Constants are made in the array's own type:
-to Numba, 1 times float32 is float64, and half as many fit a vector. No function is called that LLVM
-can't see into.
+first (xi = x[i]). Constants are made in the array's own type: to Numba, 1 times float32 is float64,
+and half as many fit a vector. No function is called that LLVM can't see into.
 
-Sums over rows are made in chunks of fixed size, so their bits don't depend on the number of
-threads. Given up: arguments are not checked (a wrong index writes somewhere else), and the order
-within a sum is the compiler's, so the last digits differ from NumPy's.
+Sums over rows go by chunks of fixed size: any number of threads gives the same bits. Given up:
+arguments are not checked, and within a sum the order is the compiler's, not NumPy's.
 """
 import math
 import types
@@ -32,10 +30,8 @@ ALONE = 65_536  # numbers up to which one thread is faster: to wake another take
 
 
 def alone_and_threads(f):
-    """f compiled for one thread (where prange is a plain range), and f compiled for several.
-
-    The first gets a name of its own: Numba's cache on disk tells functions apart by name and
-    bytecode, not by parallel=True, and would load one for the other."""
+    """f compiled for one thread (where prange is a plain range), and f compiled for several. The
+    first gets a name of its own, since Numba's cache on disk does not look at parallel=True."""
     alone = types.FunctionType(f.__code__, f.__globals__, f.__name__ + "_alone")
     alone.__qualname__ = alone.__name__
     return njit(**FORM)(alone), njit(parallel=True, **FORM)(f)
@@ -48,21 +44,18 @@ def row_kernel(f):
 
 
 def exp(x):
-    """e**x inside a kernel. The C library's takes 2.3 ns, since LLVM can't make vectors of a call;
-    this takes 0.2 ns, with a relative error of 1e-7 (float32).
+    """e**x inside a kernel: 0.2 ns, with a relative error of 1e-7 (float32). The C library's takes
+    2.3 ns, since LLVM can't make vectors of a call.
 
     x = n ln 2 + r with n whole and |r| <= ln 2 / 2, so e**x = 2**n e**r. A polynomial makes e**r
     (coefficients of Cephes' expf). 2**n is n written into the exponent bits of a float32, which
     stand above 23 bits of fraction and count from -127. ln 2 is subtracted in two parts (Cody &
-    Waite): the first has so few digits that n times it is exact, the second brings the rest.
-
-    Given up: below -87 it stays at 1.6e-38, above 88 at 1.7e38. NaN stays NaN, since both
-    comparisons with it are false."""
+    Waite); n times the first is exact. Given up: it stays at 1.6e-38 below -87, at 1.7e38 above 88.
+    NaN stays NaN, since both comparisons with it are false."""
     return math.exp(x)
 
 
-# What Numba puts in the place of exp(x) in a kernel, chosen by x's type.
-@overload(exp, jit_options={"fastmath": FAST})
+@overload(exp, jit_options={"fastmath": FAST})  # what Numba puts in a kernel, by x's type
 def _exp(x):
     if x != numba.float32:
         return lambda x: math.exp(x)  # float64, for the gradient checks: exact before fast
@@ -94,8 +87,7 @@ def rmsnorm(x, weight, eps, n):
 
 
 def rmsnorm_backward(dn, x, weight, eps, dx, dweight):
-    """Adds to dx (R,C) and dweight (C). Threads must not all write to dweight, so each chunk of
-    rows has a row of its own in parts."""
+    """Adds to dx (R,C) and dweight (C), which threads must not share: a chunk writes to a part."""
     parts = np.zeros(((x.shape[0] + CHUNK - 1) // CHUNK, x.shape[1]), x.dtype)
     _rmsnorm_backward(dn, x, weight, eps, dx, parts)
     dweight += parts.sum(axis=0)
@@ -141,8 +133,9 @@ def store_kv(qkv, k_cache, v_cache, rows, positions):
     H = qkv.shape[1] - 2 * G
     for n in prange(qkv.shape[0]):
         for g in range(G):
-            k_cache[rows[n], g, positions[n]] = qkv[n, H + g]
-            v_cache[rows[n], g, positions[n]] = qkv[n, H + G + g]
+            k, v = k_cache[rows[n], g, positions[n]], v_cache[rows[n], g, positions[n]]
+            for j in range(qkv.shape[2]):
+                k[j], v[j] = qkv[n, H + g, j], qkv[n, H + G + g, j]
 
 
 @row_kernel
@@ -192,8 +185,8 @@ def softmax_cross_entropy(logits, targets, weights, losses):
 
 @njit(parallel=True, cache=True)
 def scatter_add(dx, ids, dembed):
-    """dembed[ids[i]] += dx[i], for dx (R,C), ids (R), dembed (V,C). Two threads could meet in one
-    row, so each owns stripes of 16 columns instead: a cache line of float32."""
+    """dembed[ids[i]] += dx[i], for dx (R,C), ids (R), dembed (V,C). Each thread owns stripes of 16
+    columns (a cache line of float32), since two could meet in one row."""
     for stripe in prange((dx.shape[1] + 15) // 16):
         j0 = stripe * 16
         for i in range(dx.shape[0]):
@@ -239,11 +232,10 @@ def adamw(params, grads, m1, m2, scale, lr, beta1, beta2, eps, decay, n_decayed,
 @njit(fastmath=FAST, cache=True)
 def keep_highest(weights, amounts, target):
     """Zeroes weights (V,) in [0,1] but the highest, so many that their amounts (V,) add up to
-    target: with amounts of 1 that is top-k, with the weights themselves top-p.
+    target: with amounts of 1 that is top-k, with the weights themselves top-p. Ties stay.
 
-    No sorting: the bits of positive floats, read as whole numbers, are in the same order as the
-    floats. So halving their range 30 times, each time in one vectorised pass, finds the smallest
-    weight that stays. Weights equal to it all stay."""
+    No sorting: positive floats are ordered as their bits, read as whole numbers. So halving that
+    range 30 times, in one vectorised pass each, finds the smallest weight that stays."""
     low, high = 0, 0x3F800001  # the bits of 0.0, and of the next number after 1.0
     while high - low > 1:
         middle = (low + high) // 2
@@ -261,10 +253,8 @@ def keep_highest(weights, amounts, target):
 
 @njit(fastmath=FAST, cache=True)
 def sample_tokens(logits, temperature, top_k, top_p, numbers, tokens, logprobs):
-    """Writes tokens (N,) and logprobs (N,) of logits (N,V), for numbers (N,) from [0,1).
-
-    Never divides: the likeliest token's weight is 1, and the random number is stretched to the sum
-    of weights. Tokens equally likely at the border of top-p all stay; plain.py takes the first."""
+    """Writes tokens (N,) and logprobs (N,) of logits (N,V), for numbers (N,) from [0,1). Never
+    divides: the likeliest token's weight is 1, and the number is stretched to the weights' sum."""
     N, V = logits.shape
     weights, ones = np.empty(V, np.float32), np.ones(V, np.float32)
     for i in range(N):
