@@ -373,9 +373,10 @@ def print_table(folders, base, questions):
 def compare(base, tuned, data):
     """Prints how often base and tuned model answer right by each way of asking in prompts.jsonl: a
     text to continue ("prompt"), or a chat ("messages"), which only the tuned one can."""
-    ways, nets = {}, {folder: open_model(folder) for folder in (base, tuned)}
+    ways = {}
     for entry in read_questions(data, "prompts.jsonl", ("way", "answer")):
         ways.setdefault((entry["way"], "prompt" in entry), []).append(entry)
+    nets = {folder: open_model(folder) for folder in (base, tuned)}
     for (way, is_text), entries in ways.items():
         for folder, net in nets.items():
             if not is_text and not set(CHAT_SPECIALS) <= set(net[2].special_tokens):
