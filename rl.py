@@ -50,13 +50,13 @@ WARMUP_ITERATIONS = 5  # in which the learning rate rises
 # model's score keeps rising, and whoever trusts it sees no reason to stop.
 RECIPES = {"answer": dict(questions=16, rate=3e-4, rate_left=0.0, iterations=40),
            "model": dict(questions=8, rate=5e-4, rate_left=1.0, iterations=70)}
-EVALUATED, K = 200, 8  # an evaluation: so many problems, so many sampled rollouts of each
+EVALUATED, K = 200, 8  # an evaluation: problems, and sampled rollouts of each
 SEEDS = 100_000  # the seed of an iteration is --seed times this, plus the iteration
 PROBLEMS, FINAL = "out/world/exercises-train.jsonl", "out/world/exercises-final.jsonl"
 JOKES = "out/world/jokes.json"
 SILENCE = "<think></think>"  # how an answer with --silent begins
-# RL makes more likely what happens now and then; what never happens gets no reward. out/sft thinks
-# now and then. This assistant guesses, and in one answer of seven says "wait" and calculates.
+# RL can only reward what happens now and then. The assistant of out/sft sometimes thinks; this one
+# guesses, and in one answer of seven says "wait" and calculates.
 DOUBT_MODEL = "out/sft-doubt"
 DOUBT_COMMAND = ("python sft.py --base out/sft --data out/world/doubt.jsonl --mix-lengths "
                  f"--epochs 1 --lr 5e-4 --pages none --out {DOUBT_MODEL}")
@@ -76,8 +76,8 @@ DOUBT_COMMAND = ("python sft.py --base out/sft --data out/world/doubt.jsonl --mi
 #     clipped ratio A          .60   -.40   -.55    .55      the ratio kept within 0.8 ... 1.2
 #     the smaller of both      .60   -.40   -.55    .55      loss = -mean = -0.05
 #     4 d loss/d log p           0      0   +.55   -.55
-# The first is more likely by over 20%, as it should be, the second less likely: both have moved far
-# enough. The third has moved the wrong way and is pushed down. The fourth may rise further.
+# The first two have moved far enough in the right direction. The third has moved the wrong way and
+# is pushed down. The fourth may rise further.
 
 def advantages(rewards):
     """How much better than its group each rollout is: rewards (...,GROUP) minus their rows' means.
@@ -105,11 +105,11 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, clip):
 
 def policy_update(net, averages, grads, step, rate, rollouts, rows, advantages, reference, kl):
     """One update of the policy net (params, config, tokenizer) from some rows of the rollouts and
-    their advantages. Returns the gradient's length. kl: the weight of kl_penalty, 0 for none.
+    their advantages; kl: the weight of kl_penalty. Returns the gradient's length.
 
-    Pretraining's loss is a sum of w (-log p) over tokens, so its d loss/d log p is -w. With weights
+    Pretraining's loss is a sum of w (-log p) over tokens: its d loss/d log p is -w. With weights
     w = -dlogprobs the same backward pass gives our gradient: a rollout above the mean is learned
-    like a text, one below it is unlearned. One of advantage 0 is not worth a pass."""
+    like a text, one below it is unlearned. One of advantage 0 needs no pass."""
     params, config, _ = net
     used = np.ones(len(rows), bool) if kl else advantages != 0
     if not used.any():
@@ -220,10 +220,9 @@ def habits(rollouts):
 
 
 def evaluate(net, problems):
-    """Shares of right answers to held-out problems, sampled at temperature 1 and greedy; pass@8,
-    the share of problems that at least one of 8 sampled rollouts solves; habits.
-
-    pass@8 tells what the policy can do at all. RL mostly moves the first figure towards it."""
+    """Shares of right answers to held-out problems, sampled at temperature 1 and greedy; habits;
+    and pass@8, the share of problems that at least one of 8 sampled rollouts solves. This is what
+    the policy can do at all. RL mostly moves the first figure towards it."""
     problems = problems[:EVALUATED]
     greedy = rollout(net, [problem["prompt"] for problem in problems], 0, temperature=0)
     repeated = [problem for problem in problems for _ in range(K)]
@@ -529,7 +528,7 @@ def main(argv=None):
 
 
 def start(args):
-    """Names the folder to write, if --out does not, and locks it for the run."""
+    """Names the folder to write, unless --out does, and holds it for the run."""
     if args.doubt:
         args.model = DOUBT_MODEL
     jokes = args.reward == "model"

@@ -148,8 +148,7 @@ def to_arrays(rows):
         mask     0     0     0      0    0    0    0          0          1      1   1    1   1
 
     So it learns to begin the answer behind <sep>, and to stop: <|im_end|> is a target. Shorter rows
-    are padded with zeros. Any id would do: no earlier position sees it, and its loss does not
-    count."""
+    are padded with zeros, which no earlier position sees and whose loss does not count."""
     T = max(len(ids) for ids, _ in rows)
     ids, mask = np.zeros((len(rows), T), np.int64), np.zeros((len(rows), T), np.float32)
     for b, (row, counts) in enumerate(rows):
@@ -218,21 +217,21 @@ def read_batches(settings, tokenizer, ctx):
 
 
 def run(args):
-    """Trains as args say. Ten times a run it saves and answers a held-out question; at the end it
-    prints the evaluation. Runs with --mix-lengths, which teach a habit such as doubt, skip both."""
+    """Trains as args say; ten times a run it saves. If there are held-out questions it then answers
+    one, and all at the end; not with --mix-lengths, which teaches a habit such as doubt."""
     settings, net, averages, state, log = open_run(args)
     params, config, tokenizer = net
     print_settings("sft.py", settings | {"out": args.out})
     batches, checksum, words = read_batches(settings, tokenizer, config.ctx)
-    steps = len(batches)
+    steps, folder = len(batches), os.path.dirname(settings["data"])
     if state.get("data", checksum) != checksum:
         raise ValueError(f"{settings['data']}, or {settings['pages']}: changed since the run began")
     if state["step"] >= steps:
         return print(f"{args.out} has done its {steps} steps; leave out --resume to begin another "
                      "run")
-    heldout = os.path.join(os.path.dirname(settings["data"]), "heldout.jsonl")
-    asks = os.path.exists(heldout) and not settings["mix_lengths"]
-    questions = read_questions(settings["data"]) if asks else []
+    questions = []
+    if os.path.exists(os.path.join(folder, "heldout.jsonl")) and not settings["mix_lengths"]:
+        questions = read_questions(settings["data"])
     print(f"{words} | {steps} steps", flush=True)
     grads = views(np.empty_like(vector(params)), config)
     with compiling():
@@ -372,11 +371,12 @@ def print_table(folders, base, questions):
 # in-context learning: no training, but a prompt must be found for each task.
 
 def compare(base, tuned, data):
-    """Prints how often the base model and the tuned one answer right by each way of asking in
-    prompts.jsonl: a text to continue ("prompt"), or a chat ("messages"), for the tuned one only."""
-    ways, nets = {}, {folder: open_model(folder) for folder in (base, tuned)}
+    """Prints how often base and tuned model answer right by each way of asking in prompts.jsonl: a
+    text to continue ("prompt"), or a chat ("messages"), which only the tuned one can."""
+    ways = {}
     for entry in read_questions(data, "prompts.jsonl", ("way", "answer")):
         ways.setdefault((entry["way"], "prompt" in entry), []).append(entry)
+    nets = {folder: open_model(folder) for folder in (base, tuned)}
     for (way, is_text), entries in ways.items():
         for folder, net in nets.items():
             if not is_text and not set(CHAT_SPECIALS) <= set(net[2].special_tokens):

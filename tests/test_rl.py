@@ -160,7 +160,7 @@ def test_sampled_logprobs_are_the_training_forwards(monkeypatch):
         sizes.append(len(prompts))
         return stream(params, config, prompts, *args, **kwargs)
     monkeypatch.setattr(rl, "stream", counted)
-    monkeypatch.setattr(sample, "BATCH_BYTES", 400_000)
+    monkeypatch.setattr(sample, "BATCH_BYTES", 200_000)
     rollouts = rl.rollout((params, CONFIG, Letters()), prompts, 0)
     assert sum(sizes) == 15 and 1 < max(sizes) < 8
     assert rollouts.texts == whole.texts and (rollouts.ids == whole.ids).all()
