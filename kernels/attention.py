@@ -43,11 +43,12 @@ def attention(q, k, v):
     return _outputs(np.concatenate((q, k, v), axis=2), q.shape[2])[0]
 
 
-def attention_backward(do, q, k, v):
-    """dq (B,T,H,D), dk and dv (B,T,G,D) from do (B,T,H,D)."""
+def attention_backward(do, q, k, v, o=None, lse=None):
+    """dq (B,T,H,D), dk and dv (B,T,G,D) from do (B,T,H,D). o and lse, the forward's outputs, are
+    computed again unless they are given."""
     qkv, H = np.concatenate((q, k, v), axis=2), q.shape[2]
-    dqkv = np.empty_like(qkv)
-    fused_attention_backward(np.ascontiguousarray(do), qkv, H, *_outputs(qkv, H), dqkv)
+    dqkv, outputs = np.empty_like(qkv), (o, lse) if o is not None else _outputs(qkv, H)
+    fused_attention_backward(np.ascontiguousarray(do), qkv, H, *outputs, dqkv)
     return split_heads(dqkv, H)
 
 

@@ -158,8 +158,8 @@ def attention(q, k, v):
     return (p @ heads_first(v, q.shape[2])).transpose(0, 2, 1, 3)
 
 
-def attention_backward(do, q, k, v):
-    """dq (B,T,H,D), dk and dv (B,T,G,D) from do (B,T,H,D).
+def attention_backward(do, q, k, v, o=None, lse=None):
+    """dq (B,T,H,D), dk and dv (B,T,G,D) from do (B,T,H,D). Only the fast version reads o and lse.
 
     With [i = j] for 1 if i equals j, else 0; all sums leave out what is masked, where p is 0:
         o_t = sum_j p_tj v_j         so  dv_j = sum_t p_tj do_t    and    dp_tj = do_t . v_j
