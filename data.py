@@ -68,8 +68,8 @@ def life_of(page, settings, blocklist=((), ())):
 
     A check is (rule, value, sign, limit): ("short_doc", 17, "<", 50) fails, since 17 < 50. Whether
     to go on after a failure is the caller's choice. The last two stages need to know all pages, so
-    they are not here. FineWeb masks personal data after them; here it comes before, so copies that
-    differ only in an e-mail address are found."""
+    they are not here. FineWeb masks personal data last; here it comes before the duplicates, so
+    copies that differ only in an e-mail address are found."""
     reason = open_page(page)
     yield "read", [(reason, 1, ">", 0)] if reason else (), page.text
     if reason:
@@ -96,7 +96,7 @@ def main_text(page):
 
 
 def ask(settings, name, *arguments):
-    """The checks of a rule, with the thresholds in the settings; none if the rule is off."""
+    """The checks of a rule; none if it is off."""
     return () if settings[name] is None else RULES[name].checks(*arguments, **settings[name])
 
 
@@ -122,9 +122,9 @@ def clean_page(page, settings, blocklist=((), ())):
 def clean_crawl(files, out, settings, blocklist=None, workers=None, rejects=None):
     """The whole pipeline: files -> shards and stats.json in `out`; returns what is in stats.json.
 
-    Pages that pass all rules wait in a temporary file, and their keys in memory. Then the keys say
-    which are duplicates, and the others are copied into shards. The new files replace those in
-    `out` all together; if nothing is left to write, that is an error, and the old ones stay.
+    Pages that pass all rules wait in a temporary file. Their keys, in memory, say which are
+    duplicates; the others are copied into shards, which replace those in `out` all together. If no
+    page is kept, that is an error, and the old shards stay.
     blocklist: a folder of UT1 lists; rejects: a text file that gets every dropped page."""
     counts = {stage: {"in": 0, "kept": 0, "characters": 0, "reasons": Counter()}
               for stage in STAGES}
@@ -142,8 +142,7 @@ def clean_crawl(files, out, settings, blocklist=None, workers=None, rejects=None
         for line in table(counts):
             show_line(line)
         if not sum(documents.values()):
-            raise ValueError(f"{', '.join(files[:3])}: no page was kept, see the table; "
-                             "nothing was written")
+            raise ValueError(f"{', '.join(files[:3])}: no page was kept; nothing was written")
         stats = {"documents": documents, "stages": counts, "n_damaged": len(damage),
                  "damaged": damage[:1000], "settings": spell_out(settings)}
         with open(os.path.join(staging, "stats.json"), "w", encoding="utf-8") as file:
@@ -281,8 +280,8 @@ def compile_kernels():
 # ---- thresholds (skip at first) ------------------------------------------------------------------
 
 def read_settings(changes=()):
-    """["NAME=VALUE", ...] -> {rule: {threshold: value}, or None if the rule is off}, and all names:
-    the first word of a rule and a threshold: gopher_min_words is min_words of gopher_quality."""
+    """["NAME=VALUE", ...] -> {rule: {threshold: value}, or None if the rule is off}, and all names.
+    gopher_min_words is min_words of gopher_quality."""
     rules = {rule: getattr(function, "checks", function) for rule, function in RULES.items()}
     settings = {rule: dict(function.__kwdefaults__) for rule, function in rules.items()}
     names = {f"{rule.split('_')[0]}_{key}": (rule, key) for rule in rules for key in settings[rule]}
@@ -325,12 +324,10 @@ def match_curve(bands, rows):
 # ---- one page explained --------------------------------------------------------------------------
 
 def explain(name, inputs, settings, blocklist=None):
-    """Prints every rule's measured value beside its limit for one page, and the verdict:
+    """Prints every rule's value beside its limit for one page (a file, a URL of the inputs or "-"
+    for standard input), also after a failure, and the verdict:
 
-        quality    short_doc                        17 < 50       fails
-
-    It goes on after a failure, so all that is wrong is seen at once. C4 shows the lines it drops.
-    name: a file, a URL of the inputs or "-" for standard input."""
+        quality    short_doc                        17 < 50       fails"""
     if name == "-":
         body = sys.stdin.buffer.read()
         page = Page("html" if body.lstrip().startswith(b"<") else "text", body)

@@ -3,12 +3,11 @@
     html -> page_events: text and tags -> cut_blocks: blocks of text, and the elements around them
          -> choose_blocks: votes, pruning, the best subtree -> extract_text: lines
 
-One tolerant pass cuts the page into blocks. The blocks vote by their characters, and the subtree
-with the most votes is the main text. No page can make this slow: each tag is matched once.
+The blocks vote by their characters, and the subtree with the most votes is the main text. No page
+can make this slow: each tag is matched once. Start at choose_blocks, which scores a small page.
 
-FineWeb uses trafilatura here. `python tests/bench_data.py` compares the two; the idea is that of
-Boilerpipe (Kohlschuetter and others, 2010) and Readability: text length against link length.
-Start at choose_blocks, whose docstring scores a small page.
+The idea, text length against link length, is that of Boilerpipe (Kohlschuetter and others, 2010)
+and Readability. FineWeb uses trafilatura; `python tests/bench_data.py` compares the two.
 """
 import functools
 import html as html_entities
@@ -42,8 +41,7 @@ ENDS = {"li": ("p", "li"), "dt": ("p", "dt", "dd"), "dd": ("p", "dt", "dd"), "tr
         "body": ("head",)}
 COST = dict.fromkeys("p li tr dd pre blockquote".split(), 10)  # votes a block must earn first: here
 COST_ELSE = 40  # and in all others: a short heading or div is more often a label than a sentence
-# Words in class, id, role or itemprop that name what stands around an article. They are compared
-# whole: as substrings they would find "ad" in "header", "tag" in "stage".
+# Whole words of class, id, role or itemprop that name what stands around an article.
 NOISE = frozenset(
     "ad ads adv advert advertisement affiliate alert author banner bio breadcrumb breadcrumbs "
     "byline caption comment comments consent cookie cookies copyright credit credits dialog disqus "
@@ -59,8 +57,7 @@ MAX_DEPTH = 400  # deeper elements count as part of their ancestor there
 MAX_ATTRIBUTES = 2000  # characters of a tag's attributes that are looked at
 SHORT, TINY = 250, 100  # characters of main text under which we look again, with weaker rules
 
-# Once "<" begins a tag this cannot fail: an open quote or a missing ">" makes the match end
-# elsewhere but never start over, so it is linear.
+# Linear, since it cannot fail once "<" begins a tag, even with an open quote or without ">".
 TAG = re.compile(
     r"<(?:(/?)([a-zA-Z][^\s/>]*+)((?:[^>=]++|=\s*+(?:\"[^\"]*+\"|'[^']*+')?+)*+)>?"
     r"|!--(?:.*?-->|.*)|[!?/][^>]*+>?)", re.S)
@@ -92,8 +89,8 @@ class Block(NamedTuple):
 # ---- from tags to blocks -------------------------------------------------------------------------
 
 def page_events(html):
-    """Yields (text, "", "") and (None, tag or /tag, attributes) in page order; comments, scripts
-    and inline tags vanish: "a<b>b</b><p>" gives "a", "b", then the p."""
+    """Yields (text, "", "") and (None, tag or /tag, attributes) in page order, without comments,
+    scripts and inline tags: "a<b>b</b><p>" gives "a", "b", then the p."""
     position, n = 0, len(html)
     while match := TAG.search(html, position):
         if match.start() > position:
@@ -112,19 +109,16 @@ def page_events(html):
 
 @functools.lru_cache(4096)
 def weigh_names(tag, attributes):
-    """(noise, main) of an element. class="shareBox" is noise (a word of it is "share"),
-    class="shareholder" is not, and class="post-content sidebar" is main: a name for the article
-    outweighs one for noise. Pages repeat their tags, so the results are cached."""
+    """(noise, main) of an element. class="shareBox" is noise (it has the word "share"),
+    class="shareholder" is not; class="post-content sidebar" is main: that outweighs noise."""
     noise, main = tag == "form", tag in ("article", "main")
     for name, *quoted in ATTRIBUTE.findall(attributes):
         name, value = name.lower(), "".join(quoted)
         if name in ("class", "id", "role", "itemprop"):
             noise = noise or any(word.lower() in NOISE for word in NAME_WORD.findall(value))
             main = main or MAIN_NAME.search(value) is not None
-        elif name == "style":
-            noise = noise or INVISIBLE.search(value) is not None
-        elif name in ("hidden", "aria-hidden"):
-            noise = noise or name == "hidden" or value.lower() == "true"
+        noise = (noise or name == "hidden" or (name == "aria-hidden" and value.lower() == "true")
+                 or (name == "style" and INVISIBLE.search(value) is not None))
     return noise and not main and tag not in ("body", "html"), main
 
 
@@ -147,11 +141,10 @@ def tidy(text, verbatim):
 
 
 def cut_blocks(html):
-    """Page -> (elements, blocks), both in page order. `stack` holds the open elements, `n_open`
-    counts them by tag, and under "unseen" those of UNSEEN. An end tag of what is not open is
-    ignored; any other also ends the elements inside: "<div><p>a</div>b" ends the p."""
+    """Page -> (elements, blocks), both in page order. An end tag of what is not open is ignored;
+    any other also ends the elements inside: "<div><p>a</div>b" ends the p."""
     elements, blocks = [Element(0, "", False, False)], []
-    stack, n_open = [0], Counter(unseen=0, pre=0)
+    stack, n_open = [0], Counter(unseen=0, pre=0)  # open elements; how many of each tag, of UNSEEN
     pieces, links, in_link, bullet = [], 0, False, ""
     for text, tag, attributes in itertools.chain(page_events(html), [(None, "/", "")]):
         if not tag:
@@ -227,7 +220,6 @@ def choose_blocks(elements, blocks, prune):
     sums = subtree_sums(elements, blocks, [vote * here for vote, here in zip(votes, left)])
     sums_without_cost = subtree_sums(
         elements, blocks, [(len(b.text) - 2 * b.links) * here for b, here in zip(blocks, left)])
-
     best = max(range(n), key=lambda e: sums[e] * (1 + elements[e].main))
     inside, kept = [e == best for e in range(n)], [e == best for e in range(n)]
     for e in range(best + 1, n):

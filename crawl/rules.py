@@ -47,17 +47,16 @@ def as_rule(checks):
 
 
 # ---- URLs ----------------------------------------------------------------------------------------
-# The cheapest filter comes first: it needs only the address. Our own lists are small on purpose:
-# nobody sees what they drop by mistake. `--blocklist DIR` adds lists in the form of the UT1
-# collection, from which FineWeb's were made: DIR/CATEGORY/domains and DIR/CATEGORY/urls.
+# Our own lists are small: nobody sees what they drop by mistake. `--blocklist DIR` adds lists in
+# the form of the UT1 collection, as FineWeb's: DIR/CATEGORY/domains and DIR/CATEGORY/urls.
 BLOCKED = frozenset(  # adult sites, gambling, and shorteners, which are never a page of their own
     "pornhub.com xvideos.com xnxx.com xhamster.com redtube.com youporn.com onlyfans.com "
     "bet365.com pokerstars.com 888casino.com betway.com bwin.com unibet.com "
     "bit.ly tinyurl.com adf.ly t.co ow.ly goo.gl".split())
 HARD = frozenset(  # one of them as a word of the URL is enough
-    "porn porno xxx milf hentai blowjob camgirl camgirls creampie cumshot gangbang sexcam "
-    "onlinecasino freespins sportsbetting casinobonus "
-    "viagra cialis levitra essaywriting replicawatches".split())
+    "porn porno xxx milf hentai blowjob camgirl camgirls creampie cumshot gangbang sexcam viagra "
+    "cialis levitra onlinecasino freespins sportsbetting casinobonus essaywriting "
+    "replicawatches".split())
 SOFT = frozenset(  # harmless alone, telling in pairs
     "sex sexy nude naked teen teens girls hot webcam escort amateur fetish erotic "
     "casino poker slots slot betting bet jackpot roulette blackjack bonus online "
@@ -93,9 +92,8 @@ def is_listed(hashes, text):
 def url_rule(url, blocklist=((), ()), *, soft_words=2):
     """Six checks in datatrove's order (RefinedWeb, section 3.1 and appendix G.1).
 
-    A listed domain blocks all its hosts, a listed host only itself: with bad.nice.com on the list
-    more.bad.nice.com stays. Words stand between the URL's punctuation, case counts; subwords are
-    searched in the URL without punctuation, so they also match across it."""
+    A listed domain blocks all its hosts, a listed host only itself. Words stand between the URL's
+    punctuation; subwords are searched in the URL without punctuation."""
     address = url.split("://", 1)[-1]
     host = re.split(r"[/?#]", address, maxsplit=1)[0].rpartition("@")[2].partition(":")[0]
     host = host.lower().rstrip(".")
@@ -123,10 +121,8 @@ def language_rule(code, score, *, languages="en", min_score=0.65):
 
 
 # ---- words and sentences -------------------------------------------------------------------------
-# The thresholds were tuned on spaCy's English tokens, where punctuation stands alone and counts as
-# a word. On web pages this finds 0.5% fewer tokens. All repeats are bounded or possessive ("++"),
-# so it is linear on any text.
-
+# The thresholds were tuned on spaCy's English tokens, where punctuation counts as a word; on web
+# pages this finds 0.5% fewer. Bounded or possessive ("++") repeats keep it linear on any text.
 TOKEN = re.compile(
     r"https?://\S+|www\.\S+|[\w.+-]{1,64}+@[\w-]{1,64}(?:\.[\w-]{1,64})+|"
     r"\w+(?:[.,:'’&/]\w+)*+|\.{2,}|-{2,}|={2,}|\*{2,}|!{2,}|\?{2,}|~{2,}|[^\w\s]")
@@ -140,9 +136,8 @@ SENTENCE_END = regex.compile(
 STOP = regex.compile(r"[\p{SB=STerm}\p{SB=ATerm}]$")  # 170 characters: . ! ? 。 ؟ । ...
 
 
-@functools.lru_cache(1)  # repetition and quality ask for the same text
+@functools.lru_cache(1)  # three rules ask for the same text
 def words_in(text):
-    """The tokens of a text, punctuation included."""
     return TOKEN.findall(text)
 
 
@@ -194,8 +189,7 @@ def repeats(pieces):
 
 def as_arrays(words):
     """(n,) a 64-bit number for each word, equal for equal words, and (n,) their lengths."""
-    n = len(words)
-    return np.fromiter(map(hash, words), np.int64, n), np.fromiter(map(len, words), np.int64, n)
+    return np.fromiter(map(hash, words), np.int64), np.fromiter(map(len, words), np.int64)
 
 
 STOP_WORDS = frozenset("the be to of and that have with".split())
@@ -288,9 +282,7 @@ def c4(text, **limits):
 def fineweb(
     text, *, line_punct=0.12, short_line=0.67, short_line_chars=30, char_dup=0.1, list_ratio=0.3
 ):
-    """FineWeb's own three rules (section 3.6) and a fourth of its code, on what C4 left. They were
-    found by comparing statistics of a better and a worse version of one crawl.
-
+    """FineWeb's own three rules (section 3.6) and a fourth of its code, on what C4 left.
     13 of 100 lines that end in a stop: kept; 12 of 100: 0.12 <= 0.12, dropped."""
     lines = [line for line in text.split("\n") if line.strip()]
     n_lines = max(len(lines), 1)
@@ -308,8 +300,7 @@ def fineweb(
 
 
 # ---- personal data -------------------------------------------------------------------------------
-# Repeats are bounded ("{1,64}") or possessive ("++"), so a megabyte of "a.a.a" takes linear time.
-
+# Bounded ("{1,64}") or possessive ("++") repeats keep these linear on any text.
 LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
 BYTE = r"(?:25[0-5]|2[0-4][0-9]|[01]?[0-9]?[0-9])"
@@ -348,9 +339,8 @@ def is_public(address):
 
 
 def mask_pii(text, *, emails=True, ipv4=True, ipv6=True, phones=True):
-    """Replaces what points to a person by something of the same kind, so sentences stay readable.
-    FineWeb does e-mail and public IPv4 addresses; IPv6 and telephone numbers are ours. Replacements
-    take turns from the first one in each text, so the order of texts makes no difference."""
+    """Replaces what points to a person by something of the same kind; replacements take turns.
+    FineWeb does e-mail and public IPv4 addresses; IPv6 and telephone numbers are ours."""
     for wanted, sign, pattern, names in (
         (emails, "@", EMAIL, EMAILS), (ipv4, ".", IPV4, HOSTS), (ipv6, ":", IPV6, HOSTS_6),
         (phones, "", PHONE, PHONES),

@@ -53,7 +53,7 @@ class Page:
                 "language": self.language, "language_score": round(self.language_score, 3)}
 
 
-# Control characters, except tab and line end, steer a terminal: ESC ] 0 ; ... BEL renames it.
+# Control characters, except tab and line end: they steer a terminal (ESC ] 0 ; ... renames it).
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -84,9 +84,9 @@ def input_files(paths):
         if not os.path.exists(path):
             hint = "; python world.py makes the default input" if "world" in path else ""
             raise ValueError(f"no such file or folder: {path}{hint}")
-        inside = [os.path.join(folder, name) for folder, _, names in sorted(os.walk(path))
-                  for name in sorted(names) if re.search(READABLE, name)]
-        files += inside if os.path.isdir(path) else [path]
+        files += [path] if not os.path.isdir(path) else [
+            os.path.join(folder, name) for folder, _, names in sorted(os.walk(path))
+            for name in sorted(names) if re.search(READABLE, name)]
     if not files:
         raise ValueError(f"{', '.join(paths)}: nothing there ends in .warc .wet .html .jsonl .txt")
     return files
@@ -103,7 +103,7 @@ def read_files(files, report):
 
 
 def read_file(path, report):
-    """Yields the pages of one file. Its first bytes say what it is; its name only helps."""
+    """Yields the pages of one file; its first bytes say what it is."""
     name, pieces = path.lower().removesuffix(".gz"), unpack_members(path, report)
     first = next(pieces, (0, True, b""))
     pieces, is_text = itertools.chain([first], pieces), name.endswith(".txt")
@@ -176,13 +176,13 @@ def unpack_members(path, report):
                     yield at, False, bytes(held)  # what came before the cut is sound
                 yield start, False, None
                 start = find_member(file, start + 1, size)
-                continue
-            if held:
-                yield at, False, bytes(held)
-            end = file.tell() - len(inflate.unused_data)
-            start = find_member(file, end, size)
-            if start > end:
-                report(f"{path}: {start - end} bytes at byte {end} are no gzip member; skipped")
+            else:
+                if held:
+                    yield at, False, bytes(held)
+                end = file.tell() - len(inflate.unused_data)
+                start = find_member(file, end, size)
+                if start > end:
+                    report(f"{path}: {start - end} bytes at byte {end} are no gzip member; skipped")
 
 
 def find_member(file, start, size):
@@ -197,21 +197,15 @@ def find_member(file, start, size):
 
 
 # ---- WARC ----------------------------------------------------------------------------------------
-# A record of a WARC file:
+# A record of a WARC file, here with "/" for a line end (\r\n; some tools write \n). The block, an
+# HTTP answer, has Content-Length bytes:
 #
-#     WARC/1.0
-#     WARC-Type: response
-#     WARC-Target-URI: http://a.example/
-#     Content-Length: 5
-#                                 an empty line, then exactly Content-Length bytes, the block,
-#     block                       and two line ends
+#     WARC/1.0 / WARC-Type: response / WARC-Target-URI: http://a.example/ / Content-Length: 5 / /
+#     block / /
 #
-# Some tools write \n for \r\n. After a damaged record the next start is searched just behind its
-# own, so a wrong Content-Length cannot swallow neighbours.
-
+# After damage the next start is searched just behind the last: a wrong length costs no neighbour.
 RECORD_START = re.compile(rb"WARC/1\.\d\r?\n(?=[\w-]+:)")
-EMPTY_LINE = re.compile(rb"\r?\n\r?\n")
-RECORD_END = re.compile(rb"\r?\n\r?\n|[\r\n]*\Z")
+EMPTY_LINE, RECORD_END = re.compile(rb"\r?\n\r?\n"), re.compile(rb"\r?\n\r?\n|[\r\n]*\Z")
 
 
 def read_warc(path, pieces, report):
@@ -227,7 +221,6 @@ def read_warc(path, pieces, report):
             if lost:
                 match = RECORD_START.search(buffer, at)
                 lost = match is None
-                # the next piece may complete a start in the last bytes
                 at = match.start() if match else max(at, len(buffer) - 40) if piece else len(buffer)
                 if lost:
                     break
@@ -252,8 +245,7 @@ def read_warc(path, pieces, report):
 
 
 def parse_record(buffer, at, at_end):
-    """(headers, block, end) of the record at `at`; None if more bytes are needed. ValueError at
-    damage, such as a header of 64 KB or a length of 10^12."""
+    """(headers, block, end) of the record at `at`; None if more bytes are needed; ValueError."""
     if not (buffer.startswith(b"WARC/", at) or b"WARC/".startswith(buffer[at : at + 5])):
         raise ValueError("it does not start with WARC/")
     empty_line = EMPTY_LINE.search(buffer, at, at + CHUNK)
@@ -306,11 +298,10 @@ def open_page(page):
         body = unwrap_body(body, headers)
         if body is None:
             return "unreadable_encoding"
-        media_type = page.media_type or headers["content-type"]
-        media_type = media_type.partition(";")[0].strip().lower()
-        if not media_type and re.search(rb"(?i)<(!doctype\s+html|html|head|body)\b", body[:2048]):
-            media_type = "text/html"
-        if media_type not in ("text/html", "application/xhtml+xml"):
+        media_type = (page.media_type or headers["content-type"]).partition(";")[0].strip().lower()
+        is_html = media_type in ("text/html", "application/xhtml+xml") or not media_type and (
+            re.search(rb"(?i)<(!doctype\s+html|html|head|body)\b", body[:2048]))
+        if not is_html:
             return "not_html"
     page.html = decode_html(body[:MAX_PAGE], headers["content-type"])
     return None
@@ -345,15 +336,14 @@ META_CHARSET = re.compile(
     r"(?ai)<meta[^>]{0,500}?charset\s{0,9}=\s{0,9}[\"']?\s{0,9}([-\w]{2,40})")
 # The names we trust: Python knows codecs that are no charsets (punycode, hex), some of them slow.
 CHARSET = re.compile(r"utf-?8|utf-?16|windows-|cp\d|iso|latin|us-ascii|koi8|gb|big5|euc|shift|mac")
-# Browsers read these as a larger charset (WHATWG Encoding Standard).
+# Browsers read these as a larger charset (WHATWG).
 LARGER = {"iso-8859-1": "cp1252", "latin1": "cp1252", "us-ascii": "cp1252", "gb2312": "gb18030",
           "iso-8859-9": "cp1254", "gbk": "gb18030", "shift_jis": "cp932", "euc-kr": "cp949"}
 
 
 def decode_html(body, content_type=""):
     """Bytes -> str by byte order mark, HTTP header or `<meta>`; otherwise UTF-8 with replacement.
-    A page that declares a one-byte charset but is valid UTF-8 is mislabelled UTF-8: text in another
-    charset is hardly ever valid UTF-8. (FineWeb tries UTF-8 first, then guesses.)"""
+    A page of a one-byte charset that is valid UTF-8 is mislabelled: other text hardly ever is."""
     if body.startswith((b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf")):
         charset = "utf-8-sig" if body.startswith(b"\xef") else "utf-16"
         return body.decode(charset, "replace")

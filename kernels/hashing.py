@@ -1,7 +1,7 @@
 """Compiled loops over texts: n-grams, shingles, MinHash, clusters of near-duplicates.
 
-Words become 64-bit hashes, and only these are compared: two different words share one in 2^64
-cases. crawl/rules.py and crawl/duplicates.py say why; the tests do the same with dicts and sets.
+Words become 64-bit hashes, and only these are compared. crawl/rules.py and crawl/duplicates.py say
+why; the tests do the same with dicts and sets.
 
 Sources: FNV-1a (Fowler, Noll, Vo; RFC 9923), the finalizer of SplitMix64 (Steele and others, 2014),
 MinHash (Broder 1997), union-find with path halving (Tarjan and van Leeuwen 1984).
@@ -12,7 +12,6 @@ from numba import njit
 # ---- hashing -------------------------------------------------------------------------------------
 # FNV-1a takes in one item at a time (a byte, a character, the hash of a word): h = (h ^ item) *
 # prime mod 2^64. The product moves bits only upwards, so `mix` spreads them at the end.
-
 START, PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 
 
@@ -53,7 +52,6 @@ def hash_text(text):
 # The dictionary that counts is an open-addressing hash table: an array of keys, at least twice as
 # long as there are words. A key belongs in slot `key mod size` or, if another key is there, in the
 # next free one (0). Size 8, keys 3, 11, 5 in this order: slots 3, 4 (3 was taken), 5.
-
 
 @njit(cache=True)
 def n_gram_chars(ids, lengths):
@@ -148,21 +146,16 @@ def band_keys(shingles, functions, n_bands, n_rows):
 
 
 @njit(cache=True)
-def find_root(root, i):
-    """The first text of i's cluster. Each text on the way skips one step (path halving)."""
-    while root[i] != i:
-        root[i] = root[root[i]]
-        i = root[i]
-    return i
-
-
-@njit(cache=True)
 def unite(root, keys, order):
     """Union-find, root (n,) changes in place: texts with equal keys (n,) come under the same root.
-    order: (n,) the texts sorted by key, so equal ones are neighbours."""
+    order: (n,) the texts sorted by key, so equal ones are neighbours. On its way to the root each
+    text skips one step (path halving), so the next walk is shorter."""
     for i in range(1, len(order)):
         if keys[order[i]] == keys[order[i - 1]]:
-            a, b = find_root(root, order[i]), find_root(root, order[i - 1])
+            a, b = order[i], order[i - 1]
+            while root[a] != a or root[b] != b:
+                root[a], root[b] = root[root[a]], root[root[b]]
+                a, b = root[a], root[b]
             root[max(a, b)] = min(a, b)
 
 
