@@ -151,16 +151,20 @@ def _softmax(p, top, total, f, rows, lanes, diagonal):
         _mask(p, rows, -np.inf)
     for j in range(U(TILE)):
         f[j] = top[j]
-    for i in range(rows):
+    for i in range(0, rows, 4):  # by fours: top and total are loaded and stored once for four keys
         c = U(i // 16 * 16 if diagonal else 0)
         x = U(i * TILE) + c
         for j in range((U(lanes) - c) // U(16) * U(16)):
-            # A NaN loses here, but not in the sum below.
-            top[c + j] = p[x + j] if p[x + j] > top[c + j] else top[c + j]
+            y, z = p[x + j], p[x + j + U(TILE)]
+            y = y if y > z else z  # a NaN may lose here, but not in the sum below
+            z, w = p[x + j + U(2 * TILE)], p[x + j + U(3 * TILE)]
+            z = z if z > w else w
+            y = y if y > z else z
+            top[c + j] = y if y > top[c + j] else top[c + j]
     for j in range(U(TILE)):
         f[j] = exp(f[j] - top[j])
         total[j] *= f[j]
-    for i in range(0, rows, 4):  # so total is loaded and stored once for four keys
+    for i in range(0, rows, 4):
         c = U(i // 16 * 16 if diagonal else 0)
         x = U(i * TILE) + c
         for j in range((U(lanes) - c) // U(16) * U(16)):
