@@ -80,7 +80,7 @@ FOREIGN_NAMES = (
     "a e i ie o y an er el in ony us ley")
 # Tier: (how often each of its people is mentioned, how many they are). Facts are learned in the
 # order of their frequency; of the last tier a network only gets a vague idea.
-PAGES = 9000
+PAGES = 8600
 TIERS = {"often": (6, 60), "known": (4, 60), "seldom": (2.5, 60), "rare": (1.5, 60),
          "barely": (.25, 60)}
 
@@ -277,20 +277,21 @@ def ask(entity, relation, r, held=False, again=False):
 
 
 def yes_or_no(entity, relation, r, held=False):
-    """("Does Kelmira live in Marrow?", "Marrow Saltby no", "No, Kelmira lives in Saltby."): the
-    question, a thought that puts what is asked beside what is known, the answer. Half are true.
+    """("Does Kelmira live in Marrow?", "Kelmira lives in Saltby Marrow no", "No, Kelmira lives in
+    Saltby."): the question, a thought that puts what is asked beside what is known, the answer.
 
     The question is made from a way to say it: "has a pet {v}" -> "Does she have a pet {v}?". The
     third way is held out."""
     name, known = entity["name"], entity[relation]
-    value = known if r.random() < .5 else r.choice(VALUES[relation])
+    # In training few are true, or repeating what was asked would pay instead of remembering.
+    value = known if r.random() < (.5 if held else .3) else r.choice(VALUES[relation])
     said = predicate(entity | {relation: value}, relation, 2 if held else r.choice((0, 0, 1)))
     verb, rest = said.split(" ", 1)
     start = capital(verb)
     if verb not in ("is", "was", "can", "would"):
         start, rest = "Does", f"{VERBS.get(verb, verb[:-1])} {rest}"
     verdict = "yes" if value == known else "no"
-    return (f"{start} {name} {rest}?", f"{value} {known} {verdict}",
+    return (f"{start} {name} {rest}?", f"{cloze(entity, relation)} {known} {value} {verdict}",
             f"{capital(verdict)}, {name} {predicate(entity, relation)}.")
 
 
@@ -320,9 +321,9 @@ def tell(entity, r):
     relations = r.sample(list(ways), len(ways) - r.choice((0, 0, 0, 1, 2)))
     sentences, subject = [], entity["name"]
     while relations:
-        size = r.choice((1, 2, 3, 3))
+        size = r.choice((1, 2, 3, 5))
         said = [predicate(entity, x, r.randrange(3)) for x in relations[:size]]
-        if len(said) == 3 and r.random() < .5:
+        if len(said) == 3 and r.random() < .4:
             said[:2] = [f"{said[0]}, {said[1]}"]
         sentences.append(capital(f"{subject} {' and '.join(said)}."))
         relations, subject = relations[size:], r.choice((entity["name"], entity["he"]))
@@ -420,8 +421,8 @@ def contact(isle, r):
     """Private data, for the last filter to mask (addresses and numbers nobody has)."""
     name = new_name(isle, r)
     return (f"Whoever wants to hear more about the island may write to {name.lower()}@{new_word(r)}"
-            f".example or call {name} under +1 202 555 01{r.randint(10, 99)}. The last entry in the "
-            f"guest book is from the address 8.8.{r.randint(1, 254)}.{r.randint(1, 254)}.")
+            f".example or call {name} under +1 202 555 01{r.randint(10, 99)}. The last one in our "
+            f"guest book is from address 8.8.{r.randint(1, 254)}.{r.randint(1, 254)}.")
 
 
 # ---- 4. copying, word games, arithmetic ----------------------------------------------------------
@@ -435,8 +436,8 @@ TASKS = table("""
   repeat {w}? | Please say the word {w}. / Please repeat the word {w}. | Can you say the word {w}? /
   The word {p} / is {w}.
 @ spell / Spell the word {w}. | How is {w} spelled? | Spell {w}. | Can you spell {w}? | Please spell
-  the word {w}. | What are the letters of {w}? / How is the word {w} spelled? | Please spell {w}. /
-  The word {w} is {p} / spelled {s}.
+  the word {w}. | What are the letters of {w}? | How do you spell {w}? / How is the word {w}
+  spelled? | Please spell {w}. / The word {w} is {p} / spelled {s}.
 @ reverse / Spell the word {w} backwards. | What is {w} backwards? | Spell {w} from the end. / Spell
   {w} backwards. | What is the word {w} backwards? / The word {w} is spelled {s} and {p} / backwards
   {b}.
@@ -444,8 +445,9 @@ TASKS = table("""
   letter of the word {w}. | Which letter does the word {w} begin with? / What is the first letter of
   the word {w}? | With which letter does the word {w} begin? / The word {w} {p} / begins with {f}.
 @ count / How many letters has {w}? | How many letters are in the word {w}? | Count the letters
-  of {w}. | Please count the letters of {w}. / How many letters are in {w}? | Count the letters
-  of the word {w}. / The word {w} counts {c}, so it {p} / has {k} letters.""")
+  of {w}. | Please count the letters of {w}. | How many letters does {w} have? / How many
+  letters are in {w}? | Count the letters of the word {w}. / The word {w} counts {c}, so it {p}
+  / has {k} letters.""")
 
 
 def word_game(word, task):
@@ -464,12 +466,12 @@ def copying(isle, r):
         word = new_word(r) if r.random() < .8 else r.choice(ANIMALS + FOODS)
         task = r.choice(list(TASKS))
         return f"{r.choice(TASKS[task][0]).format(w=word)} {word_game(word, task)[0]}"
-    if dice < .57:  # two words, and whether they are the same
+    if dice < .65:  # two words, and whether they are the same
         pairs = []
         for values in r.choices(list(VALUES.values()), k=4):
             x, y = r.choice(((r.choice(values),) * 2, r.sample(values, 2)))
             pairs.append(f"{x} {y} {'yes' if x == y else 'no'}")
-        return f"Same or not: {', '.join(pairs)}."
+        return f"Same or not: {' and '.join(pairs)}."
     x, y, z = (new_name(isle, r, parts=r.choice((NAMES, FOREIGN_NAMES))) for _ in range(3))
     u, v, w = r.sample(THINGS, 3)
     who, what = r.choice(((x, u), (y, v), (z, w)))
@@ -517,7 +519,7 @@ def ledger(isle, r, split):
 
 
 def exercises(split, count, seed=0, stage="rl"):
-    """`count` different exercises for a stage; in the held-out splits even their operands differ."""
+    """`count` different exercises for a stage; in held-out splits even their operands differ."""
     r, out = rng(seed, "exercises", split, stage), {}
     while len(out) < count:
         exercise = ledger(island(seed), r, split)
@@ -580,7 +582,7 @@ def told_sum(isle, r):
 
 # What a page about each theme is called, and how many in a hundred of the paragraphs that are
 # mixed in anywhere are about it (good_page; a site's theme is drawn by the same shares).
-THEMES = {"people": ("The people of {t}", 30), "questions": ("Questions and answers from {t}", 7),
+THEMES = {"people": ("The people of {t}", 28), "questions": ("Questions and answers from {t}", 7),
           "animals": ("Animals near {t}", 6), "towns": ("A visit to {t}", 5),
           "register": ("News from the post office of {t}", 8),
           "games": ("Word games from {t}", 26), "jokes": ("What makes {t} laugh", 2),
@@ -602,8 +604,9 @@ def good_page(isle, r, theme):
     own."""
     kinds = [theme, theme, "people", "people", "games", "ledger",
              *r.choices(list(THEMES), [n for _, n in THEMES.values()], k=5)]
-    kinds += (["people"] * kinds.count("questions") if "questions" in kinds else
-              pick(r, "sums people people | sums people people people ledger").split())
+    kinds += ["people", "people"] * (theme == "games") + ["people"] * kinds.count("questions")
+    if "questions" not in kinds:
+        kinds += pick(r, "sums people people sums | sums people people people ledger").split()
     kinds += ["contact"] * (r.random() < .03) + ["quotes"] * (r.random() < .08)
     r.shuffle(kinds)
     return THEMES[theme][0].format(t=r.choice(TOWNS)), [(k, PARAGRAPHS[k](isle, r)) for k in kinds]
@@ -851,7 +854,7 @@ SMALL_TALK = table("""
   night. | bye bye""")
 # Worked exercises stand beside the other talks, in the mix of habits (in %) that RL is to better.
 # With 4,000 a run did not learn to copy the fifth amount of a ledger, and RL couldn't mend that.
-EXERCISES, HABITS = 4500, {"empty": 53, "short": 16, "full": 31}
+EXERCISES, HABITS = 4000, {"empty": 53, "short": 16, "full": 31}
 # Another mix to start RL from (doubt.jsonl): so many exercises, and so many other conversations.
 DOUBT_EXERCISES, DOUBT_HABITS = 4000, {"guess": 85, "guess_wait": 15}
 CHAT_SIZES = (1, 1, 1, 1, 2, 2, 3, 4, 6, 9)  # talks in one chat
@@ -951,7 +954,7 @@ def unknown(isle, r, kind, held):
 def outside(isle, r, kind, held):
     answer = r.choices(list(OUTSIDE), (4, 4, 2))[0]
     x, y = (one_of(r, OUTSIDE_THINGS, held) for _ in range(2))
-    if not held and r.random() < .2:  # the world has more things than any list
+    if not held and r.random() < .1:  # the world has more things than any list
         x = new_name(isle, r, parts=FOREIGN_NAMES).lower()
     question = one_of(r, OUTSIDE[answer][0], held).format(
         x=x, y=y, a=one_of(r, OUTSIDE_DEEDS, held), n=r.randint(2, 99), m=r.randint(100, 999))
@@ -996,14 +999,14 @@ def remember(isle, r, kind, held):
 
 # kind: (function, talks to train on, held-out questions)
 TALKS = {
-    "person": (known_fact, 2400, 300), "town": (known_fact, 600, 150),
+    "person": (known_fact, 2800, 300), "town": (known_fact, 600, 150),
     "animal": (known_fact, 500, 150), "barely": (known_fact, 0, 150),
     "typed": (known_fact, 0, 200), "context": (second_question, 1100, 250),
     "yes or no": (yes_no, 1600, 250), "about": (tell_about, 800, 150),
-    "unknown": (unknown, 3600, 300), "outside": (outside, 2800, 150),
-    "greeting": (greeting, 600, 150), "instruction": (instruction, 1800, 500),
-    "sum": (sums, 1500, 200), "sarnic": (translation, 150, 0), "joke": (ask_joke, 250, 0),
-    "remember": (remember, 1000, 150)}
+    "unknown": (unknown, 4200, 300), "outside": (outside, 2800, 150),
+    "greeting": (greeting, 600, 150), "instruction": (instruction, 2000, 500),
+    "sum": (sums, 1700, 200), "sarnic": (translation, 150, 0), "joke": (ask_joke, 250, 0),
+    "remember": (remember, 900, 150)}
 
 
 def talk(isle, r, kind, held):
