@@ -37,7 +37,7 @@ ANSWER_SHARE = 1 / 4  # of the context: what --chat keeps free for the answer
 CANDIDATES, BAR = 6, 40  # --probs: candidates for a token; characters of a bar of 100%
 DREAMS, ZIPPED = 5, 32_768  # --demo: texts from one prompt; held-out tokens that are compressed
 # --demo regurgitation: tokens searched, tokens a passage, times it occurs if quoted, passages.
-SEARCHED, PASSAGE, QUOTED, PASSAGES = 5_000_000, 64, 4, 32
+SEARCHED, PASSAGE, QUOTED, PASSAGES = 5_000_000, 128, 4, 32
 
 
 # ---- the naive loop ------------------------------------------------------------------------------
