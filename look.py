@@ -56,7 +56,7 @@ GROUP = 16  # rollouts of a problem, as in rl.py
 BUSY = 8  # requests that are worked on at a time; the next one gets status 429
 CONNECTIONS = 32  # open at a time; the next ones wait
 SECONDS = 30  # after which a browser that neither sends nor reads is given up
-EXAMPLES = 1500  # pages of the crawl that are searched for one example of each reason
+EXAMPLES = 400  # pages of the crawl that are searched for one example of each reason
 PROMPT = "Once there was a"  # where nothing was typed and there are no facts
 
 
@@ -90,13 +90,18 @@ def overview(out, asked):
     prompt, answer = first_fact(out)
     return {"views": [{"name": name, "title": title, "see": see, "source": source}
                       for name, (title, see, source, _) in VIEWS.items()],
-            "models": model_names(out), "prompt": prompt, "text": f"{prompt}{answer}."}
+            "models": model_names(out), "prompt": prompt, "text": prompt + answer}
 
 
 def model_names(out):
-    """Folders of `out` that hold a checkpoint, in the order of the stages."""
-    names = [name for name in sorted(os.listdir(out)) if os.path.exists(f"{out}/{name}/config.json")]
-    return sorted(names, key=lambda name: (["base", "sft", "rl"] + names).index(name))
+    """Folders of `out` that hold a checkpoint."""
+    return [name for name in folders(out) if os.path.exists(f"{out}/{name}/config.json")]
+
+
+def folders(out):
+    """Folders of `out`: base, sft and rl first, then others by name."""
+    names = [name for name in sorted(os.listdir(out)) if os.path.isdir(f"{out}/{name}")]
+    return sorted(names, key=["base", "sft", "rl", *names].index)
 
 
 def open_net(out, asked):
@@ -210,7 +215,7 @@ def named(tokenizer, ids, mask=None):
 def curves(out, asked):
     """Every run's log as curves: while the run goes on its live.jsonl, then its log.jsonl."""
     width, runs = number(asked, "width", 640, 280, 1000), []
-    for name in [name for name in sorted(os.listdir(out)) if os.path.isdir(f"{out}/{name}")]:
+    for name in folders(out):
         logs = [path for path in (f"{out}/{name}/live.jsonl", f"{out}/{name}/log.jsonl")
                 if os.path.exists(path)]
         if logs:
@@ -380,7 +385,7 @@ def label(x, y, text, kind="", anchor="start"):
 
 def rect(x, y, width, height, kind, more=""):
     return (f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(0, width):.1f}" height="{height:.1f}" '
-            f'rx="2" class="{kind}" {more}/>')
+            f'rx="{min(2, height / 8):.1f}" class="{kind}" {more}/>')
 
 
 def stack(drawings):
@@ -401,7 +406,7 @@ def draw_funnel(stages, width):
         room = int(width / 6.6)
         reasons = reasons if len(reasons) <= room else reasons[:room - 3] + "..."
         parts += [label(0, y + 14, stage, "strong"),
-                  label(width, y + 14, f"{row['kept']:,}", "", "end"),
+                  label(width, y + 14, f"{row['kept']:,} kept", "", "end"),
                   rect(0, y + 20, width, 10, "soft"),
                   rect(0, y + 20, width * row["kept"] / total, 10, "a"),
                   label(0, y + 45, f"- {reasons}" if reasons else "", "dim")]
@@ -411,7 +416,7 @@ def draw_funnel(stages, width):
 
 PANELS = (  # of a log: title, {key: name}, whether the numbers are shares
     ("loss, nats per token", {"val_loss": "held-out", "loss": "training"}, False),
-    ("share", {"recall": "facts recalled", "right": "right answers", "thinks": "with a calculation",
+    ("shares", {"recall": "facts recalled", "right": "right answers", "thinks": "with a calculation",
                "waits": "that say wait"}, True),
     ("score of a joke (mean)", {"reward_model": "reward model", "gold_reward": "gold reward"}, False))
 
@@ -579,7 +584,7 @@ def pictures(out, folder):
                 drawing = draw_pipeline(out)
             elif name == "attention":
                 net = _, config, tokenizer = open_net(out, {"model": "base"})
-                ids = [*config.bos, *tokenizer.encode(f"{prompt}{answer}.")]
+                ids = [*config.bos, *tokenizer.encode(prompt + answer)]
                 drawing = draw_attention([token["text"] for token in named(tokenizer, ids)],
                                          attention_of(net, ids)[0, 0], 30)
             elif name == "mask":
