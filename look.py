@@ -34,7 +34,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from bpe import CHAT_SPECIALS, Tokenizer, join_pair, pre_tokenize, readable, render_chat
+from bpe import (CHAT_SPECIALS, Tokenizer, join_pair, pre_tokenize, read_tokens, readable,
+                 render_chat)
 from checkpoint import open_model
 from common import (parse_json, print_settings, printable, read_json, read_json_lines,
                     run_command, write_file)
@@ -57,7 +58,6 @@ BUSY = 8  # requests that are worked on at a time; the next one gets status 429
 CONNECTIONS = 32  # open at a time; the next ones wait
 SECONDS = 30  # after which a browser that neither sends nor reads is given up
 EXAMPLES = 400  # pages of the crawl that are searched for one example of each reason
-PROMPT = "Once there was a"  # where nothing was typed and there are no facts
 
 
 # ---- The views: what the page asked (a dict) -> what it shows (a dict) ---------------------------
@@ -86,11 +86,17 @@ def words(asked, name, default=None, limit=MAX_TEXT):
 
 
 def overview(out, asked):
-    """What there is: the views with their sentences, and the models."""
-    prompt, answer = first_fact(out)
-    return {"views": [{"name": name, "title": title, "see": see, "source": source}
-                      for name, (title, see, source, _) in VIEWS.items()],
-            "models": model_names(out), "prompt": prompt, "text": prompt + answer}
+    """The models that are there, and what to begin with."""
+    prompt, text = first_fact(out)
+    return {"models": model_names(out), "prompt": prompt, "text": text}
+
+
+def first_fact(out):
+    """(prompt, prompt and answer): a sentence that this run's training text can complete."""
+    path = f"{out}/world/facts.jsonl"
+    fact = (next(read_json_lines(path))[1] if os.path.exists(path)
+            else {"prompt": "Once there was a", "answer": " time"})
+    return fact["prompt"], fact["prompt"] + fact["answer"]
 
 
 def model_names(out):
@@ -104,12 +110,14 @@ def folders(out):
     return sorted(names, key=["base", "sft", "rl", *names].index)
 
 
-def open_net(out, asked):
-    """(params, config, tokenizer) of the model that the page named. Only names of folders with a
-    checkpoint are accepted: the browser can't choose other files."""
-    name = words(asked, "model", (model_names(out) or ["base"])[0])
-    if name not in model_names(out):
-        command = {"sft": "sft.py", "rl": "rl.py"}.get(name, "train.py")
+def open_net(out, asked, preferred=("base",)):
+    """(params, config, tokenizer) of the model that the page named, or of the first of those
+    preferred. Only names of folders with a checkpoint are accepted: the browser can't choose other
+    files."""
+    names = model_names(out)
+    name = words(asked, "model", next(filter(names.__contains__, preferred), preferred[-1]))
+    if name not in names:
+        command = f"{name}.py" if name in ("sft", "rl") else "train.py"
         raise ValueError(f"{out}/{name:.40}: no model there yet; python {command} makes one")
     return open_once(f"{out}/{name}", os.stat(f"{out}/{name}/config.json").st_mtime_ns)
 
@@ -143,9 +151,9 @@ def funnel(out, asked):
 
 @functools.lru_cache(maxsize=1)
 def example_pages(path, changed):
-    """{reason: Page}: of the crawl's first pages one that is kept, and one for each reason to drop."""
+    """{reason: Page}: of the crawl's first pages one that is kept and one for each reason."""
     found, (settings, _) = {}, read_settings()
-    for page in itertools.islice(read_files([path], silent), EXAMPLES):
+    for page in itertools.islice(read_files([path], [].append), EXAMPLES):
         reason = next((f"{stage}: {rule}" for stage, checks, _ in
                        life_of(replace(page, characters={}), settings)
                        if (rule := first_failure(checks))), "kept")
@@ -153,22 +161,18 @@ def example_pages(path, changed):
     return found
 
 
-def silent(message):
-    """Damage in the crawl was reported by data.py."""
-
-
 def explain(out, asked):
     """Every rule's value beside its limit: for an example of the crawl, a URL of it, or pasted HTML
     or text. Like data.py --explain it goes on after a failure."""
     path, url = f"{out}/world/crawl.warc.gz", words(asked, "url", "").strip()
     pasted = words(asked, "pasted", "", MAX_BODY).strip()
-    examples = (example_pages(path, os.stat(path).st_mtime_ns) if os.path.exists(path) else {})
+    examples = example_pages(path, os.stat(path).st_mtime_ns) if os.path.exists(path) else {}
     pages = {page.url: page for page in examples.values()}
     if pasted:
         page = Page("html" if pasted.startswith("<") else "text", pasted.encode())
     elif url:
-        page = pages.get(url) or next((page for page in read_files([need(path, "world.py")], silent)
-                                       if page.url == url), None)
+        page = pages.get(url) or next((page for page in read_files(
+            [need(path, "world.py")], [].append) if page.url == url), None)
     else:
         page = next(iter(pages.values()), None) or need(path, "world.py")
     if page is None:
@@ -190,10 +194,12 @@ def explain(out, asked):
 
 def tokens(out, asked):
     """A text as tokens of the first so many merges, and how its last pre-token was merged."""
-    tokenizer, text = run_tokenizer(out), words(asked, "text", PROMPT)
+    tokenizer, text = run_tokenizer(out), words(asked, "text", first_fact(out)[1])
     n_merges = len(tokenizer.merge_rows)
     n = number(asked, "merges", n_merges, 0, n_merges)
-    if n < n_merges:  # ours are numbered 256, 257, ... in the order of the merges
+    if n < n_merges:
+        if (tokenizer.merge_rows[:, 2] != np.arange(256, 256 + n_merges)).any():
+            raise ValueError("only a vocabulary that bpe.py learned can be shown with fewer merges")
         tokenizer = Tokenizer(tokenizer.tokens[:256 + n], tokenizer.merge_rows[:n], {},
                               tokenizer.pattern)
     parts, order = pre_tokenize(text, tokenizer.pattern)
@@ -241,38 +247,32 @@ def read_log(path):
 
 
 def candidates(out, asked):
-    """The network goes on after a prompt or after ids: each token with its likeliest rivals."""
-    net = _, config, tokenizer = open_net(out, asked)
-    prompt = words(asked, "prompt", PROMPT)
+    """The network goes on after a prompt or after ids: each token with its likeliest rivals, and
+    their probabilities at temperature 1."""
+    params, config, tokenizer = open_net(out, asked)
+    prompt = words(asked, "prompt", first_fact(out)[0])
     ids = asked.get("ids") or [*config.bos, *tokenizer.encode(prompt)]
     if type(ids) is not list or len(ids) > 2000 or any(type(k) is not int for k in ids):
         raise ValueError("ids must be a list of at most 2,000 whole numbers")
     check_ids(np.array(ids[:config.ctx]), config)
-    steps = candidate_steps(net, ids, number(asked, "tokens", 24, 1, MAX_NEW),
-                            number(asked, "temperature", 0.0, 0, 5),
-                            number(asked, "seed", 0, 0, 10**9))
-    return {"prompt": prompt, "ids": ids, "steps": steps}
-
-
-def candidate_steps(net, ids, n, temperature, seed):
-    """[{"id", "text", "candidates": [{"id", "text", "p"}, ...]}, ...] of up to n new tokens. The
-    probabilities are the network's own, at temperature 1."""
-    params, config, tokenizer = net
     steps = []
-    for _, (token,), _, (logits,) in stream(params, config, [ids], n, temperature, seed=seed,
-                                            stop=stop_ids(config, tokenizer)):
+    for _, (token,), _, (logits,) in stream(
+            params, config, [ids], number(asked, "tokens", 24, 1, MAX_NEW),
+            number(asked, "temperature", 0.0, 0, 5), seed=number(asked, "seed", 0, 0, 10**9),
+            stop=stop_ids(config, tokenizer)):
         p = probabilities(logits)
         top = [k for k in np.argsort(-p)[:CANDIDATES].tolist() if p[k] > 0]
         top += [] if token in top else [int(token)]
         steps.append(named(tokenizer, [token])[0] | {"candidates": [
             rival | {"p": float(p[rival["id"]])} for rival in named(tokenizer, top)]})
-    return steps
+    return {"prompt": prompt, "ids": ids, "steps": steps}
 
 
 def attention(out, asked):
     """How much each token takes of each earlier one, in every head of every layer."""
     net = _, config, tokenizer = open_net(out, asked)
-    ids = [*config.bos, *tokenizer.encode(words(asked, "text", PROMPT))][:min(MAX_MAP, config.ctx)]
+    ids = [*config.bos, *tokenizer.encode(words(asked, "text", first_fact(out)[1]))]
+    ids = ids[:min(MAX_MAP, config.ctx)]
     p, names = attention_of(net, ids), [token["text"] for token in named(tokenizer, ids)]
     layer = number(asked, "layer", 0, 0, config.layers - 1)
     head = number(asked, "head", 0, 0, config.heads - 1)
@@ -335,7 +335,7 @@ def chat(out, asked):
 
 def rollouts(out, asked):
     """Sixteen answers of one model to one exercise, with what rl.py would make of them."""
-    params, config, tokenizer = open_net(out, asked)
+    params, config, tokenizer = open_net(out, asked, ("rl", "sft"))
     path = need(f"{out}/world/exercises-final.jsonl", "world.py")
     n = number(asked, "number", 0, 0, 10**6)
     problem = next(itertools.islice(read_json_lines(path), n, None), (0, None))[1]
@@ -372,9 +372,9 @@ STYLE = (
 
 def svg(width, height, parts):
     """A drawing as a file of its own."""
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
-            f'viewBox="0 0 {width:.0f} {height:.0f}"><style>{STYLE}</style>'
-            + "".join(parts) + "</svg>")
+    width, height = round(width) + 4, round(height) + 4
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+            f'viewBox="-2 -2 {width} {height}"><style>{STYLE}</style>' + "".join(parts) + "</svg>")
 
 
 def label(x, y, text, kind="", anchor="start"):
@@ -416,9 +416,9 @@ def draw_funnel(stages, width):
 
 PANELS = (  # of a log: title, {key: name}, whether the numbers are shares
     ("loss, nats per token", {"val_loss": "held-out", "loss": "training"}, False),
-    ("shares", {"recall": "facts recalled", "right": "right answers", "thinks": "with a calculation",
-               "waits": "that say wait"}, True),
-    ("score of a joke (mean)", {"reward_model": "reward model", "gold_reward": "gold reward"}, False))
+    ("shares", {"recall": "facts recalled", "right": "right answers", "waits": "that say wait",
+                "thinks": "with a calculation"}, True),
+    ("mean score of a joke", {"reward_model": "reward model", "gold_reward": "gold reward"}, False))
 
 
 def draw_log(lines, width):
@@ -443,7 +443,7 @@ def amount(y, shares):
 def chart(title, curves, width, shares, unit):
     """Curves [(name, [(x, y), ...]), ...] on common axes; the y axis begins at 0. They differ in
     their dashes."""
-    left, top, bottom = 44, 30 + 18 * len(curves), 190 + 18 * len(curves)
+    left, top, bottom = 50, 30 + 18 * len(curves), 190 + 18 * len(curves)
     ys = [y for _, points in curves for _, y in points]
     x1 = max(x for _, points in curves for x, _ in points) or 1
     y0, y1 = min(0, *ys), 1 if shares else max(0, *ys) * 1.05 or 1
@@ -472,7 +472,8 @@ def draw_attention(names, p, cell):
     names at the sides, and percents, so that it can be read without colours."""
     large = cell >= 14
     side = 7.6 * max(map(len, names)) + 12 if large else 0
-    parts = [rect(side, side, len(names) * cell, len(names) * cell, "box")]
+    parts = [rect(side, side, len(names) * cell, len(names) * cell, "box",
+                  f'stroke-width="{cell / 20}"')]
     for t, name in enumerate(names):
         if large:
             parts += [label(side - 6, side + cell * (t + 0.7), name, "mono", "end"),
@@ -495,7 +496,7 @@ def draw_tokens(tokens, width):
     parts, x, y = [], 0, 0
     for token in tokens:
         wide = 8 * len(token["text"]) + 10
-        if x and x + wide > width:
+        if x and (x + wide > width or token["text"] == CHAT_SPECIALS[0]):
             x, y = 0, y + 32
         parts += [rect(x + 0.5, y + 0.5, wide, 23, "soft" if token["on"] else "box"),
                   label(x + 5, y + 16, token["text"], "mono strong" if token["on"] else "mono dim")]
@@ -507,22 +508,23 @@ def draw_tokens(tokens, width):
 
 def draw_pipeline(out):
     """The stages from left to right, with what this run put through them."""
-    found = {"data.py": f"{out}/docs/stats.json", "bpe.py": f"{out}/tokens/train.npy"}
-    there = {name: os.path.exists(path) for name, path in found.items()}
-    stats = read_json(found["data.py"]) if there["data.py"] else None
-    n_tokens = np.load(found["bpe.py"], mmap_mode="r").size if there["bpe.py"] else 0
-    size = count(open_net(out, {"model": "base"})[1])[0] if "base" in model_names(out) else 0
-    boxes = (("crawl", "world.py", f"{stats['stages']['read']['in']:,} pages" if stats else ""),
-             ("clean text", "data.py", f"{sum(stats['documents'].values()):,} documents"
-              if stats else ""),
-             ("tokens", "bpe.py", f"{n_tokens / 1e6:.1f} million" if n_tokens else ""),
-             ("base model", "train.py", f"{size / 1e6:.1f}M parameters" if size else ""),
-             ("assistant", "sft.py", "conversations"), ("reasoner", "rl.py", "rewards"))
+    pages = documents = tokens = size = ""
+    if os.path.exists(f"{out}/docs/stats.json"):
+        stats = read_json(f"{out}/docs/stats.json")
+        pages = f"{stats['stages']['read']['in']:,} pages"
+        documents = f"{sum(stats['documents'].values()):,} documents"
+    if os.path.exists(f"{out}/tokens/train.npy"):
+        tokens = f"{read_tokens(f'{out}/tokens', 'train').size / 1e6:.1f} million"
+    if "base" in model_names(out):
+        size = f"{count(open_net(out, {})[1])[0] / 1e6:.1f}M parameters"
     parts = []
-    for k, (title, script, amount) in enumerate(boxes):
+    for k, (title, put, script) in enumerate((
+            ("crawl", pages, "world.py"), ("clean text", documents, "data.py"),
+            ("tokens", tokens, "bpe.py"), ("base model", size, "train.py"),
+            ("assistant", "conversations", "sft.py"), ("reasoner", "rewards", "rl.py"))):
         x = 148 * k
         parts += [rect(x + 0.5, 0.5, 124, 76, "box"), label(x + 62, 24, title, "strong", "middle"),
-                  label(x + 62, 44, amount, "dim", "middle"),
+                  label(x + 62, 44, put, "dim", "middle"),
                   label(x + 62, 65, script, "mono", "middle")]
         if k:
             parts.append(f'<path class="line" d="M{x - 20} 38h14m-5 -5l5 5l-5 5"/>')
@@ -531,60 +533,46 @@ def draw_pipeline(out):
 
 # ---- The report and the pictures -----------------------------------------------------------------
 
-def first_fact(out):
-    """(prompt, answer): a sentence to complete, of which this run's training text knows the end."""
-    path = f"{out}/world/facts.jsonl"
-    fact = next(read_json_lines(path))[1] if os.path.exists(path) else {}
-    return fact.get("prompt", PROMPT), fact.get("answer", "")
-
-
 def report(out):
     """Writes OUT/report.html: the page, with an answer of every view in it instead of a server."""
-    found = overview(out, {})
-    recorded, text = {"overview": found}, found["text"]
-    for name, asked in (("funnel", {}), ("explain", {}), ("tokens", {"text": text}), ("curves", {}),
-                        ("candidates", {"prompt": found["prompt"]}), ("attention", {"text": text}),
-                        ("mask", {}), ("rollouts", {"model": "rl" if "rl" in found["models"]
-                                                    else "sft"})):
+    recorded = {"overview": overview(out, {})}
+    for name, view in VIEWS.items():
         try:
-            recorded[name] = VIEWS[name][-1](out, asked)
+            recorded[name] = (chat_turns if view is chat else view)(out, {})
         except ValueError as error:
             recorded[name] = {"error": str(error)}
-    recorded["chat"] = chat_turns(out)
     # "<" as an escape, so that no text can end the script element that holds it.
     data = json.dumps(recorded).replace("<", "\\u003c")
     page = read_page()
-    head = f'<meta http-equiv="Content-Security-Policy" content="{policy(page)}">\n<style>'
-    page = page.replace("<style>", head, 1).replace(
+    page = page.replace("<style>", '<meta http-equiv="Content-Security-Policy" '
+                        f'content="{policy(page)}">\n<style>', 1)
+    page = page.replace(
         "<script>", f'<script type="application/json" id="recorded">{data}</script>\n<script>', 1)
     write_file(f"{out}/report.html", lambda file: file.write(page.encode()))
     print(f"wrote {out}/report.html, one file: open it in a browser, or send it to somebody")
 
 
-def chat_turns(out):
-    """The same few questions to base, sft and rl."""
-    path, models = f"{out}/world/heldout.jsonl", [name for name in ("base", "sft", "rl")
-                                                  if name in model_names(out)]
-    if not models or not os.path.exists(path):
-        return {"error": f"{path} and a model are not there yet; python world.py and train.py make "
-                         "them"}
-    asked = {line.get("kind"): line["messages"] for _, line in read_json_lines(path)}
-    return {"models": [{"model": model, "turns": [
-        {"question": messages[-1]["content"], "parts": list(chat(out, {
-            "model": model, "messages": messages, "tokens": 60}))}
-        for messages in list(asked.values())[:5]]} for model in models]}
+def chat_turns(out, asked):
+    """The same few held-out questions to base, sft and rl."""
+    path, models = need(f"{out}/world/heldout.jsonl", "world.py"), []
+    questions = {line.get("kind"): line["messages"] for _, line in read_json_lines(path)}
+    for name in [name for name in ("base", "sft", "rl") if name in model_names(out)]:
+        models.append({"model": name, "turns": [
+            {"question": messages[-1]["content"], "parts": list(chat(out, {
+                "model": name, "messages": messages, "tokens": 60}))}
+            for messages in list(questions.values())[:5]]})
+    return {"models": models}
 
 
 def pictures(out, folder):
     """Writes the README's drawings; those whose stage has not run yet are left out."""
-    prompt, answer = first_fact(out)
     for name in ("pipeline", "learning", "attention", "mask", "reward"):
         try:
             if name == "pipeline":
                 drawing = draw_pipeline(out)
             elif name == "attention":
                 net = _, config, tokenizer = open_net(out, {"model": "base"})
-                ids = [*config.bos, *tokenizer.encode(prompt + answer)]
+                ids = [*config.bos, *tokenizer.encode(first_fact(out)[1])]
                 drawing = draw_attention([token["text"] for token in named(tokenizer, ids)],
                                          attention_of(net, ids)[0, 0], 30)
             elif name == "mask":
@@ -607,30 +595,8 @@ def pictures(out, folder):
 # 127.0.0.1. So a request must name this server as its host (against DNS rebinding), must not come
 # from another site's page, and must be JSON, which another site's form can't send.
 
-VIEWS = {  # name: (title, what there is to see, file and function that make it, function here)
-    "funnel": ("The crawl", "Most of the web is not worth reading: how many pages each rule keeps, "
-               "and why the others go.", "data.py, clean_crawl", funnel),
-    "explain": ("One page", "A page leaves at the first rule that it breaks: every value that was "
-                "measured, beside its limit.", "data.py, life_of; crawl/rules.py", explain),
-    "tokens": ("Tokens", "A network reads numbers. Common words are one token, rare ones several; "
-               "with fewer merges everything falls into bytes.", "bpe.py, naive_encode", tokens),
-    "curves": ("Training", "The loss falls smoothly; recall of facts rises later; the reward rises "
-               "while the network tries. It grows here while training runs elsewhere.",
-               "train.py, sft.py and rl.py, run; common.py, Run", curves),
-    "candidates": ("Candidates", "The network gives every token a probability, and one is taken. "
-                   "Take another one and see where the text would have gone.",
-                   "sample.py, stream; kernels/plain.py, probabilities", candidates),
-    "attention": ("Attention", "How much each token (row) takes from each earlier one (column). "
-                  "Every head looks for something else.",
-                  "kernels/plain.py, attention_weights", attention),
-    "mask": ("The loss mask", "A conversation is one text with special tokens. Fine-tuning learns "
-             "only what is filled and underlined: what the assistant says.",
-             "bpe.py, render_chat; sft.py", mask),
-    "chat": ("Chat", "The same question to each model: the base model continues text, the assistant "
-             "answers, the reasoner thinks first (dimmed).", "sample.py, chat", chat),
-    "rollouts": ("Rollouts", "Sixteen answers to one exercise. Those better than the mean become "
-                 "likelier, the others less likely; if all are alike, nothing is learned.",
-                 "rl.py, reward_exercises, advantages", rollouts)}
+VIEWS = {view.__name__: view for view in (
+    funnel, explain, tokens, curves, candidates, attention, mask, chat, rollouts)}
 
 
 def read_page():
@@ -692,7 +658,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(page.encode())
 
     def do_POST(self):
-        view = overview if self.path == "/overview" else VIEWS.get(self.path[1:], [None])[-1]
+        view = overview if self.path == "/overview" else VIEWS.get(self.path[1:])
         length = self.headers.get("Content-Length", "")
         if problem := self.problem():
             return self.reply(403, {"error": problem})
@@ -737,16 +703,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.begin(200, "application/x-ndjson")
         while found is not None:  # writing fails when the browser went away, and that ends it
             self.wfile.write(json.dumps(found).encode() + b"\n")
-            with self.server.network:
-                found = next(parts, None)
+            try:
+                with self.server.network:
+                    found = next(parts, None)
+            except ValueError as error:  # after which next gives None
+                found = {"error": str(error)}
 
     def reply(self, status, found):
         self.begin(status, "application/json")
         self.wfile.write(json.dumps(found).encode())
 
-    def begin(self, status, kind, policy="default-src 'none'"):
+    def begin(self, status, kind, allowed="default-src 'none'"):
         self.send_response(status)
-        for name, value in (("Content-Type", kind), ("Content-Security-Policy", policy),
+        for name, value in (("Content-Type", kind), ("Content-Security-Policy", allowed),
                             ("X-Content-Type-Options", "nosniff"), ("Cache-Control", "no-store"),
                             ("Referrer-Policy", "no-referrer"),
                             ("Cross-Origin-Resource-Policy", "same-origin")):

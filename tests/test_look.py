@@ -285,13 +285,24 @@ def test_a_stream_stops_when_the_browser_goes_away(server, monkeypatch):
                 yield {"text": "x" * 1000}
         finally:
             closed.set()
-    monkeypatch.setitem(look.VIEWS, "endless", ("", "", "", endless))
+    monkeypatch.setitem(look.VIEWS, "endless", endless)
     with socket.create_connection(("127.0.0.1", server.server_port)) as raw:
         raw.sendall(f"POST /endless HTTP/1.1\r\nHost: {server.names[0]}\r\nContent-Type: application"
                     "/json\r\nContent-Length: 2\r\n\r\n{}".encode())
         assert b"200" in raw.recv(100)
     assert closed.wait(10) and written
     assert request(server, "POST", "/overview", {})[0] == 200
+
+
+def test_an_error_in_the_middle_of_a_stream_is_its_last_line(server, monkeypatch):
+    """Damaged weights are noticed at the first token that they spoil; the page shows that."""
+    def breaks(out, asked):
+        yield {"text": "the "}
+        raise ValueError("the network's output is not a number")
+    monkeypatch.setitem(look.VIEWS, "breaks", breaks)
+    lines = request(server, "POST", "/breaks", {})[2].splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"text": "the "}, {"error": "the network's output is not a number"}]
 
 
 def memory_of(server, n):
