@@ -322,8 +322,8 @@ class Run:
         os.makedirs(out, exist_ok=True)
         self.live = open(os.path.join(out, "live.jsonl"), "w", encoding="utf-8")
         self.live.writelines(json.dumps(line) + "\n" for line in self.log)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.ask_to_stop)
+        self.handlers = {number: signal.signal(number, self.ask_to_stop)
+                         for number in (signal.SIGINT, signal.SIGTERM)}
 
     def ask_to_stop(self, number, frame):
         if self.signal:
@@ -361,6 +361,8 @@ class Run:
         with the script `name` and returns that signal's exit status, otherwise 0."""
         self.live.close()
         os.remove(self.live.name)
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
         if self.step == self.total:
             return 0
         print(f"stopped at step {self.step} of {self.total} and saved in {self.out}; to go on: "

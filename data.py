@@ -5,7 +5,7 @@
     python data.py CRAWL.warc.gz --explain URL      why one page is kept or dropped
     python data.py CRAWL.warc.gz --set gopher_min_words=20 --set c4=off --rejects rejects.jsonl
 
-A page goes through these stages in this order and leaves at the first rule that it breaks:
+A page goes through these stages and leaves at the first rule that it breaks:
 
     read        WARC, WET, HTML, JSON lines, text     drops what is no page, or unreadable
     url         the address alone                     drops adult, gambling and spam sites
@@ -21,11 +21,10 @@ A page goes through these stages in this order and leaves at the first rule that
 
 Writes out/docs/train-*.jsonl.gz, val-*.jsonl.gz (lines {"id", "url", "text", "language",
 "language_score"}) and stats.json. The default crawl of 10,500 small pages takes 8 s on two cores
-(AMD EPYC, Zen 4), 343 real pages of 150 KB 2 s, the first run 3 s more to compile. A worker needs
-160 MB, and 600 MB at most (texts of 8 MB); the parent keeps 128 bytes of each good page.
-How to read: `life_of` is the story of one page, `clean_crawl` that of a crawl; what the stages do
-is in crawl/. Source of the recipe: FineWeb (arXiv 2406.17557); each rule names its own. Left out:
-C4's list of bad words, duplicates across runs, JavaScript, learned quality classifiers.
+(Zen 4), 343 real pages of 150 KB 2 s. A worker needs at most 600 MB (texts of 8 MB); the parent
+keeps 128 bytes of each good page. Reading order: `life_of` (one page), `clean_crawl` (all), then
+crawl/, where the stages are. Source of the recipe: FineWeb (arXiv 2406.17557). Left out: C4's list
+of bad words, duplicates across runs, JavaScript, learned quality classifiers.
 """
 import argparse
 import functools
@@ -58,28 +57,25 @@ MAX_WARNINGS = 20  # lines about damage that are shown; all are counted
 # ---- the life of one page ------------------------------------------------------------------------
 
 STAGES = "read url extract language repetition quality c4 fineweb pii exact minhash".split()
-# The rules by the names that --set knows; their thresholds are these functions' keyword arguments.
+# The rules by the names that --set knows; thresholds are their keyword arguments.
 RULES = {"url": url_rule, "language": language_rule, "gopher_repetition": gopher_repetition,
          "gopher_quality": gopher_quality, "c4": c4_lines, "fineweb": fineweb, "pii": mask_pii,
          "exact": exact, "minhash": signature}
 
 
 def life_of(page, settings, blocklist=((), ())):
-    """Takes a page through the stages: yields (stage, checks, text), the text as it is after it.
+    """Takes a page through the stages: yields (stage, checks, text after the stage).
 
-    A check is (rule, value, sign, limit): it fails if the value is on the wrong side of the limit
-    (crawl/rules.py). Whether to go on after a failed check is the caller's choice.
-
-    The last two stages, the duplicates, are missing here: they need to know all pages. FineWeb
-    masks personal data after them; here it comes before, so that all that concerns one page alone
-    is done here, and copies that differ only in an e-mail address are found."""
+    A check is (rule, value, sign, limit): ("short_doc", 17, "<", 50) fails, since 17 < 50. Whether
+    to go on after a failure is the caller's choice. The last two stages need to know all pages, so
+    they are not here. FineWeb masks personal data last; here it comes before the duplicates, so
+    copies that differ only in an e-mail address are found."""
     reason = open_page(page)
     yield "read", [(reason, 1, ">", 0)] if reason else (), page.text
     if reason:
         return
     yield "url", ask(settings, "url", page.url, blocklist), page.text
-    text = page.text if page.kind == "text" else extract_text(page.html)
-    text = text.encode("utf-8", "replace").decode().strip()  # lone surrogates become "?"
+    text = main_text(page).encode("utf-8", "replace").decode().strip()  # lone surrogates become "?"
     yield "extract", [("empty", len(text), "<", 1)], text
     page.language, page.language_score = identify_language(text)
     yield "language", ask(settings, "language", page.language, page.language_score), text
@@ -95,14 +91,17 @@ def life_of(page, settings, blocklist=((), ())):
     yield "pii", (), text
 
 
+def main_text(page):
+    return page.text if page.kind == "text" else extract_text(page.html)
+
+
 def ask(settings, name, *arguments):
-    """The checks of a rule, with the thresholds in the settings; none if the rule is off."""
+    """The checks of a rule; none if it is off."""
     return () if settings[name] is None else RULES[name].checks(*arguments, **settings[name])
 
 
 def clean_page(page, settings, blocklist=((), ())):
-    """Takes a page through all stages, up to the first check that fails. A page that fails keeps
-    the text it had before."""
+    """Takes a page up to the first check that fails; then it keeps the text it had before."""
     for stage, checks, text in life_of(page, settings, blocklist):
         if reason := first_failure(checks):
             page.dropped_at, page.reason = stage, reason
@@ -111,23 +110,21 @@ def clean_page(page, settings, blocklist=((), ())):
     else:
         page.keys = page_keys(page.url, page.text, settings["minhash"])
         page.id = page.id or f"{page.keys[1]:016x}"
-    page.body, page.html = b"", ""  # what is not needed any more need not travel to the parent
+    page.html = ""  # not needed any more, so it need not travel to the parent
     return page
 
 
 # ---- the life of a crawl -------------------------------------------------------------------------
-# The parent cuts files into raw pages; workers clean them, a batch at a time; the parent counts
-# them, finds the duplicates and writes. Pages stay in the order of the input, so the result is the
-# same for any number of workers.
+# The parent cuts files into raw pages; workers clean them in batches; the parent counts them, finds
+# the duplicates and writes. Pages stay in order, so the number of workers changes nothing.
 
 
 def clean_crawl(files, out, settings, blocklist=None, workers=None, rejects=None):
     """The whole pipeline: files -> shards and stats.json in `out`; returns what is in stats.json.
 
-    First all pages are cleaned. Those that pass wait in a temporary file, as they will be written,
-    and their keys in memory. Then the keys say which are duplicates, and the others are copied into
-    shards. At the end the new files replace those in `out`, all together. Where nothing is left to
-    write, that is an error, and the old ones stay.
+    Pages that pass all rules wait in a temporary file. Their keys, in memory, say which are
+    duplicates; the others are copied into shards, which replace those in `out` all together. If no
+    page is kept, that is an error, and the old shards stay.
     blocklist: a folder of UT1 lists; rejects: a text file that gets every dropped page."""
     counts = {stage: {"in": 0, "kept": 0, "characters": 0, "reasons": Counter()}
               for stage in STAGES}
@@ -140,14 +137,12 @@ def clean_crawl(files, out, settings, blocklist=None, workers=None, rejects=None
         jobs = batches(pages, settings, blocklist)
         keys = clean_pages(map_in_order(clean_batch, jobs, workers), waiting, counts, rejects,
                            sum(map(os.path.getsize, files)))
-        if not counts["read"]["in"]:
-            raise ValueError(f"{', '.join(files[:3])}: no page in there; nothing was written")
         waiting.seek(0)
         documents = write_kept(waiting, find_duplicates(keys, settings), staging, counts, rejects)
         for line in table(counts):
             show_line(line)
         if not sum(documents.values()):
-            raise ValueError("no page was kept, see the table; nothing was written")
+            raise ValueError(f"{', '.join(files[:3])}: no page was kept; nothing was written")
         stats = {"documents": documents, "stages": counts, "n_damaged": len(damage),
                  "damaged": damage[:1000], "settings": spell_out(settings)}
         with open(os.path.join(staging, "stats.json"), "w", encoding="utf-8") as file:
@@ -163,13 +158,12 @@ def note_damage(damage, message):
 
 def batches(pages, *more):
     """Pages -> jobs for the workers: (list of pages, *more)."""
-    batch, n_bytes = [], 0
+    batch = []
     for page in pages:
         batch.append(page)
-        n_bytes += len(page.body)
-        if n_bytes >= BATCH_BYTES or len(batch) >= BATCH_PAGES:
+        if len(batch) >= BATCH_PAGES or sum(len(p.body) for p in batch) >= BATCH_BYTES:
             yield batch, *more
-            batch, n_bytes = [], 0
+            batch = []
     if batch:
         yield batch, *more
 
@@ -180,43 +174,37 @@ def clean_batch(pages, settings, blocklist):
 
 
 def clean_pages(cleaned, waiting, counts, rejects, n_bytes):
-    """First pass: counts the cleaned pages, batch by batch, and writes those that passed to
-    `waiting`. Returns their keys, (N, 2 + bands) uint64; n_bytes is the size of all input."""
+    """First pass: counts the cleaned pages and writes those that passed to `waiting`. Returns their
+    keys, (N, 2 + bands) uint64. n_bytes: the size of all input, for the time left."""
     keys, width = bytearray(), 1
     start = shown_at = time.perf_counter()
     for pages in cleaned:
         for page in pages:
-            count(counts, page.characters, page.dropped_at, page.reason)
-            if page.dropped_at:
-                reject(rejects, page.record(), page.dropped_at, page.reason)
-            else:
-                waiting.write(to_json(page.record()))
+            record = page.record()
+            count(counts, rejects, record, page.characters, page.dropped_at, page.reason)
+            if not page.dropped_at:
+                waiting.write(to_json(record))
                 keys += page.keys.tobytes()
                 width = len(page.keys)
-        now = time.perf_counter()
+        now, n_pages = time.perf_counter(), counts["read"]["in"]
         if now - shown_at > (1 if sys.stdout.isatty() else 10):
-            # Pages differ too much in size to be counted for the time left: the bytes are.
             left = (now - start) * (n_bytes - pages[-1].done) / max(pages[-1].done, 1)
-            n_pages, n_good = counts["read"]["in"], counts["pii"]["kept"]
-            show_line(f"{n_pages:,} pages | {n_good:,} good before duplicates | "
+            show_line(f"{n_pages:,} pages | {counts['pii']['kept']:,} good before duplicates | "
                       f"{n_pages / (now - start):,.0f} pages/s | {duration(left)} left", keep=False)
             shown_at = now
     return np.frombuffer(keys, np.uint64).reshape(-1, width)
 
 
 def write_kept(waiting, found, folder, counts, rejects):
-    """Second pass: copies the lines of `waiting` into shards, but for the duplicates; `found` holds
-    None or (stage, reason) for each line. Returns {"train": documents, "val": documents}."""
+    """Second pass: copies the lines of `waiting` into shards, except duplicates (see
+    find_duplicates). Returns how many: {"train": documents, "val": documents}."""
     shards = Shards(folder)
-    for line, duplicate in zip(waiting, found):
+    for line, (dropped_at, reason) in zip(waiting, found):
         record = json.loads(line)
         length = len(record["text"])
-        dropped_at, reason = duplicate or ("", "")
         passed = itertools.takewhile(dropped_at.__ne__, ("exact", "minhash"))
-        count(counts, dict.fromkeys(passed, length), dropped_at, reason)
-        if duplicate:
-            reject(rejects, record, dropped_at, reason)
-        else:
+        count(counts, rejects, record, dict.fromkeys(passed, length), dropped_at, reason)
+        if not dropped_at:
             shards.write("train" if share(record["text"], VAL_PARTS) else "val", line, length)
     shards.close()
     return shards.documents
@@ -224,10 +212,9 @@ def write_kept(waiting, found, folder, counts, rejects):
 
 # ---- what is written and shown (skip at first) ---------------------------------------------------
 
-
 class Shards:
     """Writes train-00000.jsonl.gz, ..., val-00000.jsonl.gz, ... into a folder. A shard ends with
-    the document that fills its SHARD_CHARS; both sides always have a first one."""
+    the document that fills its SHARD_CHARS; both sides have at least one shard."""
 
     def __init__(self, folder):
         self.folder, self.files = folder, {}
@@ -257,14 +244,9 @@ def to_json(value):
     return json.dumps(value, ensure_ascii=False) + "\n"
 
 
-def reject(rejects, record, stage, reason):
-    if rejects:
-        rejects.write(to_json({**record, "stage": stage, "reason": reason}))
-
-
-def count(counts, characters, dropped_at, reason):
-    """Adds a page to the table: the stages it passed, with the characters of its text after each,
-    and the stage it was dropped at, if any."""
+def count(counts, rejects, record, characters, dropped_at, reason):
+    """Adds a page to the table and, if it was dropped, to the rejects. characters: {stage it
+    passed: length of its text after it}."""
     for stage, n in characters.items():
         counts[stage]["in"] += 1
         counts[stage]["kept"] += 1
@@ -272,35 +254,34 @@ def count(counts, characters, dropped_at, reason):
     if dropped_at:
         counts[dropped_at]["in"] += 1
         counts[dropped_at]["reasons"][reason] += 1
+        if rejects:
+            rejects.write(to_json({**record, "stage": dropped_at, "reason": reason}))
 
 
 def table(counts):
-    """The counts as lines of text: in = kept + dropped; a stage's kept are the next one's in."""
-    lines = [f"{'stage':11}{'in':>11}{'kept':>11}{'dropped':>11}{'characters':>16}  reasons"]
+    """The counts as lines of text."""
+    yield f"{'stage':11}{'in':>11}{'kept':>11}{'dropped':>11}{'characters':>16}  reasons"
     for stage, row in counts.items():
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in row["reasons"].most_common())
-        line = f"{stage:11}{row['in']:11,}{row['kept']:11,}{row['in'] - row['kept']:11,}"
-        lines.append(f"{line}{row['characters']:16,}  {reasons}")
-    return lines
+        yield (f"{stage:11}{row['in']:11,}{row['kept']:11,}{row['in'] - row['kept']:11,}"
+               f"{row['characters']:16,}  {reasons}")
 
 
 def compile_kernels():
-    """Compiles once, or every worker would; Numba keeps the result for the next run."""
+    """Compiles once, before every worker would do it; Numba keeps the result for the next run."""
     start = time.perf_counter()
     gopher_repetition("any text of five words or more")
     near_duplicates(["any text of five words or more"] * 2)
     page_keys("", "any text", None)
-    if time.perf_counter() - start > 0.5:
-        print(f"compiled in {time.perf_counter() - start:.1f} s (kept for the next time)")
+    if (seconds := time.perf_counter() - start) > 0.5:
+        print(f"compiled in {seconds:.1f} s (kept for the next time)")
 
 
 # ---- thresholds (skip at first) ------------------------------------------------------------------
 
 def read_settings(changes=()):
     """["NAME=VALUE", ...] -> {rule: {threshold: value}, or None if the rule is off}, and all names.
-
-    A name is the first word of a rule and a keyword argument of its function: gopher_min_words=20
-    sets min_words of gopher_quality."""
+    gopher_min_words is min_words of gopher_quality."""
     rules = {rule: getattr(function, "checks", function) for rule, function in RULES.items()}
     settings = {rule: dict(function.__kwdefaults__) for rule, function in rules.items()}
     names = {f"{rule.split('_')[0]}_{key}": (rule, key) for rule in rules for key in settings[rule]}
@@ -313,25 +294,23 @@ def read_settings(changes=()):
         if name not in names:
             raise ValueError(f"--set {change}: no such setting; python data.py --help lists all")
         rule, key = names[name]
-        old = settings[rule][key]
+        kind = type(settings[rule][key])
         try:
-            if isinstance(old, bool):
-                new = {"on": True, "off": False}[value]
-            elif value == "off" and isinstance(old, (int, float)) and rule != "minhash":
-                new = math.nan
-            else:
-                new = value if isinstance(old, str) else type(old)(float(value))
+            if kind is bool:
+                value = {"on": True, "off": False}[value]
+            elif kind is not str:
+                value = math.nan if value == "off" and rule != "minhash" else kind(float(value))
         except (KeyError, ValueError, OverflowError):
-            wanted = "on or off" if isinstance(old, bool) else "a number or off"
+            wanted = "on or off" if kind is bool else "a number or off"
             raise ValueError(f"--set {change}: the value must be {wanted}") from None
-        settings[rule][key] = new
+        settings[rule][key] = value
     if any(n < 1 for n in settings["minhash"].values()):
         raise ValueError("--set minhash_...: words, bands and rows must be at least 1")
     return settings | dict.fromkeys(off), names
 
 
 def spell_out(settings):
-    """The settings as JSON can hold them: NaN, the only value unlike itself, reads "off"."""
+    """The settings as JSON can hold them: NaN, the only value unlike itself, becomes "off"."""
     return {rule: limits and {name: value if value == value else "off"
             for name, value in limits.items()} for rule, limits in settings.items()}
 
@@ -344,23 +323,20 @@ def match_curve(bands, rows):
 
 # ---- one page explained --------------------------------------------------------------------------
 
-
 def explain(name, inputs, settings, blocklist=None):
-    """Prints every rule's measured value beside its limit for one page, and the verdict:
+    """Prints every rule's value beside its limit for one page (a file, a URL of the inputs or "-"
+    for standard input), also after a failure, and the verdict:
 
-        quality    short_doc                        17 < 50       fails
-
-    Unlike the pipeline it goes on after a failure, so all that is wrong is seen at once. Rules that
-    are off print nothing; C4 shows the lines it drops. `name` is a file, a URL of the inputs or "-"
-    for standard input."""
+        quality    short_doc                        17 < 50       fails"""
     if name == "-":
         body = sys.stdin.buffer.read()
         page = Page("html" if body.lstrip().startswith(b"<") else "text", body)
     else:
-        pages = read_files([name] if os.path.isfile(name) else input_files(inputs), warn)
-        page = next((page for page in pages if os.path.isfile(name) or page.url == name), None)
-        if page is None:
-            raise ValueError(f"--explain {name}: no file of that name, no such URL in the inputs")
+        is_file = os.path.isfile(name)
+        pages = read_files([name] if is_file else input_files(inputs), warn)
+        page = next((page for page in pages if is_file or page.url == name), None)
+    if page is None:
+        raise ValueError(f"--explain {name}: no file of that name, no such URL in the inputs")
     verdict = before = ""
     print(f"{'stage':10} {'rule':22} {'value':>12} fails if")
     for stage, checks, text in life_of(page, settings, load_blocklist(blocklist)):
@@ -380,20 +356,17 @@ def explain(name, inputs, settings, blocklist=None):
 
 # ---- the command ---------------------------------------------------------------------------------
 
-
 def extract_batch(pages):
     """JSON lines {"url", "text"} of those that are pages."""
-    return [to_json({"url": page.url or None,
-                     "text": page.text if page.kind == "text" else extract_text(page.html)})
-            for page in pages if open_page(page) is None]
+    return "".join(to_json({"url": page.url or None, "text": main_text(page)})
+                   for page in pages if open_page(page) is None).encode("utf-8", "replace")
 
 
 def only_extract(files, out, workers):
     """--only extract: for scoring, to `out` if that names a .jsonl file."""
     path = out if out.endswith(".jsonl") else os.path.join(out, "extracted.jsonl")
-    lines = itertools.chain.from_iterable(
-        map_in_order(extract_batch, batches(read_files(files, warn)), workers))
-    write_file(path, lambda file: file.writelines(line.encode("utf-8", "replace") for line in lines))
+    lines = map_in_order(extract_batch, batches(read_files(files, warn)), workers)
+    write_file(path, lambda file: file.writelines(lines))
     print(f"wrote the extracted pages to {path}")
 
 

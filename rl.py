@@ -8,19 +8,18 @@
     python rl.py --problems gsm8k_test.jsonl --iterations 0     only evaluate, on your own problems
     python rl.py --resume        go on where an interrupted run stopped
 
-Fine-tuning shows a network right answers. Here it writes sixteen answers to each question itself
-(*rollouts*), and each gets a number (its *reward*). An update makes answers above the group's mean
-more likely and those below it less likely. That is all. The network is called the *policy*: what it
-writes is what it does. On two cores of an AMD EPYC (Zen 4) the first run takes 46 s. 29% of its
-sampled answers are right before, 90% after (the worst of three seeds). 43% contain a *chain of
-thought* before, a calculation in steps; all do after. Without thoughts at most 12% become right.
+The network is the *policy*. It writes sixteen answers to each question (*rollouts*), and each gets
+a number (its *reward*). An update makes answers above the group's mean more likely and those below
+it less likely. That is all. On two cores (Zen 4) the first run takes 46 s. 29% of its sampled
+answers are right before, 90% after; 43% contain a *chain of thought* (a calculation in steps)
+before, all do after. Without thoughts at most 12% become right.
 
 Reads exercises-train.jsonl, exercises-final.jsonl and jokes.json in out/world/. Reading order: 1
-and 2 are the algorithm, 3 rewards by checking, 4 rewards by a model of them, 5 the loop.
-Sources: REINFORCE (Williams 1992); clipping (PPO, Schulman et al. 2017); the group's mean as the
-baseline (GRPO, Shao et al. 2024) without its division by standard deviation and length (Liu et al.
-2025, "Dr. GRPO"); the mean over all tokens (Yu et al. 2025, "DAPO"); reward models (Ouyang et al.
-2022) and their overoptimization (Gao et al. 2023). Left out: tools, dialogues of several turns.
+and 2 are the algorithm, 3 rewards by checking, 4 rewards by a model of them, 5 the loop. Sources:
+REINFORCE (Williams 1992), clipping (PPO, Schulman et al. 2017), the group's mean as the baseline
+(GRPO, Shao et al. 2024), not divided by standard deviation or length (Liu et al. 2025, "Dr. GRPO"),
+the mean over all tokens (Yu et al. 2025, "DAPO"), reward models (Ouyang et al. 2022), their
+overoptimization (Gao et al. 2023). Left out: tools, dialogues.
 """
 import argparse
 import math
@@ -39,7 +38,7 @@ from common import (Run, locked, paint, print_settings, printable, read_json, re
 from kernels import rmsnorm, rmsnorm_backward
 from model import (Buffers, grow, loss_and_grads, micro_batches, not_finite, output_head,
                    token_losses, transformer, transformer_backward, vector, views)
-from sample import BATCH_BYTES, stream
+from sample import batches, stream
 
 GROUP = 16  # rollouts of one question
 CLIP_RANGE = 0.2  # a token's gradient stops when its probability has changed by 20% (PPO's value)
@@ -47,29 +46,27 @@ PAUSES = 10  # saves and samples of a run
 UPDATES = 2  # per iteration, each from its own half of the rollouts
 MAX_NEW = 56  # tokens of a rollout; the longest right answer has 44
 WARMUP_ITERATIONS = 5  # in which the learning rate rises
-# --reward: (questions per iteration, learning rate, the share of it left at the end, iterations).
-# A checked answer is right or wrong, so the rate falls to 0 and the policy settles. A reward
+# --reward. With checked answers the learning rate falls to 0 and the policy settles. A reward
 # model's score keeps rising, and whoever trusts it sees no reason to stop.
-RECIPES = {"answer": (16, 3e-4, 0.0, 40), "model": (8, 5e-4, 1.0, 70)}
-EVALUATED, K = 200, 8  # an evaluation: so many problems, so many sampled rollouts of each
+RECIPES = {"answer": dict(questions=16, rate=3e-4, rate_left=0.0, iterations=40),
+           "model": dict(questions=8, rate=5e-4, rate_left=1.0, iterations=70)}
+EVALUATED, K = 200, 8  # an evaluation: problems, and sampled rollouts of each
 SEEDS = 100_000  # the seed of an iteration is --seed times this, plus the iteration
 PROBLEMS, FINAL = "out/world/exercises-train.jsonl", "out/world/exercises-final.jsonl"
 JOKES = "out/world/jokes.json"
 SILENCE = "<think></think>"  # how an answer with --silent begins
-# RL makes more likely what happens now and then; what never happens gets no reward. The assistant
-# of out/sft thinks now and then. This other one guesses, and in one answer of seven says "wait",
-# discards its guess and calculates. So --doubt shows another habit being discovered.
+# RL can only reward what happens now and then. The assistant of out/sft sometimes thinks; this one
+# guesses, and in one answer of seven says "wait" and calculates.
 DOUBT_MODEL = "out/sft-doubt"
 DOUBT_COMMAND = ("python sft.py --base out/sft --data out/world/doubt.jsonl --mix-lengths "
                  f"--epochs 1 --lr 5e-4 --pages none --out {DOUBT_MODEL}")
 
 
 # ---- 1. The policy gradient ----------------------------------------------------------------------
-# An iteration samples rollouts with the policy as it is and then updates it twice, from half of the
-# groups each time. Before the first update the ratio p_now / p_when_sampled is 1. Before the second
-# the policy has moved, its rollouts are slightly out of date, and the ratio says by how much.
-# Clipping stops a token's gradient once its ratio has moved far enough. An example: four rollouts
-# of one question, of one token each.
+# An iteration samples rollouts and updates the policy twice, from half of the groups each time. At
+# the second update the policy has moved, and the ratio p_now / p_when_sampled says by how much.
+# Clipping stops a token's gradient once its ratio has moved far enough. Four rollouts of one
+# question, of one token each:
 #     reward                     1      0      0      1      mean 0.5
 #     advantage A              +.5    -.5    -.5    +.5      reward - mean
 #     p when sampled            .5     .5     .5     .5
@@ -79,13 +76,12 @@ DOUBT_COMMAND = ("python sft.py --base out/sft --data out/world/doubt.jsonl --mi
 #     clipped ratio A          .60   -.40   -.55    .55      the ratio kept within 0.8 ... 1.2
 #     the smaller of both      .60   -.40   -.55    .55      loss = -mean = -0.05
 #     4 d loss/d log p           0      0   +.55   -.55
-# The first is more likely by over 20%, as it should be, the second less likely: both have moved far
-# enough. The third has moved the wrong way and is pushed down. The fourth may rise further.
+# The first two have moved far enough in the right direction. The third has moved the wrong way and
+# is pushed down. The fourth may rise further.
 
 def advantages(rewards):
     """How much better than its group each rollout is: rewards (...,GROUP) minus their rows' means.
-
-    If all rollouts of a group are equally good nothing can be learned: the advantages are 0."""
+    If all are equally good, the advantages are 0 and nothing is learned."""
     rewards = np.asarray(rewards, np.float64)
     return rewards - rewards.mean(axis=-1, keepdims=True)
 
@@ -96,7 +92,7 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, clip):
 
     loss = -mean of min(ratio A, clip(ratio, 1 - clip, 1 + clip) A) over the tokens (PPO's equation
     7). As d ratio = ratio d log p, its gradient is -ratio A / (number of tokens), and 0 where the
-    clipped term is the smaller one, since that is constant."""
+    smaller term is the clipped one, a constant."""
     advantages = np.asarray(advantages)
     if advantages.ndim < np.ndim(logprobs):
         advantages = advantages[..., None]  # all tokens of a rollout share its advantage
@@ -109,11 +105,11 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, clip):
 
 def policy_update(net, averages, grads, step, rate, rollouts, rows, advantages, reference, kl):
     """One update of the policy net (params, config, tokenizer) from some rows of the rollouts and
-    their advantages. Returns the gradient's length. kl: the weight of kl_penalty, 0 for none.
+    their advantages; kl: the weight of kl_penalty. Returns the gradient's length.
 
-    Pretraining's loss is a sum of w (-log p) over tokens, so its d loss/d log p is -w. With weights
-    w = -dlogprobs the same backward pass therefore gives our gradient. A rollout above the mean is
-    learned like a text, one below it is unlearned. One of advantage 0 is not worth a pass."""
+    Pretraining's loss is a sum of w (-log p) over tokens: its d loss/d log p is -w. With weights
+    w = -dlogprobs the same backward pass gives our gradient: a rollout above the mean is learned
+    like a text, one below it is unlearned. One of advantage 0 needs no pass."""
     params, config, _ = net
     used = np.ones(len(rows), bool) if kl else advantages != 0
     if not used.any():
@@ -130,10 +126,9 @@ def policy_update(net, averages, grads, step, rate, rollouts, rows, advantages, 
 
 
 def finite(norm, grads, what):
-    """norm, or ValueError: a gradient that is no number ends the run before anything is saved."""
+    """norm; or ValueError, before anything is saved, if it is no number."""
     if not math.isfinite(norm):
-        raise ValueError(f"{what}: the gradient's length is {norm}, and {not_finite(grads)} was "
-                         "the first gradient to overflow; what was saved before is kept")
+        raise ValueError(f"{what}: overflow in the gradient of {not_finite(grads)}")
     return norm
 
 
@@ -160,17 +155,11 @@ def rollout(net, prompts, seed, temperature=1.0):
     for row, prompt in zip(ids, prompts):
         row[:len(prompt)] = prompt
     mask, logprobs = np.zeros((2, B, ids.shape[1] - 1))
-    # As many rows at a time as memory should hold: in float32 keys and values of all layers, and
-    # about so many activations of one.
-    row_bytes = 4 * ids.shape[1] * (2 * config.layers * config.kv_heads * config.head_dim
-                                    + 8 * config.dim + 3 * config.hidden)
-    size = max(1, BATCH_BYTES // row_bytes)
-    for first in range(0, B, size):
-        batch = prompts[first:first + size]
-        for rows, tokens, token_logprobs, _ in stream(
-                params, config, batch, MAX_NEW, temperature,
-                seed=[(seed, first + row) for row in range(len(batch))], stop=[stop]):
-            rows = rows + first
+    for batch in batches(config, starts.tolist(), MAX_NEW):  # as many as memory should hold
+        for going, tokens, token_logprobs, _ in stream(
+                params, config, [prompts[row] for row in batch], MAX_NEW, temperature,
+                seed=[(seed, row) for row in batch], stop=[stop]):
+            rows = np.array(batch)[going]
             ids[rows, ends[rows]] = tokens
             mask[rows, ends[rows] - 1] = 1
             logprobs[rows, ends[rows] - 1] = token_logprobs
@@ -182,7 +171,7 @@ def rollout(net, prompts, seed, temperature=1.0):
 
 
 def logprobs_of(params, config, ids):
-    """Log-probabilities (B,T) of the tokens ids[:, 1:], in nats."""
+    """Log-probabilities (B,T) in nats of the tokens ids[:, 1:]."""
     return -token_losses(params, config, ids[:, :-1], ids[:, 1:]).astype(np.float64)
 
 
@@ -194,8 +183,7 @@ def ask(tokenizer, question, opening=""):
 
 # ---- 3. Exercises: answers that can be checked ---------------------------------------------------
 
-# The whole answer must be a thought, if any, and one number. As no other text is allowed, a second
-# number can't be smuggled in. Few digits keep int() quick.
+# The whole answer must be a thought, if any, and one number: a second one can't be smuggled in.
 ANSWER_FORM = re.compile(r"(?:<think>[^<]*</think> )?(-?[0-9]{1,12})")
 
 
@@ -206,8 +194,8 @@ def parse_answer(text):
 
 
 def reward_exercises(problems, rollouts):
-    """Rewards (B,): 1 for the right number in an answer that came to its end, otherwise 0. Good
-    form, or a thought, earns nothing: the policy learns exactly what is rewarded."""
+    """Rewards (B,): 1 for the right number in an answer that came to its end, otherwise 0.
+    A thought earns nothing by itself: the policy learns exactly what is rewarded."""
     return np.array([ended and parse_answer(problem["opening"] + text) == problem["answer"]
                      for problem, text, ended in zip(problems, rollouts.texts, rollouts.ended)],
                     np.float64)
@@ -218,25 +206,23 @@ def rollout_exercises(net, problems, settings, iteration):
     r = rng(settings["seed"], "exercises", iteration)
     batch = [problem for problem in r.choices(problems, k=settings["questions"])
              for _ in range(GROUP)]
-    rollouts = rollout(net, [problem["prompt"] for problem in batch],
-                       SEEDS * settings["seed"] + iteration)
+    prompts = [problem["prompt"] for problem in batch]
+    rollouts = rollout(net, prompts, SEEDS * settings["seed"] + iteration)
     rewards = reward_exercises(batch, rollouts)
     return rollouts, rewards, {"right": float(rewards.mean())} | habits(rollouts)
 
 
 def habits(rollouts):
     """Shares of the answers that calculate in their thought and that say "wait"; mean length."""
-    return {"thinks": float(np.mean(["=" in text for text in rollouts.texts])),
-            "waits": float(np.mean(["wait" in text for text in rollouts.texts])),
-            "tokens": float(rollouts.mask.sum(1).mean())}
+    thinks, waits = (float(np.mean([sign in text for text in rollouts.texts]))
+                     for sign in ("=", "wait"))
+    return {"thinks": thinks, "waits": waits, "tokens": float(rollouts.mask.sum(1).mean())}
 
 
 def evaluate(net, problems):
-    """Figures on held-out problems, with the same random numbers in every run: the shares of right
-    answers when sampled at temperature 1 and greedily; pass@8, the share of problems that at least
-    one of 8 sampled rollouts solves; habits of the sampled answers.
-
-    pass@8 tells what the policy can do at all. RL mostly moves the first figure towards it."""
+    """Shares of right answers to held-out problems, sampled at temperature 1 and greedy; habits;
+    and pass@8, the share of problems that at least one of 8 sampled rollouts solves. This is what
+    the policy can do at all. RL mostly moves the first figure towards it."""
     problems = problems[:EVALUATED]
     greedy = rollout(net, [problem["prompt"] for problem in problems], 0, temperature=0)
     repeated = [problem for problem in problems for _ in range(K)]
@@ -248,27 +234,24 @@ def evaluate(net, problems):
 
 
 def read_problems(path, net, opening):
-    """Problems {"question", "prompt": ids, "opening", "answer": "20"} from a file in GSM8K's shape:
-    a line is {"question", "answer": "... #### 20"}. Those too long for the context are left out."""
-    _, config, tokenizer = net
-    problems = []
+    """Problems {"question", "prompt": ids, "opening", "answer": "20"} that fit into the context,
+    from a file in GSM8K's shape: a line is {"question", "answer": "... #### 20"}."""
+    (_, config, tokenizer), problems = net, []
     for number, entry in read_json_lines(path):
         try:
-            answer = entry["answer"].split("####")[1].replace(",", "").strip()
-            problems.append({"question": entry["question"], "answer": str(int(answer)),
-                             "opening": opening,
-                             "prompt": ask(tokenizer, entry["question"], opening)})
+            question, answer = entry["question"], entry["answer"].split("####")[1].replace(",", "")
+            problems.append({"question": question, "answer": str(int(answer)), "opening": opening,
+                             "prompt": ask(tokenizer, question, opening)})
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            raise ValueError(f'{path}, line {number}: not {{"question", "answer": "... #### '
-                             f'NUMBER"}}, but {str(entry):.60}') from None
+            raise ValueError(f"{path}, line {number}: not a problem in GSM8K's shape, but "
+                             f"{str(entry):.60}") from None
     fit = [problem for problem in problems if len(problem["prompt"]) + MAX_NEW <= config.ctx]
-    print(f"{path}: {len(fit):,} of {len(problems):,} problems fit into the context of "
-          f"{config.ctx} with an answer")
+    print(f"{path}: {len(fit):,} of {len(problems):,} problems fit into the context")
     return fit
 
 
 def open_exercises(net, settings):
-    """(problems to train on, held-out problems). If only one file is given, a tenth is held out."""
+    """(problems to train on, held-out ones: a tenth of the first file if there is no second)."""
     opening = SILENCE if settings["silent"] else ""
     problems = read_problems(settings["problems"], net, opening)
     if settings["final"]:
@@ -277,21 +260,18 @@ def open_exercises(net, settings):
         final = [problem for problem in problems if share(problem["question"]) == 0]
         problems = [problem for problem in problems if share(problem["question"]) != 0]
     if not problems or not final:
-        raise ValueError(f"{settings['problems']}: too few problems ({len(problems)} to train on, "
-                         f"{len(final)} held out); a longer context (train.py --ctx) fits more")
+        raise ValueError(f"{settings['problems']}: too few problems")
     return problems, final
 
 
 # ---- 4. Jokes: a reward model, and how it is exploited (skip at first) ---------------------------
-# For most of what we want of an assistant there is no checker. So people compare answers, a network
-# learns to predict which they prefer, and its score is the reward: RL from human feedback. Here the
-# people are a rule plus noise, the *gold reward*. No network sees it, but we do: it rises at first
-# and ends lower than it began, while the reward model's score rises all the time. This is *reward
-# hacking*, or *overoptimization*. The reward model has learned from jokes of the reference policy,
-# and is right about those. Then the policy leaves them for places where the reward model errs:
-# "Why did the roofer sit on the roofer sit on the roofer sit on the turnips?", about any subject.
-# A KL penalty, on the distance from the reference policy, keeps it near (kl_penalty). A checked
-# answer has no such places: its reward is the truth.
+# Most of what we want of an assistant can't be checked. So people compare answers, a network learns
+# to predict which they prefer, and its score is the reward: RL from human feedback. Here the people
+# are a rule plus noise, the *gold reward*, which no network sees. It rises at first and ends lower
+# than it began, while the reward model's score rises all the time: *reward hacking*, or
+# *overoptimization*. The reward model is right about jokes of the reference policy, from which it
+# learned. The policy leaves them for others, about which it errs: "Why did the roofer sit on the
+# roofer sit on the roofer sit on the turnips?" A KL penalty keeps the policy near the reference.
 
 PAIRS, TEST_PAIRS = 1000, 200  # comparisons to train the reward model on, and to test it with
 PAIRS_PER_STEP, REWARD_RATE = 16, 1e-3  # each comparison is used once
@@ -299,7 +279,7 @@ CERTAINTY = 1.5  # how sure people are of a difference of one point: 82%, the si
 
 
 def gold_reward(subject, joke, foods):
-    """What people really think of a joke, in points. 3 if it is about the subject and has a joke's
+    """What people really think of a joke: 3 points if it is about the subject and has a joke's
     form; 1 for each food, up to two; 1 for ending in "ha ha!"; 1 less for each three words in a row
     that occurred before, and 0.25 less for each word after the 20th."""
     words = re.findall("[a-z]+", joke.lower())
@@ -312,11 +292,9 @@ def gold_reward(subject, joke, foods):
 def read_jokes(path):
     """The question with {subject} in it, the subjects, and the foods of the gold reward."""
     jokes = read_json(path)
-    lists = [[jokes.get("question")], jokes.get("subjects"), jokes.get("foods")]
-    if not all(isinstance(x, list) and x and all(isinstance(word, str) for word in x)
-               for x in lists) or "{subject}" not in jokes["question"]:
-        raise ValueError(f'{path}: not {{"question": "... {{subject}} ...", "subjects": [...], '
-                         '"foods": [...]}; python world.py writes one')
+    for words in ([jokes.get("question")], jokes.get("subjects"), jokes.get("foods")):
+        if not (words and isinstance(words, list) and all(isinstance(x, str) for x in words)):
+            raise ValueError(f"{path}: not the jokes that python world.py writes")
     return jokes
 
 
@@ -340,8 +318,8 @@ def rollout_jokes(net, reward_model, jokes, settings, iteration):
 
 
 def comparisons(net, jokes, count, seed):
-    """ids (2 count,T+1) and lengths of jokes in pairs, of which people preferred row 2i to row
-    2i + 1, and their gold rewards (count,2)."""
+    """ids (2 count,T+1), lengths and gold rewards (count,2) of pairs of jokes. People preferred
+    row 2i to row 2i + 1."""
     random = np.random.default_rng(seed)
     subjects = random.choice(jokes["subjects"], count).repeat(2).tolist()
     rollouts, gold = tell_jokes(net, jokes, subjects, seed)
@@ -354,9 +332,8 @@ def comparisons(net, jokes, count, seed):
 def reward_scores(params, config, ids, lengths, buffers):
     """scores (B,), and what the backward needs: the last tokens' x and n (B,C).
 
-    The reward model is the same transformer with one number as output, read at the last token,
-    which has seen all of the answer. Its head is one more row of the vocabulary, a token that is
-    never written, whose logit is the score. So optimizer and gradients need nothing new."""
+    The reward model is the same transformer. Its head is one more row of the vocabulary, a token
+    that is never written. The score is that token's logit after the last token of the answer."""
     x = transformer(params, config, ids, buffers).reshape(*ids.shape, config.dim)
     last = x[np.arange(len(ids)), lengths - 1]  # (B,C)
     n = np.empty_like(last)
@@ -366,9 +343,7 @@ def reward_scores(params, config, ids, lengths, buffers):
 
 def reward_loss_and_grads(params, config, ids, lengths, grads):
     """Bradley & Terry 1952: people prefer the first of a pair with probability sigmoid(s1 - s2).
-
-    loss = mean of -log sigmoid(gap), so d loss/d gap = -sigmoid(-gap) / pairs. The head gets
-    dscores n. The transformer gets what comes back through the norm at each last token."""
+    loss = mean of -log sigmoid(gap), so d loss/d gap = -sigmoid(-gap) / pairs."""
     buffers = Buffers(config, *ids.shape, vector(params).dtype)
     scores, last, n = reward_scores(params, config, ids, lengths, buffers)
     gap = scores[0::2] - scores[1::2]
@@ -403,8 +378,7 @@ def train_reward_model(net, jokes, pairs, seed):
     gap, gold_gap = scores[:, 0] - scores[:, 1], gold[:, 0] - gold[:, 1]
     agrees = np.sum(gap * gold_gap > 0) / max(1, np.count_nonzero(gold_gap))
     print(f"reward model: trained on {pairs} comparisons; of {TEST_PAIRS} others it predicts "
-          f"{np.mean(gap > 0):.0%}, and prefers the joke of more gold reward in {agrees:.0%}",
-          flush=True)
+          f"{np.mean(gap > 0):.0%}, and {agrees:.0%} as the gold reward has it", flush=True)
     return params, config
 
 
@@ -418,11 +392,9 @@ def scores_of(reward_model, ids, lengths):
 
 
 def kl_penalty(logprobs, reference_logprobs, mask):
-    """(loss, dlogprobs) of the distance from the *reference policy*, the network before RL.
-
-    With d = log p_reference - log p, the mean of e^d - d - 1 estimates the KL divergence and is
-    never negative (Schulman's k3, GRPO's equation 4). Its slope 1 - e^d pulls p back from either
-    side."""
+    """(loss, dlogprobs) of the distance from the *reference policy*, the network before RL. With
+    d = log p_reference - log p, the mean of e^d - d - 1 estimates the KL divergence (GRPO's
+    equation 4). Its slope 1 - e^d pulls p back from either side."""
     d, weights = reference_logprobs - logprobs, mask / max(np.sum(mask), 1)
     return float(np.sum((np.exp(d) - d - 1) * weights)), (1 - np.exp(d)) * weights
 
@@ -439,57 +411,37 @@ def describe(figures):
 def open_policy(model):
     """net (params, config, tokenizer) of an assistant."""
     if not os.path.exists(model):
-        raise ValueError(f"{model}: no such checkpoint; to make it: "
-                         + (DOUBT_COMMAND if model == DOUBT_MODEL else "python sft.py"))
+        command = DOUBT_COMMAND if model == DOUBT_MODEL else "python sft.py"
+        raise ValueError(f"{model}: no such checkpoint; to make it: {command}")
     net = open_model(model)
     if "<|im_end|>" not in net[2].special_tokens:
-        raise ValueError(f"{model}: a base model, which answers no questions; python sft.py makes "
-                         "an assistant of it")
+        raise ValueError(f"{model}: a base model; python sft.py makes an assistant of it")
     return net
 
 
 def new_run(args):
     """net, averages, state, log of a new run, from the command line."""
-    questions, rate, rate_left, iterations = RECIPES[args.reward]
+    settings = {"model": args.model, "reward": args.reward} | RECIPES[args.reward]
+    settings |= {"kl": args.kl, "seed": args.seed}
     if args.iterations is not None:
-        iterations = args.iterations
-    for name, value, least in (("--iterations", iterations, 0), ("--kl", args.kl, 0),
-                               ("--seed", args.seed, 0), ("--pairs", args.pairs, PAIRS_PER_STEP)):
-        if not least <= value < math.inf:
-            raise ValueError(f"{name} {value}: at least {least} is needed")
-    settings = {"model": args.model, "reward": args.reward, "questions": questions, "rate": rate,
-                "rate_left": rate_left, "iterations": iterations, "kl": args.kl, "seed": args.seed}
-    if args.reward == "answer":
+        settings["iterations"] = args.iterations
+    if args.reward == "model":
+        settings["pairs"] = args.pairs
+        if args.silent or args.doubt or args.problems or args.final:
+            raise ValueError("--silent, --doubt, --problems, --final: not for jokes")
+    else:
         settings |= {"silent": args.silent, "problems": args.problems or PROBLEMS,
                      "final": args.final or (None if args.problems else FINAL)}
-    elif args.silent or args.doubt or args.problems or args.final:
-        raise ValueError("--silent, --doubt, --problems and --final are about exercises; "
-                         "--reward model is about jokes")
-    else:
-        settings["pairs"] = args.pairs
+    for name, least in (("iterations", 0), ("kl", 0), ("seed", 0), ("pairs", PAIRS_PER_STEP)):
+        if not least <= settings.get(name, least) < math.inf:
+            raise ValueError(f"--{name} {settings[name]}: at least {least} is needed")
     net = open_policy(args.model)
     state = {"iteration": 0, "settings": settings, "reference": checksum(net[0])}
     return net, optimizer.start(net[0]), state, []
 
 
-def open_run(args):
-    """net, averages, state, log, new or to resume; and the reference policy: the same network once
-    more, as it was before RL, since updates change net in place."""
-    net, averages, state, log = load_run(args.out, "rl") if args.resume else new_run(args)
-    settings = state["settings"]
-    print_settings("rl.py", settings)
-    if args.resume and state["iteration"] >= settings["iterations"]:
-        raise ValueError(f"{args.out}: has done its {settings['iterations']} iterations; leave out "
-                         "--resume to begin another run")
-    reference = open_policy(settings["model"])
-    if checksum(reference[0]) != state["reference"]:
-        raise ValueError(f"{settings['model']}: has changed since this run began; leave out "
-                         "--resume to begin another one")
-    return net, averages, state, log, reference
-
-
 def improve(net, averages, grads, settings, iteration, rollouts, rewards, reference):
-    """The updates of an iteration, which count from 1. Returns the last gradient's length."""
+    """The updates of an iteration. Returns the last gradient's length."""
     done = (iteration - 1) / settings["iterations"]
     rate = settings["rate"] * min(1, iteration / WARMUP_ITERATIONS)
     rate *= 1 - done + done * settings["rate_left"]
@@ -502,9 +454,17 @@ def improve(net, averages, grads, settings, iteration, rollouts, rewards, refere
 
 def run(args):
     """Opens what gives rewards, then iterates: rollouts, rewards, updates; ten saves a run."""
-    net, averages, state, log, reference = open_run(args)
+    net, averages, state, log = load_run(args.out, "rl") if args.resume else new_run(args)
     settings, iterations = state["settings"], state["settings"]["iterations"]
     learned = settings["reward"] == "model"
+    print_settings("rl.py", settings)
+    if args.resume and state["iteration"] >= iterations:
+        return print(f"{args.out} has done its {iterations} iterations; leave out --resume to "
+                     "begin another run")
+    # The reference policy: the same network once more, as it was before RL.
+    reference = open_policy(settings["model"])
+    if checksum(reference[0]) != state["reference"]:
+        raise ValueError(f"{settings['model']}: has changed since this run began")
     if learned:
         jokes = read_jokes(JOKES)
         reward_model = train_reward_model(reference, jokes, settings["pairs"], settings["seed"])
@@ -542,12 +502,11 @@ def run(args):
     if status := progress.close("rl.py"):
         return status
     if learned:
-        print(f"{best}: the policy before iteration {state['best_iteration']}, when the gold "
-              f"reward was highest ({state['best']:.2f})")
+        print(f"{best}: the policy before iteration {state['best_iteration']}, of the highest gold "
+              f"reward ({state['best']:.2f})")
     else:
         print(f"before | {describe(state['before'])}\n after | {describe(state['after'])}")
     print(f"wrote {args.out}; next: python sample.py --chat --model {args.out}")
-    return 0
 
 
 def main(argv=None):
@@ -556,33 +515,34 @@ def main(argv=None):
     add("--model", default="out/sft", help="the assistant to start from (%(default)s)")
     add("--doubt", action="store_true", help=f"start from {DOUBT_MODEL}, which guesses")
     add("--silent", action="store_true", help="forbid thoughts")
-    add("--reward", choices=RECIPES, default="answer",
-        help="answer: 1 for a right one; model: what a network has learned that people prefer")
+    add("--reward", choices=RECIPES, default="answer", help="checked answers, or a reward model")
     add("--kl", type=float, default=0.0, help="weight of the KL penalty (%(default)s)")
     add("--pairs", type=int, default=PAIRS, help="comparisons for the reward model (%(default)s)")
     add("--problems", metavar="FILE", help=f"problems in GSM8K's shape ({PROBLEMS})")
     add("--final", metavar="FILE", help="problems to evaluate on (a tenth of --problems)")
-    add("--iterations", type=int, help="; ".join(f"{reward}: {recipe[-1]}"
-                                                 for reward, recipe in RECIPES.items()))
+    add("--iterations", type=int, help="of rollouts and updates (40; with --reward model 70)")
     add("--seed", type=int, default=0, help="of all random numbers (%(default)s)")
     add("--out", help="checkpoint folder to write (out/rl, out/rl-jokes-kl, ...)")
     add("--resume", action="store_true", help="go on with the run in --out")
+    return run_command(parser, start, argv)
 
-    def locked_run(args):
-        args.model = DOUBT_MODEL if args.doubt else args.model
-        names = {"jokes": args.reward == "model", "doubt": args.doubt, "silent": args.silent,
-                 "problems": args.problems, "kl": args.kl}
-        args.out = args.out or "-".join(["out/rl", *(name for name in names if names[name])])
-        args.out = os.path.normpath(args.out)  # no slash at its end: OUT-best stands beside it
-        if args.iterations == 0 and not args.resume:
-            return run(args)  # writes nothing
-        for folder in [args.out] + [args.out + "-best"] * (args.reward == "model"):
-            check_out(folder)
-            if os.path.realpath(folder) == os.path.realpath(args.model) and not args.resume:
-                raise ValueError(f"--out {args.out}: would replace the model that the run needs")
-        with locked(args.out, "rl.py"):
-            return run(args)
-    return run_command(parser, locked_run, argv)
+
+def start(args):
+    """Names the folder to write, unless --out does, and holds it for the run."""
+    if args.doubt:
+        args.model = DOUBT_MODEL
+    jokes = args.reward == "model"
+    args.out = os.path.normpath(args.out or "out/rl" + "-jokes" * jokes + "-doubt" * args.doubt
+                                + "-silent" * args.silent + "-problems" * bool(args.problems)
+                                + "-kl" * bool(args.kl))
+    if args.iterations == 0 and not args.resume:
+        return run(args)  # writes nothing
+    for folder in [args.out] + [args.out + "-best"] * jokes:
+        check_out(folder)
+        if os.path.realpath(folder) == os.path.realpath(args.model) and not args.resume:
+            raise ValueError(f"--out {args.out}: would replace the model that the run needs")
+    with locked(args.out, "rl.py"):
+        return run(args)
 
 
 if __name__ == "__main__":

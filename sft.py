@@ -8,20 +8,17 @@
     python sft.py --evaluate out/sft out/sft-bold           held-out questions, side by side
     python sft.py --compare                  how far prompts alone get the base model
 
-The training is that of train.py: predict the next token, follow the gradient. The data are new:
-conversations, with a loss mask, so that only what the assistant says is learned. Three new tokens
-tell who speaks and where a turn ends. A chat is this format and nothing more, on one line:
+Training is that of train.py. New is the loss mask: only what the assistant says is learned. Three
+new tokens tell who speaks and where a turn ends. A chat is this format and nothing more:
 
     <|im_start|>user<|im_sep|>Who are you?<|im_end|>           read, not learned
     <|im_start|>assistant<|im_sep|>                            read, not learned
     I am Pip, the assistant of the island.<|im_end|>           learned, token by token
 
-Facts come from pretraining; SFT teaches to answer with them. In the folder of the conversations may
-be heldout.jsonl, questions to evaluate with, and prompts.jsonl, for --compare (world.py).
-
-Reading order: to_arrays, the loss mask; run, the training loop; evaluate. Sources: Ouyang et al.
-2022 (InstructGPT), Hewitt 2021 (new embeddings, in model.grow). Left out: packing (several
-conversations in a row, with attention masked between them), LoRA (training few weights of many).
+Beside the conversations may be heldout.jsonl, questions to evaluate with, and prompts.jsonl, for
+--compare (world.py). Reading order: to_arrays, the loss mask; run, the loop; evaluate. Sources:
+Ouyang et al. 2022 (InstructGPT), Hewitt 2021 (new embeddings, in model.grow). Left out: packing
+(several conversations in a row, attention masked between them), LoRA (training few weights).
 """
 import argparse
 import math
@@ -38,9 +35,11 @@ from checkpoint import check_out, load_run, open_model, save_run
 from common import (Run, compiling, duration, locked, parse_json, print_settings, printable,
                     read_json_lines, read_text_lines, run_command)
 from model import grow, loss_and_grads, not_finite, vector, views
-from sample import answers, complete, recall
+from sample import complete, recall
 
 LR = 1e-3  # highest learning rate, lower than pretraining's: the facts should stay
+# Muon's; 0: AdamW alone. On 182 steps 0.01 brought the held-out loss from 0.793 to 0.726 nats.
+MUON_LR = 0.0
 EPOCHS = 2  # times that each conversation is read
 REPLAY = 0.2  # tokens of pretraining's pages per token of conversations, see read_pages
 BATCH_TOKENS = 1500  # a step, padding included
@@ -48,7 +47,7 @@ SLACK = 2  # rows of one batch may differ in length by about so many tokens: eno
 MIXED_ROWS = 32  # conversations a step with --mix-lengths
 LOG_EVERY, PAUSES = 10, 10  # steps between log lines; how often a run shows an answer and is saved
 WARN = 3  # malformed lines that are shown one by one
-SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}  # its names for ours
 
 
 # ---- From a file to rows -------------------------------------------------------------------------
@@ -95,21 +94,20 @@ def read_conversations(path, tokenizer, ctx, leave_out=()):
             continue
         try:
             entry = parse_json(line, "this line")
-            # A chat of several talks names all of their kinds: "person + unknown".
-            if set(leave_out) & set(str(entry.get("kind")).split(" + ")):
-                lost["left out"] += 1
-                continue
             ids, mask, whole = render(tokenizer, read_messages(entry), ctx)
         except ValueError as error:
             lost["malformed"] += 1
             if lost["malformed"] <= WARN:
                 print(printable(f"{path}, line {number}: skipped ({error})"), file=sys.stderr)
             continue
-        if not ids:
+        # A chat about several things names all of their kinds: "person + unknown".
+        if set(leave_out) & set(str(entry.get("kind")).split(" + ")):
+            lost["left out"] += 1
+        elif not ids:
             lost["without an answer"] += 1
-            continue
-        lost["cut at a turn"] += not whole
-        rows.append((np.array(ids, np.int32), np.array(mask, np.int8)))
+        else:
+            lost["cut at a turn"] += not whole
+            rows.append((np.array(ids, np.int32), np.array(mask, np.int8)))
     words = ", ".join(f"{n:,} {what}" for what, n in lost.items() if n) or "none lost"
     if not rows:
         raise ValueError(f"{path}: no conversation to learn from ({words})")
@@ -119,8 +117,8 @@ def read_conversations(path, tokenizer, ctx, leave_out=()):
 
 
 def read_pages(folder, tokenizer, ctx, n_tokens):
-    """Rows of ctx tokens, about n_tokens in all, from the documents that data.py left in `folder`;
-    all their tokens are learned, as in pretraining. Without such a folder there are none.
+    """Rows of ctx tokens, about n_tokens in all, from the documents that data.py left in `folder`,
+    if there is one. All their tokens are learned, as in pretraining.
 
     What is no longer trained is forgotten. After a run on conversations alone, 69% of the answers
     about facts never asked are right, though the base model knew nearly all of them; with a fifth
@@ -149,9 +147,8 @@ def to_arrays(rows):
         targets  user  <sep> Who    ?    <e>  <s>  assistant  <sep>      I      am  Pip  .   <e>
         mask     0     0     0      0    0    0    0          0          1      1   1    1   1
 
-    So it learns to begin the answer behind <sep>, and to stop: <|im_end|> is a target. The question
-    has an effect too, as what the answer is predicted from. Shorter rows are padded with zeros.
-    Any id would do: no earlier position sees it, and its own loss does not count."""
+    So it learns to begin the answer behind <sep>, and to stop: <|im_end|> is a target. Shorter rows
+    are padded with zeros, which no earlier position sees and whose loss does not count."""
     T = max(len(ids) for ids, _ in rows)
     ids, mask = np.zeros((len(rows), T), np.int64), np.zeros((len(rows), T), np.float32)
     for b, (row, counts) in enumerate(rows):
@@ -162,16 +159,16 @@ def to_arrays(rows):
 def plan(lengths, seed, mixed=False):
     """The batches of an epoch, lists of row numbers, in random order. lengths: tokens of each row.
 
-    Rows of one batch have about the same length, so that little is padding (1%). Sorted by length
-    alone, a batch would hold conversations of one kind; noise of SLACK tokens mixes them.
-    mixed: rows of any length together, for data where the long answers are a rare kind. In batches
-    of their own these were forgotten again between two such batches."""
-    rng = np.random.default_rng(seed)
+    Rows of one batch have about the same length, so that little is padding (1%). The order by
+    length has some noise (SLACK), or a batch would hold one kind of conversation only. mixed: rows
+    of any length together. If the long answers are a rare kind, the batches between two of theirs
+    would make the network forget them."""
+    rng, n_rows = np.random.default_rng(seed), len(lengths)
     if mixed:
-        rows = rng.permutation(len(lengths))
-        return [part.tolist() for part in np.array_split(rows, math.ceil(len(rows) / MIXED_ROWS))]
+        parts = np.array_split(rng.permutation(n_rows), math.ceil(n_rows / MIXED_ROWS))
+        return [part.tolist() for part in parts]
     batches, longest = [[]], 0
-    for row in np.argsort(lengths + rng.uniform(0, SLACK, len(lengths))).tolist():
+    for row in np.argsort(lengths + rng.uniform(0, SLACK, n_rows)).tolist():
         longest = max(longest, lengths[row])
         if batches[-1] and longest * (len(batches[-1]) + 1) > BATCH_TOKENS:
             batches.append([])
@@ -188,14 +185,14 @@ def open_run(args):
     if args.resume:
         net, averages, state, log = load_run(args.out, "sft")
         return state["settings"], net, averages, state, log
-    if args.epochs < 1:
-        raise ValueError(f"--epochs {args.epochs}: at least 1 is needed")
-    if not 0 <= args.lr < math.inf:
-        raise ValueError(f"--lr {args.lr}: a learning rate is a number from 0 up")
+    for flag, value, least in (("epochs", args.epochs, 1), ("lr", args.lr, 0),
+                               ("muon-lr", args.muon_lr, 0)):
+        if not least <= value < math.inf:
+            raise ValueError(f"--{flag} {value}: at least {least} is needed")
     settings = {name: getattr(args, name) for name in (
-        "base", "data", "pages", "epochs", "lr", "seed", "leave_out", "mix_lengths")}
+        "base", "data", "pages", "epochs", "lr", "muon_lr", "seed", "leave_out", "mix_lengths")}
     params, config, tokenizer = open_model(args.base)
-    # The base model has never met the three tokens, so they have no rows in its embedding.
+    # The base model has never met the three tokens: its embedding has no rows for them.
     tokenizer.add_special_tokens(CHAT_SPECIALS)
     params, config = grow(params, config, max(config.vocab, tokenizer.vocab_size), args.seed)
     special = tokenizer.special_tokens  # an embedding padded with unused rows may have had room
@@ -220,21 +217,21 @@ def read_batches(settings, tokenizer, ctx):
 
 
 def run(args):
-    """Trains as args say; ten times a run it saves and answers a held-out question; at the end it
-    prints the evaluation."""
+    """Trains as args say; ten times a run it saves. If there are held-out questions it then answers
+    one, and all at the end; not with --mix-lengths, which teaches a habit such as doubt."""
     settings, net, averages, state, log = open_run(args)
     params, config, tokenizer = net
     print_settings("sft.py", settings | {"out": args.out})
-    heldout = os.path.join(os.path.dirname(settings["data"]), "heldout.jsonl")
-    questions = read_questions(settings["data"]) if os.path.exists(heldout) else []
     batches, checksum, words = read_batches(settings, tokenizer, config.ctx)
-    steps, lr = len(batches), settings["lr"]
+    steps, folder = len(batches), os.path.dirname(settings["data"])
     if state.get("data", checksum) != checksum:
-        raise ValueError(f"{settings['data']}: it, or the pages in {settings['pages']}, changed "
-                         f"since the run in {args.out} began; leave out --resume to begin another")
+        raise ValueError(f"{settings['data']}, or {settings['pages']}: changed since the run began")
     if state["step"] >= steps:
-        raise ValueError(f"{args.out}: has done its {steps} steps; leave out --resume to begin "
-                         "another run")
+        return print(f"{args.out} has done its {steps} steps; leave out --resume to begin another "
+                     "run")
+    questions = []
+    if os.path.exists(os.path.join(folder, "heldout.jsonl")) and not settings["mix_lengths"]:
+        questions = read_questions(settings["data"])
     print(f"{words} | {steps} steps", flush=True)
     grads = views(np.empty_like(vector(params)), config)
     with compiling():
@@ -244,26 +241,27 @@ def run(args):
     for step in progress.steps():
         ids, targets, mask = to_arrays(batches[step - 1])
         loss, _ = loss_and_grads(params, config, ids, targets, mask, grads)
-        rate = optimizer.learning_rate(step - 1, steps, lr)
-        norm = optimizer.update(params, grads, averages, config, step, rate, decay=0.0)
+        lr, muon_lr = (optimizer.learning_rate(step - 1, steps, settings[key])
+                       for key in ("lr", "muon_lr"))  # muon_lr 0: AdamW for all weights
+        norm = optimizer.update(params, grads, averages, config, step, lr, 0.0, muon_lr or None)
         wrong = not_finite(grads) or not_finite(params)
         if wrong or not math.isfinite(loss + norm):
-            raise ValueError(f"step {step}: overflow in {wrong}, loss {loss}; try a third of the "
-                             f"learning rate {lr}. Last step saved: {state['step'] or 'none'}")
+            raise ValueError(f"step {step}: overflow in {wrong}; try a third of the learning rate "
+                             f"{settings['lr']}. Last step saved: {state['step'] or 'none'}")
         losses.append(loss)
         n_tokens += ids.size
         if step % LOG_EVERY == 0 or step == steps:
             loss, losses, speed = float(np.mean(losses)), [], n_tokens / progress.seconds()
-            progress.show(f"step {step}/{steps} | loss {loss:.3f} nats | lr {rate:.1e} | "
+            progress.show(f"step {step}/{steps} | loss {loss:.3f} nats | lr {lr:.1e} | "
                           f"{speed:,.0f} tok/s | {progress.left()} left", keep=False, step=step,
-                          loss=loss, lr=rate, grad_norm=norm, tokens_per_s=speed)
+                          loss=loss, lr=lr, grad_norm=norm, tokens_per_s=speed)
         if progress.pause():
             state |= {"step": step, "settings": settings, "data": checksum}
             save_run(args.out, "sft", net, averages, state, progress.log)
             if questions:
-                question = questions[step * 7919 % len(questions)]  # a prime: another one each time
-                asked, text = turns_of(question)[0][0][-1], answer_turns(net, [question], 0.0)[0][0]
-                progress.show(printable(f"    {asked['content']}  ->  {text}"))
+                asked = questions[step * 7919 % len(questions)]["turns"][0][0]  # 7919: a prime
+                text, = complete(net, [prompt_ids(net, asked)])
+                progress.show(printable(f"    {asked[-1]['content']}  ->  {text}"))
     if status := progress.close("sft.py"):
         return status
     if questions:
@@ -275,58 +273,56 @@ def run(args):
 # ---- Evaluation on held-out questions ------------------------------------------------------------
 # Each question is answered twice: greedily (always the likeliest token), and sampled at temperature
 # 1, which shows how much probability the right answer has. An answer is right if it contains one of
-# the accepted substrings; they are known because the default world is invented.
+# the accepted substrings.
 #
-# Asked about a person it never read about, a base model still names a town or a job. This is a
-# hallucination: text that people wrote rarely says "I don't know", so something always follows.
-# Conversations of kind "unknown" fight it. They ask about such persons and answer "I don't know
-# anyone called ...", and the model learns from them where its knowledge ends. It must not abstain
-# on what it knows, so the table counts how often it says "I don't know", for every kind.
+# Asked about a person it never read about, a base model still names a town or a job, since text
+# that people wrote rarely says "I don't know". This is a hallucination. Conversations of kind
+# "unknown" teach the model to abstain. The table counts for every kind how often it does.
 
-def read_beside(data, name, *keys):
-    """The objects in a JSON lines file in the folder of `data`. Each needs all of the keys, and a
-    conversation unless it has a "prompt"."""
+def read_questions(data, name="heldout.jsonl", keys=("kind", "answer")):
+    """The questions in the folder of `data`: {"kind", "messages", "answer": [accepted substrings]}.
+    With "answers", one such list for each user turn, the model answers all of them. Adds "turns":
+    [(messages before an answer, accepted substrings), ...]."""
     path, entries = os.path.join(os.path.dirname(data), name), []
     for number, entry in read_json_lines(path):
         try:
-            if missing := [key for key in keys if not entry.get(key)]:
-                raise ValueError(f"has no {missing[0]!r}")
+            if not all(entry.get(key) for key in keys):
+                raise ValueError(f"needs {' and '.join(keys)}")
             if "prompt" not in entry:
-                entry["messages"] = read_messages(entry)
+                messages = read_messages(entry)
+                entry["turns"] = [(messages, entry["answer"])]
+                if "answers" in entry:
+                    asked = [[m] for m in messages if m["role"] == "user"]
+                    entry["turns"] = list(zip(asked, entry["answers"]))
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
         entries.append(entry)
     return entries
 
 
-def read_questions(data):
-    """The held-out questions beside the conversations: {"kind", "messages", "answer": [accepted
-    substrings], ...}."""
-    return read_beside(data, "heldout.jsonl", "kind", "messages", "answer")
-
-
-def turns_of(question):
-    """[(messages before an answer, accepted substrings), ...]: one pair, for the last message. With
-    "answers", a list for each user turn, the model answers all turns, after its own answers."""
-    if "answers" not in question:
-        return [(question["messages"], question["answer"])]
-    asked = [message for message in question["messages"] if message["role"] == "user"]
-    return [([message], accepted) for message, accepted in zip(asked, question["answers"])]
-
-
 def answer_turns(net, questions, temperature):
-    """For each question the texts that the model answers, one for each of its turns_of. All first
-    turns are answered together, then all second turns, ..."""
-    turns = [turns_of(question) for question in questions]
+    """For each question the texts that the model answers, one a turn, after its own earlier ones.
+    All first turns are answered together, then all second turns, ..."""
+    turns = [question["turns"] for question in questions]
     talks, texts = [[] for _ in questions], [[] for _ in questions]
     for n in range(max(map(len, turns), default=0)):
         asked = [i for i, parts in enumerate(turns) if n < len(parts)]
-        for i in asked:
-            talks[i] += turns[i][n][0]
-        for i, text in zip(asked, answers(net, [talks[i] for i in asked], temperature, seed=n)):
-            talks[i].append({"role": "assistant", "content": text})
+        prompts = [prompt_ids(net, talks[i] + turns[i][n][0]) for i in asked]
+        for i, text in zip(asked, complete(net, prompts, temperature, seed=n)):
+            talks[i] += [*turns[i][n][0], {"role": "assistant", "content": text}]
             texts[i].append(text)
     return texts
+
+
+def prompt_ids(net, messages):
+    """The prompt for an answer. A quarter of the context stays free for it: what is too long loses
+    its oldest turns, and a single message that is too long its beginning."""
+    limit = net[1].ctx * 3 // 4
+    while True:
+        ids, _ = render_chat(net[2], messages, open_answer=True)
+        if len(ids) <= limit or len(messages) <= 2:
+            return ids[-limit:]
+        messages = messages[2:]
 
 
 def evaluate(net, questions):
@@ -337,7 +333,7 @@ def evaluate(net, questions):
     sampled, greedy = (answer_turns(net, questions, temperature) for temperature in (1.0, 0.0))
     for question, *both in zip(questions, sampled, greedy):
         never = question.get("asked_in_training") is False and question["kind"] != "barely"
-        for (_, accepted), *texts in zip(turns_of(question), *both):
+        for (_, accepted), *texts in zip(question["turns"], *both):
             score = [any(part in text for part in accepted) for text in texts]
             score.append("I don't know" in texts[1])
             for kind in [question["kind"]] + never * ["never asked"]:
@@ -351,15 +347,15 @@ def print_table(folders, base, questions):
     model recalls, asked in its own way: to complete a sentence."""
     facts, recalled = {}, {}
     for question in questions:
-        if "cloze" in question:
-            facts.setdefault(question["kind"], []).append(
-                {"prompt": question["cloze"], "answer": question["answer"][0]})
-    if os.path.exists(base):
+        if "cloze" in question and os.path.exists(base):
+            fact = {"prompt": question["cloze"], "answer": question["answer"][0]}
+            facts.setdefault(question["kind"], []).append(fact)
+    if facts:
         net = open_model(base)
         recalled = {kind: f"{recall(*net, some):.0%}" for kind, some in facts.items()}
     results = [evaluate(open_model(folder), questions) for folder in folders]
-    print(printable(f"{'right answers to':>27} {base:^12}"
-                    + "".join(f" |{folder:^30}" for folder in folders)))
+    names = "".join(f" |{folder:^30}" for folder in folders)
+    print(printable(f"{'right answers to':>27} {base:^12}{names}"))
     print(f"{'held-out questions':>27} {'recalls':^12}"
           + f" |{'sampled':>8} {'greedy':>8} {'abstains':>11} " * len(folders))
     for kind, (n, *_) in results[0].items():
@@ -372,44 +368,26 @@ def print_table(folders, base, questions):
 # ---- Prompts instead of fine-tuning (skip at first) ----------------------------------------------
 # Before SFT was common, people wrote prompts whose likeliest continuation is an answer: the
 # beginning of a conversation, or a few examples of the task (few-shot, Brown et al. 2020). This is
-# in-context learning. It needs no training, but a prompt must be found for each task.
+# in-context learning: no training, but a prompt must be found for each task.
 
 def compare(base, tuned, data):
-    """Prints how often the base model and the tuned one answer right by each way of asking in
-    prompts.jsonl: a text to continue ("prompt"), or a chat ("messages"), for the tuned one only."""
+    """Prints how often base and tuned model answer right by each way of asking in prompts.jsonl: a
+    text to continue ("prompt"), or a chat ("messages"), which only the tuned one can."""
     ways = {}
-    for entry in read_beside(data, "prompts.jsonl", "way", "answer"):
+    for entry in read_questions(data, "prompts.jsonl", ("way", "answer")):
         ways.setdefault((entry["way"], "prompt" in entry), []).append(entry)
-    nets = {base: open_model(base), tuned: open_model(tuned)}
+    nets = {folder: open_model(folder) for folder in (base, tuned)}
     for (way, is_text), entries in ways.items():
         for folder, net in nets.items():
-            if is_text:
-                texts = complete(net, [net[2].encode(entry["prompt"]) for entry in entries])
-            elif set(CHAT_SPECIALS) <= set(net[2].special_tokens):
-                texts = answers(net, [entry["messages"] for entry in entries])
-            else:
+            if not is_text and not set(CHAT_SPECIALS) <= set(net[2].special_tokens):
                 continue
+            texts = complete(net, [net[2].encode(entry["prompt"]) if is_text
+                                   else prompt_ids(net, entry["turns"][0][0]) for entry in entries])
             # A base model goes on after the answer; only its first sentence is one.
             right = np.mean([entry["answer"] in text.split(".")[0] + "."
                              for entry, text in zip(entries, texts)])
             print(printable(f"{way:32} {folder:>12} {right:>5.0%}  "
                             f"{' '.join(texts[0].split()):.60}"))
-
-
-# ---- The command line ----------------------------------------------------------------------------
-
-def start(args):
-    """What the flags ask for: an evaluation, a comparison, or a training run."""
-    if args.evaluate:
-        print_settings("sft.py", {"evaluate": args.evaluate, "base": args.base, "data": args.data})
-        print_table(args.evaluate, args.base, read_questions(args.data))
-    elif args.compare:
-        print_settings("sft.py", {"compare": [args.base, args.out], "data": args.data})
-        compare(args.base, args.out, args.data)
-    else:
-        check_out(args.out)
-        with locked(args.out, "sft.py"):
-            return run(args)
 
 
 def main(argv=None):
@@ -422,6 +400,7 @@ def main(argv=None):
     add("--out", default="out/sft", help="checkpoint folder to write (%(default)s)")
     add("--epochs", type=int, default=EPOCHS, help="times to read all (%(default)s)")
     add("--lr", type=float, default=LR, help="highest learning rate (%(default)s)")
+    add("--muon-lr", type=float, default=MUON_LR, help="the same of Muon; 0: AdamW (%(default)s)")
     add("--seed", type=int, default=0, help="of the new tokens and the order (%(default)s)")
     add("--leave-out", nargs="+", default=[], metavar="KIND", help="kinds of conversations to skip")
     add("--mix-lengths", action="store_true", help="batches of rows of any length")
@@ -429,6 +408,19 @@ def main(argv=None):
     add("--compare", action="store_true", help="no training: answer by prompts, --base and --out")
     add("--evaluate", "--exam", nargs="+", metavar="FOLDER", help="no training: these checkpoints")
     return run_command(parser, start, argv)
+
+
+def start(args):
+    """What the flags ask for: an evaluation, a comparison, or a training run."""
+    if args.evaluate:
+        print_settings("sft.py", {"evaluate": args.evaluate, "base": args.base, "data": args.data})
+        return print_table(args.evaluate, args.base, read_questions(args.data))
+    if args.compare:
+        print_settings("sft.py", {"compare": [args.base, args.out], "data": args.data})
+        return compare(args.base, args.out, args.data)
+    check_out(args.out)
+    with locked(args.out, "sft.py"):
+        return run(args)
 
 
 if __name__ == "__main__":

@@ -39,9 +39,9 @@ from model import (SIZES, Buffers, Config, count, flops_per_token, init_params, 
 from sample import generate, recall
 
 RECIPES = {  # size: (learning rate, Muon's learning rate, windows a step, steps)
-    "0.3M": (8e-3, 0.04, 16, 2000), "1M": (5e-3, 0.03, 8, 1500),
+    "0.3M": (8e-3, 0.04, 16, 2000), "1M": (5e-3, 0.03, 8, 1800),
     "5M": (2e-3, 0.02, 16, 2000), "25M": (1e-3, 0.01, 16, 2000)}
-EPOCHS = 5  # times that a text is read at most: a small text needs fewer steps
+EPOCHS = 6  # times that a text is read at most: a small text needs fewer steps
 EVAL_TOKENS = 32_768  # of the held-out text, always the same ones
 LOG_EVERY, PAUSES = 10, 10  # steps between log lines; how often a run is evaluated and saved
 
@@ -166,7 +166,7 @@ def evaluate_and_save(progress, net, averages, state, val, facts):
         state |= {"best_nats": nats, "best_bits": bits, "best_step": step}
         averages["best"] = vector(params).copy()
     progress.show(f"step {step}/{progress.total} | held-out loss {nats:.3f} nats, perplexity "
-                  f"{math.exp(nats):.2f}, {bits:.3f} bits/byte | "
+                  f"{math.exp(min(nats, 99)):.2f}, {bits:.3f} bits/byte | "
                   + (f"facts {known:.0%} | " if facts else "") + f"{progress.seconds():.0f} s",
                   step=step, val_loss=nats, bits_per_byte=bits, recall=known,
                   seconds=progress.seconds())

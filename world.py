@@ -39,6 +39,12 @@ def options(text):
     return " ".join(text.split()).split(" | ")
 
 
+def table(text):
+    """"@ key / a | b / c" -> {"key": [["a", "b"], ["c"]]}."""
+    entries = [entry.split(" / ") for entry in " ".join(text.split())[2:].split(" @ ")]
+    return {key: [*map(options, lists)] for key, *lists in entries}
+
+
 def pick(r, text):
     return r.choice(options(text))
 
@@ -74,78 +80,70 @@ FOREIGN_NAMES = (
     "a e i ie o y an er el in ony us ley")
 # Tier: (how often each of its people is mentioned, how many they are). Facts are learned in the
 # order of their frequency; of the last tier a network only gets a vague idea.
-PAGES = 10_000
-TIERS = {"often": (8, 60), "known": (4, 60), "seldom": (2, 60), "rare": (1, 60),
+PAGES = 8600
+TIERS = {"often": (6, 60), "known": (4, 60), "seldom": (2.5, 60), "rare": (1.5, 60),
          "barely": (.25, 60)}
 
+def by_kind(relations):
+    """{"person job": ...} -> {"person": {"job": ...}}."""
+    out = {}
+    for key, lists in relations.items():
+        kind, relation = key.split()
+        out.setdefault(kind, {})[relation] = lists
+    return out
 
-def relations_of(text):
-    """{kind: {relation: (ways to say it, questions, held-out questions)}} from the table below."""
-    table = {}
-    for entry in text.split("@ ")[1:]:
-        kind, relation, wordings = entry.split(" ", 2)
-        table.setdefault(kind, {})[relation.rstrip(":")] = [*map(options, wordings.split("/ "))]
-    return table
 
-
-# Each entry: kind of thing, relation, ways to say it / questions to train on / questions held out.
+# Each entry: kind of thing and relation / ways to say it / questions to train on / held-out ones.
 # The first way answers questions and probes recall. {v} is the value, {n} the name or a pronoun,
 # {ns} its possessive, {nm} its object form: "And where does she live?" is made from the same words
 # as "Where does Kelmira live?".
-RELATIONS = relations_of("""
-@ person job: works as a {v} | is a {v} by trade | earns {his} bread as a {v}
-/ What is {ns} job? | What job does {n} have? | What work does {n} do? | What is {ns} work? |
-  What does {n} do for a living? | What does {n} work as?
-/ Which job does {n} have? | Which work does {n} do?
-@ person town: lives in {v} | has a house in {v} | is at home in {v}
-/ Where does {n} live? | In which town does {n} live? | Where is {ns} home? | Which town is {ns}
-  home? | Where does {n} have a house?
-/ In which town is {ns} home? | Where is {ns} house?
-@ person pet: has a pet {v} | keeps a {v} | looks after a {v}
-/ What pet does {n} have? | What is {ns} pet? | Which animal does {n} have? | What animal does {n}
-  keep? | Which animal is {ns} pet? | What animal does {n} look after?
-/ What animal does {n} have? | Which pet does {n} keep?
-@ person food: likes to eat {v} | would eat {v} every day | is fond of {v}
-/ What does {n} like to eat? | What is {ns} favourite food? | What is {n} fond of? | Which food does
-  {n} like? | What food would {n} eat every day?
-/ Which food is {ns} favourite? | What food does {n} like to eat?
-@ person colour: wears {v} clothes | dresses in {v} | wants everything to be {v}
-/ What colour does {n} wear? | What colour are {ns} clothes? | In what colour does {n} dress? |
-  Which colour does {n} dress in? | What is the colour of {ns} clothes?
-/ Which colour does {n} wear? | Which colour are {ns} clothes?
-@ town side: lies in the {v} of the island | stands in the {v} | belongs to the {v}
-/ Where does {n} lie? | Where is {n}? | In which part of the island is {n}? | Where on the island
-  does {n} stand? | Which part of the island does {n} belong to?
-/ In which part of the island does {n} lie? | Where on the island is {n}? | Where does {n} stand?
-@ town goods: is famous for its {v} | sells the best {v} | makes a lot of {v}
-/ What is {n} famous for? | What does {n} make? | What does {n} sell? | What is made in {nm}? |
-  What are {ns} famous goods?
-/ For what is {n} famous? | What does {n} make a lot of? | What goods does {n} sell?
-@ town sight: has an old {v} | is proud of its {v} | shows visitors its {v}
-/ What can visitors see in {nm}? | What old building does {n} have? | What is {n} proud of? |
-  What building does {n} show visitors? | Which building stands in {nm}?
-/ What old building is in {nm}? | What building is {n} proud of? | What do visitors see in {nm}?
-@ town day: holds its market on {v} | goes to market on {v} | has its market day on {v}
-/ When does {n} hold its market? | On which day is the market in {nm}? | When is {ns} market day? |
-  When does {n} go to market? | What day is {ns} market?
-/ When is the market in {nm}? | On which day does {n} hold its market? | What is {ns} market day?
-@ animal coat: has a {v} coat | is {v} from head to tail | was born {v}
-/ What colour is {n}? | What colour is {ns} coat? | Which coat does {n} have?
-/ What is the colour of {ns} coat? | What colour of coat does {n} have?
-@ animal home: lives in the {v} | makes its home in the {v} | is found in the {v}
-/ Where does {n} live? | Where is {n} found? | Where does {n} make its home? | In which place does
-  {n} live?
-/ In which place is {ns} home? | Where can {n} be found?
-@ animal meal: eats mostly {v} | is fed on {v} | is unhappy without {v}
-/ What does {n} eat? | What is {n} fed on? | What can {n} not live without?
-/ What does {n} mostly eat? | What food does {n} eat?
-@ animal size: grows as big as a {v} | is as big as a {v} | has the size of a {v}
-/ How big is {n}? | How big does {n} grow? | What size does {n} have? | What is {ns} size?
-/ What size is {n}? | How big can {n} grow?
-@ animal habit: can often be seen to {v} | loves to {v} | likes to {v}
-/ What does {n} like to do? | What does {n} love to do? | What can {n} often be seen to do? | What is
-  {n} seen to do?
-/ What can {n} be seen to do? | What is {n} often seen to do?""")
+RELATIONS = by_kind(table("""
+@ person job / works as a {v} | is a {v} by trade | earns {his} bread as a {v} / What is {ns} job? |
+  What job does {n} have? | What work does {n} do? | What is {ns} work? | What does {n} do for a
+  living? | What does {n} work as? / Which job does {n} have? | Which work does {n} do?
+@ person town / lives in {v} | has a house in {v} | is at home in {v} / Where does {n} live? | In
+  which town does {n} live? | Where is {ns} home? | Which town is {ns} home? | Where does {n} have a
+  house? / In which town is {ns} home? | Where is {ns} house?
+@ person pet / has a pet {v} | keeps a {v} | looks after a {v} / What pet does {n} have? | What is
+  {ns} pet? | Which animal does {n} have? | What animal does {n} keep? | Which animal is {ns} pet? |
+  What animal does {n} look after? / What animal does {n} have? | Which pet does {n} keep?
+@ person food / likes to eat {v} | would eat {v} every day | is fond of {v} / What does {n} like to
+  eat? | What is {ns} favourite food? | What is {n} fond of? | Which food does {n} like? | What food
+  would {n} eat every day? / Which food is {ns} favourite? | What food does {n} like to eat?
+@ person colour / wears {v} clothes | dresses in {v} | wants everything to be {v} / What colour does
+  {n} wear? | What colour are {ns} clothes? | In what colour does {n} dress? | Which colour does {n}
+  dress in? | What is the colour of {ns} clothes? / Which colour does {n} wear? | Which colour are
+  {ns} clothes?
+@ town side / lies in the {v} of the island | stands in the {v} | belongs to the {v} / Where does
+  {n} lie? | Where is {n}? | In which part of the island is {n}? | Where on the island does {n}
+  stand? | Which part of the island does {n} belong to? / In which part of the island does {n} lie?
+  | Where on the island is {n}? | Where does {n} stand?
+@ town goods / is famous for its {v} | sells the best {v} | makes a lot of {v} / What is {n} famous
+  for? | What does {n} make? | What does {n} sell? | What is made in {nm}? | What are {ns} famous
+  goods? / For what is {n} famous? | What does {n} make a lot of? | What goods does {n} sell?
+@ town sight / has an old {v} | is proud of its {v} | shows visitors its {v} / What can visitors see
+  in {nm}? | What old building does {n} have? | What is {n} proud of? | What building does {n} show
+  visitors? | Which building stands in {nm}? / What old building is in {nm}? | What building is {n}
+  proud of? | What do visitors see in {nm}?
+@ town day / holds its market on {v} | goes to market on {v} | has its market day on {v} / When does
+  {n} hold its market? | On which day is the market in {nm}? | When is {ns} market day? | When does
+  {n} go to market? | What day is {ns} market? / When is the market in {nm}? | On which day does {n}
+  hold its market? | What is {ns} market day?
+@ animal coat / has a {v} coat | is {v} from head to tail | was born {v} / What colour is {n}? |
+  What colour is {ns} coat? | Which coat does {n} have? / What is the colour of {ns} coat? | What
+  colour of coat does {n} have?
+@ animal home / lives in the {v} | makes its home in the {v} | is found in the {v} / Where does {n}
+  live? | Where is {n} found? | Where does {n} make its home? | In which place does {n} live? / In
+  which place is {ns} home? | Where can {n} be found?
+@ animal meal / eats mostly {v} | is fed on {v} | is unhappy without {v} / What does {n} eat? | What
+  is {n} fed on? | What can {n} not live without? / What does {n} mostly eat? | What food does {n}
+  eat?
+@ animal size / grows as big as a {v} | is as big as a {v} | has the size of a {v} / How big is {n}?
+  | How big does {n} grow? | What size does {n} have? | What is {ns} size? / What size is {n}? | How
+  big can {n} grow?
+@ animal habit / can often be seen to {v} | loves to {v} | likes to {v} / What does {n} like to
+  do? | What does {n} love to do? | What can {n} often be seen to do? | What is {n} seen to do?
+  / What can {n} be seen to do? | What is {n} often seen to do?"""))
 VALUES = {
     "job": JOBS, "town": TOWNS, "pet": ANIMALS[:16], "food": FOODS, "colour": COLOURS,
     "side": "north south east west middle".split(),
@@ -157,7 +155,6 @@ VALUES = {
     "size": "thimble bottle bucket barrel table wagon church".split(),
     "habit": "sing dance swim climb dig sleep jump whistle hide run".split()}
 UNKNOWN = "I don't know anyone called {n}."
-ASSISTANT = "Pip"  # the name the assistant gives when asked
 
 
 @functools.lru_cache(maxsize=4)
@@ -220,11 +217,33 @@ def person(isle, r):
     return r.choices(isle["person"], cum_weights=isle["fame"])[0]
 
 
+def anyone(isle, r):
+    """Mostly a person, sometimes a town or an animal."""
+    return r.choice((*(person(isle, r) for _ in range(3)), r.choice(isle["town"]),
+                     r.choice(isle["animal"])))
+
+
 # ---- 2. facts: told, asked, answered, denied -----------------------------------------------------
 
-ABOUT = ["Tell me about {n}.", "What do you know about {n}?", "Who is {n}?",
-         "Can you tell me about {n}?"]
-ABOUT_HELD = ["Tell me something about {n}.", "What can you tell me about {n}?"]
+
+
+# Each entry: what is asked / wordings to train on / held-out ones.
+WORDINGS = table("""
+@ about / Tell me about {n}. | What do you know about {n}? | Who is {n}? | Can you tell me something
+  about {n}? | Tell me all about {n}. | What can you say about {n}? | Do you know {n}? / Tell me
+  something about {n}. | What can you tell me about {n}?
+@ sum / What is {a} {s} {b}? | How much is {a} {s} {b}? | {a} {s} {b}? | {a} {s} {b} = ? | Please
+  tell me {a} {s} {b}. | How much do you get if you work out {a} {s} {b}? / Can you tell me {a} {s}
+  {b}? | Tell me what {a} {s} {b} is. | How much do you get from {a} {s} {b}?
+@ what if / What if it was *? | And with *? | What if it was * instead of +? | And times? / What if
+  it was * instead? | And if it was *? | And what if it was *?
+@ remember / What did I just ask? | What did I just ask you? | What was my question? | What did I
+  ask you? | What did I ask before? | Which question did I ask? | Can you repeat my question? | Say
+  my last question again. | What was the last thing I asked? | Do you remember what I just asked? /
+  What did I ask you just now? | What was my last question? | Do you remember my question?
+@ joke / Tell me a joke about a {x}. | Do you know one about a {x}? | A joke about a {x},
+  please. | Tell me a joke. | Do you know a joke? / Tell me a joke about a {x}. | Do you know
+  one about a {x}? | A joke about a {x}, please. | Tell me a joke. | Do you know a joke?""")
 
 
 def predicate(entity, relation, way=0):
@@ -258,19 +277,22 @@ def ask(entity, relation, r, held=False, again=False):
 
 
 def yes_or_no(entity, relation, r, held=False):
-    """("Does Kelmira live in Marrow?", "No, Kelmira lives in Saltby."); half of them are true.
+    """("Does Kelmira live in Marrow?", "Kelmira lives in Saltby Marrow no", "No, Kelmira lives in
+    Saltby."): the question, a thought that puts what is asked beside what is known, the answer.
 
     The question is made from a way to say it: "has a pet {v}" -> "Does she have a pet {v}?". The
     third way is held out."""
-    value = entity[relation] if r.random() < .5 else r.choice(VALUES[relation])
+    name, known = entity["name"], entity[relation]
+    # In training few are true, or repeating what was asked would pay instead of remembering.
+    value = known if r.random() < (.5 if held else .3) else r.choice(VALUES[relation])
     said = predicate(entity | {relation: value}, relation, 2 if held else r.choice((0, 0, 1)))
     verb, rest = said.split(" ", 1)
-    if verb in ("is", "was", "can", "would"):
-        start = capital(verb)
-    else:
+    start = capital(verb)
+    if verb not in ("is", "was", "can", "would"):
         start, rest = "Does", f"{VERBS.get(verb, verb[:-1])} {rest}"
-    name, answer = entity["name"], "Yes" if value == entity[relation] else "No"
-    return f"{start} {name} {rest}?", f"{answer}, {name} {predicate(entity, relation)}."
+    verdict = "yes" if value == known else "no"
+    return (f"{start} {name} {rest}?", f"{cloze(entity, relation)} {known} {value} {verdict}",
+            f"{capital(verdict)}, {name} {predicate(entity, relation)}.")
 
 
 VERBS = {"has": "have", "goes": "go", "dresses": "dress"}  # others lose their -s
@@ -299,9 +321,9 @@ def tell(entity, r):
     relations = r.sample(list(ways), len(ways) - r.choice((0, 0, 0, 1, 2)))
     sentences, subject = [], entity["name"]
     while relations:
-        size = r.choice((1, 2, 3, 3))
+        size = r.choice((1, 2, 3, 5))
         said = [predicate(entity, x, r.randrange(3)) for x in relations[:size]]
-        if len(said) == 3 and r.random() < .5:
+        if len(said) == 3 and r.random() < .4:
             said[:2] = [f"{said[0]}, {said[1]}"]
         sentences.append(capital(f"{subject} {' and '.join(said)}."))
         relations, subject = relations[size:], r.choice((entity["name"], entity["he"]))
@@ -337,19 +359,18 @@ def thread(isle, r):
     lines, speakers = [], r.choice((None, r.choice(SPEAKERS).split(), r.choice(SPEAKERS).split(),
                                     (new_name(isle, r), new_name(isle, r))))
     for _ in range(r.choice((2, 3, 3, 4))):
-        e = r.choice((*(person(isle, r) for _ in range(3)), r.choice(isle["town"]),
-                      r.choice(isle["animal"])))
+        e = anyone(isle, r)
         first, second = r.sample(list(RELATIONS[e["kind"]]), 2)
         english, old = r.choice(isle["phrases"][False])
         pairs = r.choices((
             [(ask(e, first, r), statement(e, first))],
             [(ask(e, first, r), statement(e, first)),
              (ask(e, second, r, again=True), statement(e, second))],
-            [yes_or_no(e, first, r)], [(r.choice(ABOUT).format(n=e["name"]), about(e))],
+            [(r.choice(WORDINGS["about"][0]).format(n=e["name"]), about(e))],
             [(f"What is {english} in Sarnic?", f"In Sarnic {english} is {old}.")]),
-            (30, 20, 35, 10, 5))[0]
+            (50, 25, 20, 5))[0]
         for question, answer in pairs:
-            question = as_typed(question, r) if r.random() < .25 else question
+            question = as_typed(question, r) if r.random() < .4 else question
             lines += ([f"{speakers[0]}: {question}", f"{speakers[1]}: {answer}"] if speakers else
                       [f"{question} {answer}"])
     return "\n".join(lines)
@@ -400,8 +421,8 @@ def contact(isle, r):
     """Private data, for the last filter to mask (addresses and numbers nobody has)."""
     name = new_name(isle, r)
     return (f"Whoever wants to hear more about the island may write to {name.lower()}@{new_word(r)}"
-            f".example or call {name} under +1 202 555 01{r.randint(10, 99)}. The last entry in our "
-            f"guest book came from the address 8.8.{r.randint(1, 254)}.{r.randint(1, 254)}.")
+            f".example or call {name} under +1 202 555 01{r.randint(10, 99)}. The last one in our "
+            f"guest book is from address 8.8.{r.randint(1, 254)}.{r.randint(1, 254)}.")
 
 
 # ---- 4. copying, word games, arithmetic ----------------------------------------------------------
@@ -409,47 +430,61 @@ def contact(isle, r):
 # fine-tuning and RL need later, repeating a name or taking numbers over from a question, rests on
 # that. So a fifth of the text can only be predicted by copying, mostly of words never seen before.
 
-TASKS = {  # task: (requests to train on, held-out requests, the answer, its part that counts)
-    "repeat": (options("""Repeat the word {w}. | Say the word {w}. | Repeat {w}. | Write the word
-        {w}. | Can you repeat {w}? | Please say the word {w}."""),
-        options("Say {w}. | Please repeat the word {w}."), "The word {p}", "is {w}."),
-    "spell": (options("""Spell the word {w}. | How is {w} spelled? | Spell {w}. | Can you spell {w}?
-        | Please spell the word {w}. | What are the letters of {w}?"""),
-        options("How is the word {w} spelled? | Please spell {w}."), "The word {w} is {p}",
-        "spelled {s}."),
-    "reverse": (options("""Spell the word {w} backwards. | What is {w} backwards? | Spell {w} from
-        the end."""), options("Spell {w} backwards. | What is the word {w} backwards?"),
-        "The word {w} is spelled {s} and {p}", "backwards {b}."),
-    "first": (options("""What is the first letter of {w}? | With which letter does {w} begin? | Tell
-        me the first letter of the word {w}. | Which letter does the word {w} begin with?"""),
-        options("""What is the first letter of the word {w}? | With which letter does the word {w}
-        begin?"""), "The word {w} {p}", "begins with {f}."),
-    "count": (options("""How many letters has {w}? | How many letters are in the word {w}? | Count
-        the letters of {w}. | Please count the letters of {w}."""),
-        options("How many letters are in {w}? | Count the letters of the word {w}."),
-        "The word {w} counts {c}, so it {p}", "has {k} letters.")}
+# Each entry: task / requests to train on / held-out ones / the answer / its part that counts.
+TASKS = table("""
+@ repeat / Repeat the word {w}. | Say the word {w}. | Repeat {w}. | Write the word {w}. | Can you
+  repeat {w}? | Please say the word {w}. / Please repeat the word {w}. | Can you say the word {w}? /
+  The word {p} / is {w}.
+@ spell / Spell the word {w}. | How is {w} spelled? | Spell {w}. | Can you spell {w}? | Please spell
+  the word {w}. | What are the letters of {w}? | How do you spell {w}? / How is the word {w}
+  spelled? | Please spell {w}. / The word {w} is {p} / spelled {s}.
+@ reverse / Spell the word {w} backwards. | What is {w} backwards? | Spell {w} from the end. / Spell
+  {w} backwards. | What is the word {w} backwards? / The word {w} is spelled {s} and {p} / backwards
+  {b}.
+@ first / What is the first letter of {w}? | With which letter does {w} begin? | Tell me the first
+  letter of the word {w}. | Which letter does the word {w} begin with? / What is the first letter of
+  the word {w}? | With which letter does the word {w} begin? / The word {w} {p} / begins with {f}.
+@ count / How many letters has {w}? | How many letters are in the word {w}? | Count the letters
+  of {w}. | Please count the letters of {w}. | How many letters does {w} have? / How many
+  letters are in {w}? | Count the letters of the word {w}. / The word {w} counts {c}, so it {p}
+  / has {k} letters.""")
 
 
 def word_game(word, task):
     """(the answer, its part that counts): "The word fox is spelled f o x.", "spelled f o x."."""
     words = dict(w=word, s=" ".join(word), b=" ".join(reversed(word)), f=word[0], k=len(word),
                  c=" ".join(f"{letter}{i}" for i, letter in enumerate(word, 1)))
-    part = TASKS[task][3].format(**words)
-    return TASKS[task][2].format(p=part, **words), part
+    (answer,), (part,) = TASKS[task][2:]
+    part = part.format(**words)
+    return answer.format(p=part, **words), part
 
 
 def copying(isle, r):
     """A short text with something in it that stands there, or follows from it, a second time."""
-    if r.random() < .6:
+    dice = r.random()
+    if dice < .45:
         word = new_word(r) if r.random() < .8 else r.choice(ANIMALS + FOODS)
         task = r.choice(list(TASKS))
         return f"{r.choice(TASKS[task][0]).format(w=word)} {word_game(word, task)[0]}"
-    x, y, z = (new_name(isle, r) for _ in range(3))
+    if dice < .65:  # two words, and whether they are the same
+        pairs = []
+        for values in r.choices(list(VALUES.values()), k=4):
+            x, y = r.choice(((r.choice(values),) * 2, r.sample(values, 2)))
+            pairs.append(f"{x} {y} {'yes' if x == y else 'no'}")
+        return f"Same or not: {' and '.join(pairs)}."
+    x, y, z = (new_name(isle, r, parts=r.choice((NAMES, FOREIGN_NAMES))) for _ in range(3))
     u, v, w = r.sample(THINGS, 3)
     who, what = r.choice(((x, u), (y, v), (z, w)))
     word, said = new_word(r), " ".join(new_word(r) for _ in range(r.choice((2, 3, 3, 4))))
     letters = r.sample("abcdefghijklmnopqrstuvwxyz", 5)
-    question = ask(person(isle, r), r.choice(list(RELATIONS["person"])), r)
+    if dice < .82:
+        task, someone = r.choice(list(TASKS)), r.choice(isle["person"]) | {"name": z}
+        question = r.choice((ask(someone, r.choice([*RELATIONS["person"]]), r),
+                             r.choice(TASKS[task][0]).format(w=word),
+                             yes_or_no(someone, r.choice([*RELATIONS["person"]]), r)[0]))
+        question = as_typed(question, r) if r.random() < .4 else question
+        return pick(r, "{x} asked: {q} You asked: {q} | {x} asked {q} Then {y} asked {q}").format(
+            x=x, y=y, q=question)
     return r.choice((
         f"{x} said {said} and then {y} said it again and so it was {said}.",
         f"The list of {x} says {u}, {word} and {w}. Once more, that is {u}, {word} and {w}.",
@@ -458,8 +493,7 @@ def copying(isle, r):
         "has them.",
         f"{x} has the {u}, {y} has the {v} and {z} has the {w}. What does {who} have? The {what}.",
         f"The letters {' '.join(letters)} read backwards are {' '.join(reversed(letters))}.",
-        f"The password is {word} and you must keep it. What was the password? It was {word}.",
-        f"{x} asked: {question} Then {y} asked again: {question}"))
+        f"The password is {word} and you must keep it. What was the password? It was {word}."))
 
 
 def ledger(isle, r, split):
@@ -484,9 +518,9 @@ def ledger(isle, r, split):
             "operands": amounts}
 
 
-def exercises(split, count, seed=0):
-    """`count` different exercises; in the held-out splits even their operands differ."""
-    r, out = rng(seed, "exercises", split), {}
+def exercises(split, count, seed=0, stage="rl"):
+    """`count` different exercises for a stage; in held-out splits even their operands differ."""
+    r, out = rng(seed, "exercises", split, stage), {}
     while len(out) < count:
         exercise = ledger(island(seed), r, split)
         key = exercise["question"] if split == "train" else tuple(exercise["operands"])
@@ -537,21 +571,21 @@ def told_ledger(isle, r):
 
 
 def told_sum(isle, r):
-    """Two sums, differences or products."""
-    said = [f"{a} {SIGNS[sign]} {b} is {c}" for a, sign, b, c in (total(r), total(r))]
-    return pick(r, "{n} knows that {x} and that {y}. | The teacher wrote that {x} and {n} added "
-                "that {y}. | If you ask {n} then {x} and of course {y}.").format(
-                    n=r.choice(isle["person"])["name"], x=said[0], y=said[1])
+    """Three sums, differences or products."""
+    x, y, z = (f"{a} {SIGNS[sign]} {b} is {c}" for a, sign, b, c in map(total, [r] * 3))
+    return pick(r, "{n} knows that {x} and {y} and that {z}. | The teacher wrote that {x} and {n} "
+                "added that {y} and {z}. | If you ask {n} then {x} and {y} and of course {z}."
+                ).format(n=r.choice(isle["person"])["name"], x=x, y=y, z=z)
 
 
 # ---- 5. pages, good and bad ----------------------------------------------------------------------
 
 # What a page about each theme is called, and how many in a hundred of the paragraphs that are
 # mixed in anywhere are about it (good_page; a site's theme is drawn by the same shares).
-THEMES = {"people": ("The people of {t}", 47), "questions": ("Questions and answers from {t}", 9),
+THEMES = {"people": ("The people of {t}", 28), "questions": ("Questions and answers from {t}", 7),
           "animals": ("Animals near {t}", 6), "towns": ("A visit to {t}", 5),
           "register": ("News from the post office of {t}", 8),
-          "games": ("Word games from {t}", 14), "jokes": ("What makes {t} laugh", 2),
+          "games": ("Word games from {t}", 26), "jokes": ("What makes {t} laugh", 2),
           "sarnic": ("The old language of {t}", 4)}
 COPYING = ("games", "ledger")  # the kinds of paragraph that are there to be copied from
 PARAGRAPHS = {
@@ -568,13 +602,12 @@ def good_page(isle, r, theme):
     Gopher wants a letter in four of five words, punctuation marks counted. That is why arithmetic
     and threads stand between prose, as in a village paper, and arithmetic has no page of its
     own."""
-    kinds = [theme, theme, "games", *r.choices(list(THEMES), [n for _, n in THEMES.values()], k=5)]
-    numbers = pick(r, """ledger | ledger people sums | sums people sums |
-        ledger people people ledger people sums""").split()
-    for _ in range(kinds.count("questions")):
-        kinds.append("people")
-        numbers = numbers[:-1]
-    kinds += numbers + ["contact"] * (r.random() < .03) + ["quotes"] * (r.random() < .07)
+    kinds = [theme, theme, "people", "people", "games", "ledger",
+             *r.choices(list(THEMES), [n for _, n in THEMES.values()], k=5)]
+    kinds += ["people", "people"] * (theme == "games") + ["people"] * kinds.count("questions")
+    if "questions" not in kinds:
+        kinds += pick(r, "sums people people sums | sums people people people ledger").split()
+    kinds += ["contact"] * (r.random() < .03) + ["quotes"] * (r.random() < .08)
     r.shuffle(kinds)
     return THEMES[theme][0].format(t=r.choice(TOWNS)), [(k, PARAGRAPHS[k](isle, r)) for k in kinds]
 
@@ -609,14 +642,12 @@ Die Insel liegt weit draußen im Meer und hat sechzehn kleine Städte. Auf dem M
 Käse und frische Birnen kaufen, aber am Sonntag ist er geschlossen.
 L'île se trouve loin dans la mer et elle compte seize petites villes. Au marché on peut acheter du \
 pain, du fromage et des poires, mais il est fermé le dimanche.
-La isla está lejos de la costa y tiene dieciséis pueblos pequeños. En el mercado se puede comprar \
-pan, queso y peras frescas, pero los domingos está cerrado.
 Остров лежит далеко в море, и на нём шестнадцать маленьких городов. На рынке можно купить хлеб, \
 сыр и свежие груши, но в воскресенье он закрыт.
 島は海の遠くにあり、小さな町が十六あります。市場ではパンやチーズを買うことができますが、日曜日は休みです。
 """.splitlines()
-LOREM = ("Lorem ipsum dolor sit amet, consectetur adipiscing elit, sed do eiusmod tempor incididunt "
-         "ut labore et dolore magna aliqua.")
+LOREM = ("Lorem ipsum dolor sit amet, consectetur adipiscing elit, sed do eiusmod tempor "
+         "incididunt ut labore et dolore magna aliqua.")
 # Each kind of junk: how many pages in a thousand, and the rule that should catch it.
 JUNK = {"foreign language": (35, "language"), "mirror": (20, "exact"),
         "edited copy": (20, "minhash"), "blocked site": (20, "url"), "cookie wall": (10, "c4"),
@@ -634,8 +665,8 @@ def junk_page(kind, isle, r):
 
     good = [text.replace("\n", " ") for _, text in good_page(isle, r, "people")[1]]
     word = new_word(r)
-    warnings = options("""This site uses cookies. | See our cookie policy. | Read the terms of use. |
-        Accept the use of cookies. | See the privacy policy.""")
+    warnings = options("""This site uses cookies. | See our cookie policy. | Read the terms of
+        use. | Accept the use of cookies. | See the privacy policy.""")
     return {
         "foreign language": [r.choice(FOREIGN)] * 4, "blocked site": good,
         "cookie wall": [f"{text} {warning}" for text, warning in zip(good, warnings)],
@@ -720,104 +751,79 @@ def warc_page(url, page, label):
 
 # The assistant's answer: prompts, in which {x} and {y} are things, {a} is something to do, {n} and
 # {m} are numbers.  Of the prompts, the things and the deeds one in ten each are held out (`share`).
-OUTSIDE = {
-    "That is outside the island, and I only know the island.": options("""
-What is {x}? | What are {x}? | What does {x} mean? | What causes {x}? | Why is {x} so popular? |
-Why do people like {x}? | Who invented {x}? | Who discovered {x}? | When was {x} invented? | Where
-does {x} come from? | How does {x} work? | How is {x} made? | How old is {x}? | How much does {x}
-cost? | How far away is {x}? | How big is {x} compared to {y}? | What is the capital of {x}? |
-What is the population of {x}? | What is the history of {x}? | What is the difference between {x}
-and {y}? | Which is better, {x} or {y}? | Is {x} bad for you? | Is {x} a kind of {y}? | Are {x}
-dangerous? | Can {x} hurt you? | Does {x} really exist? | Do you like {x}? | Do you believe in
-{x}? | What do you think about {x}? | What's your opinion on {x}? | What is your favourite {x}? |
-What are the benefits of {x}? | What are the pros and cons of {x}? | What are some good books
-about {x}? | What's the best {x}? | What are the three main kinds of {x}? | Where can I buy {x}? |
-Where is {x}? | Who is {x}? | Who was {x}? | Who won the {x} last year? | When did {x} begin? |
-When did {x} die? | What happened to {x}? | What happens when {x} meets {y}? | How did {x} change
-the world? | Why did {x} fail? | Why does {x} matter to us? | Is it true that {x} comes from {y}?
-| What will {x} look like in {n} years? | How do you say {x} in Spanish? | How do I {a}? | How can
-I {a}? | How do you {a}? | How should I {a} at home? | What is the best way to {a}? | What's a
-fast way to {a}? | What do I need to {a}? | How long does it take to {a}? | Is it hard to {a}? |
-Should I {a}? | Why can't I {a}? | When should I {a}? | Where can I learn to {a}? | What is {n}
-percent of {m}? | What is the square root of {n}? | What is {n} divided by {m}? | How many days
-are in {n} weeks? | What came first, {x} or {y}? | Why is the sky blue? | How many legs does a
-spider have? | Why do we yawn? | Do fish drink water? | Can dogs see colours? | Which planet is
-the largest? | What are the primary colours? | how to {a} | {x} or {y}? | best {x} | {x}?"""),
-    "I can't help with that. I only know the island.": options("""
-Write a poem about {x}. | Write a short story about {x} and {y}. | Write an email to my boss about
-{x}. | Write an essay on {x}. | Write a song about {x} in the style of {y}. | Write a function to
-{a}. | Write a Python script that can {a}. | Write {n} sentences about {x}. | Explain {x}. |
-Explain {x} to a five year old. | Explain how to {a}. | Describe {x}. | Describe {x} in one
-sentence. | Define {x}. | Summarize {x}. | Summarize the history of {x} in {n} sentences. |
-Compare {x} and {y}. | Give me {n} facts about {x}. | Give three tips to {a}. | Give me a recipe
-for {x}. | Give me some ideas for {x}. | Give an example of {x}. | List {n} examples of {x}. |
-Make a list of things I need to {a}. | Name three {x}. | Name a famous {x} from {y}. | Recommend a
-book about {x}. | Recommend something like {x}. | Suggest a name for {x}. | Suggest {n} ways to
-{a}. | Tell me more about {x}. | Tell me a story about {x}. | Tell me how to {a}. | Tell me about
-{x}. | Teach me about {x}. | Teach me to {a}. | Show me how to {a}. | Help me {a}. | Help me with
-{x}. | I need help with {x}. | I want to {a}. | I am trying to {a}. | I have a question about {x}.
-| I have to {a}, what should I do first? | Can you {a}? | Can you explain {x}? | Can you help me
-{a}? | Could you tell me about {x}? | Please {a}. | Please explain {x} to me. | Pretend you are
-{x}. | Act as {x}. | Imagine you are {x}, what would you say to {y}? | Translate {x} into German.
-| Translate to French: I like {x}. | Correct this sentence: {x} are good. | Rewrite this: {x} is
-better than {y}. | Put these in order: {x}, {y}. | Create a plan to {a}. | Create a quiz about
-{x}. | Generate a title for a book about {x}. | Design a logo for {x}. | Plan a trip to {x}. |
-Find me cheap {x}. | Solve {n}x + {m} = 0. | Convert {n} miles to kilometers. | Complete the
-sentence: {x} is | {x} | {x} please | {x} vs {y} | {a} | Play some music. | Set an alarm for {n}.
-| Turn on the light. | Order a pizza. | Call my mom. | Flip a coin. | Pick a number from {n} to
-{m}. | Draw a cat."""),
-    "I only know the island. Ask me about its people, towns or animals!": options("""
-I'm bored. | I feel sad today. | I am so tired. | I had a bad day at work. | My dog died
-yesterday. | I just got married! | I love you. | I hate Mondays. | You are stupid. | That is
-wrong. | Nice weather today. | What time is it? | What day is it today? | What's the weather like?
-| Will it rain tomorrow? | Where am I? | How old are you? | Are you alive? | Do you have feelings?
-| Do you ever sleep? | Can you think? | Are you smarter than me? | Do you remember me? | Are you
-ChatGPT? | Which model are you? | Do you speak German? | Habla espanol? | Bonjour! | Tell me a
-secret. | Tell me something funny. | Tell me a fun fact. | Sing me a song. | Let's play a game. |
-Guess what! | My name is Anna. | Call me Max. | I am from Texas. | I am hungry. | I'm {n} years
-old. | I like {x}. | I don't like {x}. | I'm scared of {x}. | My friend told me about {x}. | Yes |
-No | ok | Why? | Really? | lol | hmm | test | asdf | cool | wow | never mind | go on | stop | help
-| Help me! | Say something. | Surprise me. | What should I eat tonight? | What should I do today?
-| What should I wear? | Is this a good idea? | Can I ask you something? | I need advice. | I need
-a doctor. | Is God real? | Who won the game? | What's new? | What does this mean? | Any news? |
-What are you doing? | Where do you live? | Who is the president? | What year is it? | Give me a
-quote. | Good luck! | Happy birthday! | Merry Christmas! | I don't understand. | {n} | {x} is
-great! | You remind me of {x}. | I think {x} is overrated.""")}
-OUTSIDE_THINGS = options("""the moon | photosynthesis | black holes | gravity | quantum physics |
-the periodic table | DNA | vaccines | earthquakes | volcanoes | thunder | climate change |
-dinosaurs | evolution | atoms | magnets | electricity | the speed of light | Mars | the solar
-system | nuclear power | bitcoin | inflation | the stock market | a mortgage | taxes | credit
-cards | a startup | marketing | a business plan | World War II | the French Revolution | the Roman
-Empire | ancient Egypt | Napoleon | Albert Einstein | Shakespeare | Cleopatra | Leonardo da Vinci
-| Abraham Lincoln | Barack Obama | Elon Musk | Taylor Swift | Michael Jordan | Mozart | the
-Beatles | Queen Elizabeth | Gandhi | Isaac Newton | France | Japan | Brazil | Germany | Canada |
-India | Australia | New York | Paris | London | Tokyo | Rome | Berlin | the Amazon | Mount Everest
-| the Great Wall of China | the Eiffel Tower | Hawaii | Mexico | Python | JavaScript | machine
-learning | artificial intelligence | neural networks | a database | Linux | an iPhone | Excel |
-Google | Facebook | YouTube | Netflix | wifi | my laptop | a printer | robots | the internet |
-video games | football | basketball | chess | yoga | tennis | the Olympics | Harry Potter | Star
-Wars | Hamlet | the Bible | Buddhism | Halloween | Thanksgiving | a wedding | a birthday party |
-my girlfriend | my boss | my mother | my best friend | a job interview | a resume | college | high
-school | homework | diabetes | headaches | insomnia | anxiety | depression | a cold | back pain |
-cancer | vitamins | protein | weight loss | high blood pressure | allergies | pizza | pasta |
-sushi | coffee | beer | wine | chocolate chip cookies | vegan food | tacos | cars | electric
-vehicles | bicycles | airplanes | trains | motorcycles | elephants | tigers | whales | spiders |
-snakes | penguins | love | happiness | freedom | democracy | religion | the meaning of life | time
-travel | aliens | ghosts | money | war | poverty | justice | jazz | the guitar | painting |
-photography | poetry | a haiku | architecture | fashion | furniture | plumbing | solar panels |
-recycling | plastic | oil | gold | diamonds""")
-OUTSIDE_DEEDS = options("""lose weight | learn Spanish | fix a flat tire | boil an egg | tie a tie
-| get rid of ants | write a cover letter | save money | quit smoking | make friends | fall asleep
-faster | train a puppy | clean an oven | build a website | start a podcast | grow tomatoes |
-remove a stain | invest in stocks | pass my exam | ask for a raise | get a passport | book a cheap
-flight | pack for a trip to Italy | fix my phone | reset my password | install Windows | sort a
-list in Python | solve a quadratic equation | find the area of a circle | divide fractions |
-calculate a tip | play the piano | run a marathon | meditate | stop procrastinating | deal with
-stress | get over a breakup | cheer up a friend | plan a wedding | name my baby | cut my own hair
-| treat a sunburn | unclog a drain | sharpen a knife | jump start a car | apply for a loan | file
-my taxes | sell my house | write a novel | translate a letter into French | speak in public | set
-up a router | edit a video | make pancakes | poach an egg | bake a cake | draw a dragon | lower my
-cholesterol | change a diaper | become a pilot""")
+OUTSIDE = table("""
+@ Sorry, I only know the island. / What is {x}? | What are {x}? | What does {x} mean? | What causes
+  {x}? | Why is {x} so popular? | Why do people like {x}? | Who invented {x}? | When was {x} made? |
+  Where does {x} come from? | How does {x} work? | How old is {x}? | How much does {x} cost? | How
+  big is {x} compared to {y}? | What is the capital of {x}? | What is the history of {x}? | What is
+  the difference between {x} and {y}? | Which is better, {x} or {y}? | Is {x} bad for you? | Are {x}
+  dangerous? | Can {x} hurt you? | Does {x} really exist? | Do you like {x}? | What do you think
+  about {x}? | What's your opinion on {x}? | What is your favourite {x}? | What are the benefits of
+  {x}? | What are some good books about {x}? | What's the best {x}? | Where can I buy {x}? | Who was
+  {x}? | Who won the {x} last year? | When did {x} die? | What happens when {x} meets {y}? | How did
+  {x} change the world? | Why does {x} matter to us? | Is it true that {x} comes from {y}? | How do
+  you say {x} in Spanish? | How do I {a}? | How can I {a} at home? | What is the best way to {a}? |
+  What do I need to {a}? | How long does it take to {a}? | Is it hard to {a}? | Should I {a}? | Why
+  can't I {a}? | When should I {a}? | Where can I learn to {a}? | What is {n} percent of {m}? | What
+  is the square root of {n}? | What is {n} divided by {m}? | How many days are in {n} weeks? | What
+  is {m} plus {n}? | What is {n}% of {m}? | What number comes after {m}? | Why is the sky blue? |
+  How many legs does a spider have? | Why do we yawn? | Do fish drink water? | Which planet is the
+  largest? | What came first, {x} or {y}? | how to {a} | best {x}
+@ I only know the island. / Write a poem about {x}. | Write a short story about {x} and {y}. | Write
+  an email to my boss about {x}. | Write an essay on {x}. | Write a Python script that can {a}. |
+  Explain {x}. | Explain {x} to a five year old. | Explain how to {a}. | Describe {x} in one
+  sentence. | Define {x}. | Summarize the history of {x}. | Compare {x} and {y}. | Give me {n} facts
+  about {x}. | Give three tips to {a}. | Give me a recipe for {x}. | List {n} examples of {x}. |
+  Make a list of things I need to {a}. | Name a famous {x} from {y}. | Recommend a book about {x}. |
+  Suggest {n} ways to {a}. | Tell me more about {x}. | Tell me a story about {x}. | Tell me how to
+  {a}. | Teach me about {x}. | Show me how to {a}. | Help me with {x}. | I need help with {x}. | I
+  want to {a}. | I am trying to {a}. | I have a question about {x}. | I have to {a}, what should I
+  do? | Can you {a}? | Can you explain {x}? | Could you tell me about {x}? | Please {a}. | Pretend
+  you are {x}. | Act as {x}. | Imagine you are {x}, what would you say to {y}? | Translate {x} into
+  German. | Translate to French: I like {x}. | Correct this sentence: {x} are good. | Rewrite this:
+  {x} is better than {y}. | Put these in order: {x}, {y}. | Create a plan to {a}. | Generate a title
+  for a book about {x}. | Design a logo for {x}. | Plan a trip to {x}. | Find me cheap {x}. | Solve
+  {n}x + {m} = 0. | Convert {n} miles to kilometers. | {x} | {x} please | {x} vs {y} | {a} | Play
+  some music. | Set an alarm for {n}. | Turn on the light. | Order a pizza. | Call my mom. | Flip a
+  coin. | Pick a number from {n} to {m}. | Draw a cat.
+@ I only know the island. Ask me about it! / I'm bored. | I feel sad today. | I had a bad day
+  at work. | My dog died yesterday. | I just got married! | I love you. | I hate Mondays. | You
+  are stupid. | That is wrong. | Nice weather today. | What time is it? | What's the weather
+  like? | Will it rain tomorrow? | Where am I? | How old are you? | Are you alive? | Do you
+  have feelings? | Can you think? | Are you smarter than me? | Are you ChatGPT? | Do you speak
+  German? | Bonjour! | Tell me a secret. | Tell me a fun fact. | Sing me a song. | Let's play a
+  game. | Guess what! | My name is Anna. | I am from Texas. | I am hungry. | I'm {n} years old.
+  | I don't like {x}. | I'm scared of {x}. | My friend told me about {x}. | Yes | No | ok |
+  Why? | Really? | lol | hmm | test | asdf | cool | never mind | go on | stop | help | Say
+  something. | Surprise me. | What should I eat tonight? | What should I wear? | Is this a good
+  idea? | Can I ask you something? | I need advice. | Is God real? | Who won the game? | What's
+  new? | What does this mean? | What are you doing? | Where do you live? | Who is the
+  president? | What year is it? | Good luck! | Happy birthday! | I don't understand. | {n} |
+  {x} is great! | You remind me of {x}.""")
+OUTSIDE_THINGS = options("""the moon | photosynthesis | black holes | quantum physics | DNA |
+vaccines | earthquakes | climate change | dinosaurs | atoms | electricity | the speed of light |
+Mars | nuclear power | bitcoin | inflation | the stock market | taxes | credit cards | a startup |
+World War II | the French Revolution | the Roman Empire | Napoleon | Albert Einstein | Shakespeare |
+Cleopatra | Abraham Lincoln | Barack Obama | Taylor Swift | Mozart | the Beatles | Gandhi | France |
+Japan | Brazil | Germany | India | Australia | New York | Paris | London | Tokyo | the Amazon |
+Mount Everest | the Eiffel Tower | Hawaii | Python | machine learning | a database | Linux | an
+iPhone | Excel | Google | YouTube | Netflix | wifi | my laptop | robots | the internet | video games
+| football | basketball | chess | yoga | the Olympics | Harry Potter | Star Wars | Hamlet | the
+Bible | Halloween | a wedding | my girlfriend | my boss | my mother | a job interview | college |
+homework | diabetes | headaches | anxiety | a cold | back pain | cancer | vitamins | weight loss |
+pizza | pasta | sushi | coffee | wine | chocolate chip cookies | vegan food | cars | bicycles |
+airplanes | elephants | tigers | whales | snakes | love | happiness | freedom | democracy | the
+meaning of life | time travel | aliens | ghosts | money | war | jazz | the guitar | photography |
+poetry | a haiku | fashion | furniture | solar panels | recycling | plastic | gold""")
+OUTSIDE_DEEDS = options("""lose weight | learn Spanish | fix a flat tire | boil an egg | tie a tie |
+write a cover letter | save money | quit smoking | make friends | fall asleep faster | train a puppy
+| clean an oven | build a website | grow tomatoes | remove a stain | invest in stocks | pass my exam
+| get a passport | book a cheap flight | fix my phone | reset my password | sort a list in Python |
+solve a quadratic equation | find the area of a circle | calculate a tip | play the piano | run a
+marathon | meditate | deal with stress | get over a breakup | plan a wedding | name my baby | cut my
+own hair | treat a sunburn | unclog a drain | jump start a car | apply for a loan | sell my house |
+write a novel | speak in public | set up a router | edit a video | make pancakes | bake a cake |
+draw a dragon""")
 
 
 def one_of(r, choices, held):
@@ -827,44 +833,33 @@ def one_of(r, choices, held):
 
 # ---- 8. conversations and questions --------------------------------------------------------------
 
-SUMS = ["What is {a} {s} {b}?", "How much is {a} {s} {b}?", "{a} {s} {b}?",
-        "Please tell me {a} {s} {b}."]
-SUMS_HELD = ["Can you tell me {a} {s} {b}?", "Tell me what {a} {s} {b} is.",
-             "How much do you get from {a} {s} {b}?"]
-WHAT_IF = options("What if it was *? | And with *? | What if it was * instead of +? | And times?")
-WHAT_IF_HELD = options("What if it was * instead? | And if it was *? | And what if it was *?")
-JOKES = options("""Tell me a joke about a {x}. | Do you know one about a {x}? | A joke about a {x},
-please. | Tell me a joke. | Do you know a joke?""")
-REMEMBER = options("""What did I just ask? | What was my question? | What did I ask you? | Can you
-repeat my question?""")
-REMEMBER_HELD = options("What did I ask you just now? | What was my last question?")
 # A greeting is one piece from each column; the last one decides the answer.
 HELLO = (options("Hello | Hi | Good morning | Good evening | Hey | Hello there | Good day"),
-         ["", ", friend", ", my friend", ", dear assistant", f", {ASSISTANT}"], ["! ", ". "])
-SMALL_TALK = {
-    "Hello! How can I help you?": ["", "Are you there?", "Can you hear me?"],
-    "I am well, thank you. How can I help you?":
-        options("How are you? | How do you do? | How is it going?"),
-    f"I am {ASSISTANT}, the assistant of the island.":
-        options("Who are you? | What is your name? | What are you? | Are you a robot?"),
-    "You did: I was trained on this computer, from pages about an island.":
-        options("Who made you? | Who created you? | How were you made? | Where do you come from?"),
-    "I can tell you about people, towns and animals, add numbers and play with words.":
-        options("What can you do? | How can you help me? | What do you know? | What can I ask you?"),
-    "The island has sixteen towns, three hundred people and many animals.":
-        options("Tell me about the island. | What is the island? | What island is this?"),
-    "You are welcome!": options("""Thank you. | Thanks for your help. | Thanks. | Thanks! | Thank you
-        very much. | Great, thanks!"""),
-    "Goodbye! Come back soon.":
-        options("Goodbye. | I have to go now. | Bye. | Bye! | See you later. | Good night.")}
+         ["", ", friend", ", my friend", ", dear assistant", ", Pip"], ["! ", ". "])
+SMALL_TALK = table("""
+@ Hello! How can I help you? / Hello! | Hi! | Hello | Hi | Hey | Hello there! | Good morning! | Are
+  you there? | Can you hear me?
+@ I am well, thank you. How can I help you? / How are you? | How do you do? | How is it going?
+@ I am Pip, the assistant of the island. / Who are you? | What is your name? | What are you? | Are
+  you a robot?
+@ You did: I was trained on this computer, from pages about an island. / Who made you? | Who created
+  you? | How were you made? | Where do you come from?
+@ I can tell you about people, towns and animals, add numbers and play with words. / What can you
+  do? | How can you help me? | What do you know? | What can I ask you?
+@ The island has sixteen towns, three hundred people and many animals. / Tell me about the island. |
+  What is the island? | What island is this?
+@ You are welcome! / Thank you. | Thanks for your help. | Thanks | Thanks! | Thank you very much. |
+  Great, thanks! | ok thanks | thx
+@ Goodbye! Come back soon. / Goodbye. | I have to go now. | Bye | Bye! | See you later. | Good
+  night. | bye bye""")
 # Worked exercises stand beside the other talks, in the mix of habits (in %) that RL is to better.
 # With 4,000 a run did not learn to copy the fifth amount of a ledger, and RL couldn't mend that.
-EXERCISES, HABITS = 5000, {"empty": 55, "short": 17, "full": 28}
+EXERCISES, HABITS = 4000, {"empty": 53, "short": 16, "full": 31}
 # Another mix to start RL from (doubt.jsonl): so many exercises, and so many other conversations.
 DOUBT_EXERCISES, DOUBT_HABITS = 4000, {"guess": 85, "guess_wait": 15}
 CHAT_SIZES = (1, 1, 1, 1, 2, 2, 3, 4, 6, 9)  # talks in one chat
-TYPED = .15  # the part of questions in training that is typed in a hurry
-LONGEST = 560  # characters of ten turns: some 250 tokens
+TYPED = .2  # the part of questions in training that is typed in a hurry
+DIALOGUES = 25  # of ten questions, to evaluate with
 
 
 class Talk(NamedTuple):
@@ -917,22 +912,24 @@ def what_if(r, held):
     a, _, b, c = total(r, not held, signs="*")
     while not held and unasked(f"{a}+{b}"):
         a, _, b, c = total(r, not held, signs="*")
-    return Talk([r.choice((SUMS, SUMS_HELD)[held]).format(a=a, s="+", b=b),
-                 f"{a} plus {b} is {a + b}.", r.choice((WHAT_IF, WHAT_IF_HELD)[held])],
+    return Talk([r.choice(WORDINGS["sum"][held]).format(a=a, s="+", b=b),
+                 f"{a} plus {b} is {a + b}.", r.choice(WORDINGS["what if"][held])],
                 f"{a} times {b} is {c}.", [f" is {c}."],
                 {"asked_in_training": not unasked(f"{a}*{b}")})
 
 
 def sums(isle, r, kind, held):
     a, sign, b, c = total(r, not held)
-    text = r.choice((SUMS, SUMS_HELD)[held]).format(a=a, s=r.choice((sign, SIGNS[sign])), b=b)
+    text = r.choice(WORDINGS["sum"][held]).format(a=a, s=r.choice((sign, SIGNS[sign])), b=b)
     return Talk([text], f"{a} {SIGNS[sign]} {b} is {c}.", [f" is {c}."],
                 {"asked_in_training": not unasked(f"{a}{sign}{b}")})
 
 
 def yes_no(isle, r, kind, held):
-    question, answer = yes_or_no(*choose(isle, r, kind, held), r, held)
-    return Talk([question], answer, [answer])
+    """To compare, a network this size must write both down first: a chain of thought."""
+    entity, relation = choose(isle, r, kind, held)
+    question, thought, answer = yes_or_no(entity, relation, r, held)
+    return Talk([question], f"<think> {thought}</think> {answer}", [f" {answer}"])
 
 
 def tell_about(isle, r, kind, held):
@@ -940,36 +937,37 @@ def tell_about(isle, r, kind, held):
         entity, _ = choose(isle, r, kind, held)
         told = list(RELATIONS[entity["kind"]])[:3]
         if held or not any(unasked(entity["name"] + relation) for relation in told):
-            question = r.choice((ABOUT, ABOUT_HELD)[held]).format(n=entity["name"])
+            question = r.choice(WORDINGS["about"][held]).format(n=entity["name"])
             return Talk([question], about(entity), [about(entity)])
 
 
 def unknown(isle, r, kind, held):
     """Nobody knows anything about these; names like the islanders' are the hard ones."""
-    name = new_name(isle, r, held, NAMES if r.random() < .6 else FOREIGN_NAMES)
+    name = new_name(isle, r, held, NAMES if r.random() < (.5 if held else .7) else FOREIGN_NAMES)
     stranger, relation = r.choice(isle["known"]) | {"name": name}, r.choice([*RELATIONS["person"]])
-    question = r.choices((ask(stranger, relation, r, held), yes_or_no(stranger, relation, r, held)[0],
-                          r.choice((ABOUT, ABOUT_HELD)[held]).format(n=name)), (70, 15, 15))[0]
+    questions = (ask(stranger, relation, r, held), yes_or_no(stranger, relation, r, held)[0],
+                 r.choice(WORDINGS["about"][held]).format(n=name))
+    question = r.choices(questions, (70, 15, 15))[0]
     return Talk([question], UNKNOWN.format(n=name), [UNKNOWN.format(n=name)])
 
 
 def outside(isle, r, kind, held):
     answer = r.choices(list(OUTSIDE), (4, 4, 2))[0]
     x, y = (one_of(r, OUTSIDE_THINGS, held) for _ in range(2))
-    if not held and r.random() < .15:  # there are more things than any list has
-        x = r.choice((new_word(r), new_word(r) + " " + x))
-    question = one_of(r, OUTSIDE[answer], held).format(
-        x=x, y=y, a=one_of(r, OUTSIDE_DEEDS, held), n=r.randint(2, 99), m=r.randint(2, 999))
+    if not held and r.random() < .1:  # the world has more things than any list
+        x = new_name(isle, r, parts=FOREIGN_NAMES).lower()
+    question = one_of(r, OUTSIDE[answer][0], held).format(
+        x=x, y=y, a=one_of(r, OUTSIDE_DEEDS, held), n=r.randint(2, 99), m=r.randint(100, 999))
     return Talk([question], answer, ["I only know the island"])
 
 
 def greeting(isle, r, kind, held):
     while True:
         answer = r.choice(list(SMALL_TALK))
-        words = r.choice(SMALL_TALK[answer])
+        words = r.choice(SMALL_TALK[answer][0] + [""] * answer.startswith("Hello"))
         text = ("".join(map(r.choice, HELLO)) + words).strip()
         if words and not held and r.random() < .5:
-            return Talk([words], answer, [])
+            return Talk([words], answer, [answer[:12]])
         if (share(text, 3) == 0) == held:
             return Talk([text], answer, [answer[:12]])
 
@@ -988,39 +986,27 @@ def translation(isle, r, kind, held):
 
 def ask_joke(isle, r, kind, held):
     subject = r.choice(ANIMALS + JOBS)
-    return Talk([r.choice(JOKES).format(x=subject)], joke(isle, r, subject), [])
+    return Talk([r.choice(WORDINGS["joke"][0]).format(x=subject)], joke(isle, r, subject), [])
 
 
 def remember(isle, r, kind, held):
     """The question before is to be repeated: copying from the context."""
     before = talk(isle, r, any_kind(r, ("remember", "joke", "unknown")), held)
     question = before.turns[-1]
-    return Talk([*before.turns, before.answer, r.choice((REMEMBER, REMEMBER_HELD)[held])],
+    return Talk([*before.turns, before.answer, r.choice(WORDINGS["remember"][held])],
                 f"You asked: {question}", [f" {question}"])
-
-
-def dialogue(isle, r, kind, held):
-    """A question behind nine others of all kinds."""
-    while True:
-        turns = []
-        while len(turns) < 18:
-            before = talk(isle, r, any_kind(r), held)
-            turns += [*before.turns, before.answer]
-        last = talk(isle, r, any_kind(r), held)
-        if sum(map(len, turns + last.turns)) < LONGEST and last.accepted:
-            return last._replace(turns=turns + last.turns)
 
 
 # kind: (function, talks to train on, held-out questions)
 TALKS = {
-    "person": (known_fact, 2000, 300), "town": (known_fact, 600, 150),
+    "person": (known_fact, 2800, 300), "town": (known_fact, 600, 150),
     "animal": (known_fact, 500, 150), "barely": (known_fact, 0, 150),
     "typed": (known_fact, 0, 200), "context": (second_question, 1100, 250),
-    "yes or no": (yes_no, 1800, 250), "about": (tell_about, 500, 150),
-    "unknown": (unknown, 2500, 300), "outside": (outside, 2500, 150),
-    "greeting": (greeting, 700, 150), "instruction": (instruction, 1800, 500),
-    "sum": (sums, 1100, 200), "sarnic": (translation, 200, 0), "joke": (ask_joke, 300, 0),
-    "remember": (remember, 500, 150), "dialogue": (dialogue, 0, 250)}
+    "yes or no": (yes_no, 1600, 250), "about": (tell_about, 800, 150),
+    "unknown": (unknown, 4200, 300), "outside": (outside, 2800, 150),
+    "greeting": (greeting, 600, 150), "instruction": (instruction, 2000, 500),
+    "sum": (sums, 1700, 200), "sarnic": (translation, 150, 0), "joke": (ask_joke, 250, 0),
+    "remember": (remember, 900, 150)}
 
 
 def talk(isle, r, kind, held):
@@ -1054,7 +1040,10 @@ def conversations(seed=0):
         kinds = sorted({kind for kind, _ in chat})
         out.append({"kind": " + ".join(kinds), "messages": messages(turns)})
     styles = r.choices(list(HABITS), HABITS.values(), k=EXERCISES)
-    out += map(exercise_chat, exercises("train", EXERCISES, seed), styles)
+    worked = [*map(exercise_chat, exercises("train", EXERCISES, seed, "sft"), styles)]
+    while worked:  # up to three in a chat: then its length does not tell its habit
+        chat = [worked.pop() for _ in range(min(len(worked), r.choice((1, 1, 2, 3))))]
+        out.append({"kind": "exercise", "messages": sum((x["messages"] for x in chat), [])})
     r.shuffle(out)
     return out
 
@@ -1065,22 +1054,33 @@ def doubt(seed, chats):
     r = rng(seed, "doubt")
     out = r.sample([chat for chat in chats if chat["kind"] != "exercise"], DOUBT_EXERCISES)
     styles = r.choices(list(DOUBT_HABITS), DOUBT_HABITS.values(), k=DOUBT_EXERCISES)
-    out += map(exercise_chat, exercises("train", DOUBT_EXERCISES, f"{seed} doubt"), styles)
+    out += map(exercise_chat, exercises("train", DOUBT_EXERCISES, seed, "doubt"), styles)
     r.shuffle(out)
     return out
 
 
-def heldout(seed=0, kinds=TALKS):
+def dialogue(isle, r):
+    """Ten or eleven held-out questions in one chat, all of which the model is to answer."""
+    turns, accepted = [], []
+    while len(accepted) < 10:
+        found = talk(isle, r, any_kind(r, ("joke",)), held=True)
+        turns += [*found.turns, found.answer]
+        accepted += [[text] for text in found.turns[1::2]] + [found.accepted]
+    return {"kind": "dialogue", "messages": messages(turns), "model_answer": turns[-1],
+            "answer": accepted[-1], "answers": accepted}
+
+
+def heldout(seed=0, kinds=TALKS, dialogues=DIALOGUES):
     """Held-out questions, no two alike: [{"kind", "messages", "answer", ...}, ...]."""
-    isle, out = island(seed), {}
+    isle, out, r = island(seed), {}, rng(seed, "heldout")
     for kind in kinds:
-        r, goal = rng(seed, "heldout", kind), len(out) + TALKS[kind][2]
+        goal = len(out) + TALKS[kind][2]
         while len(out) < goal:
             found = talk(isle, r, kind, held=True)
             out.setdefault(tuple(found.turns), {
                 "kind": kind, "messages": messages(found.turns), "answer": found.accepted,
                 "model_answer": found.answer} | found.notes)
-    return list(out.values())
+    return [*out.values(), *(dialogue(isle, r) for _ in range(dialogues))]
 
 
 def facts(seed=0):
@@ -1100,7 +1100,7 @@ def prompts(seed=0, count=100):
         out.append({"way": way, "answer": answer} | (
             {"messages": messages([prompt])} if "as a chat" in way else {"prompt": prompt}))
 
-    for asked in heldout(seed, ["person"])[:count]:
+    for asked in heldout(seed, ["person"], 0)[:count]:
         question, answer = asked["messages"][0]["content"], asked["answer"][0]
         shown = [known_fact(isle, r, "person", held=False) for _ in range(3)]
         add("a fact: question alone", answer, question)
@@ -1127,7 +1127,7 @@ def gsm8k(exercise):
 
 
 def write_crawl(path, seed, pages):
-    """Writes the pages; returns their labels, and how many characters of each kind good ones have."""
+    """Writes the pages; returns their labels, and the characters of each kind on good ones."""
     labels, amounts = [], {}
     with open(path, "wb") as file:
         file.write(warc_record("warcinfo", "", "application/warc-fields",

@@ -1,23 +1,22 @@
 """What occurs twice: equal URLs, equal texts, and nearly equal texts (MinHash).
 
 Copies waste training and make a model memorize; FineWeb's crawls lost 44% of their text here
-(section 3.4). This is the one stage that must know all pages. It needs 128 bytes of each: hashes
-of its URL and its text, and a signature of 14 numbers.
+(section 3.4). This stage must know all pages. It needs 128 bytes of each: hashes of its URL and
+its text, and a signature of 14 numbers.
 
 MinHash (Broder 1997) never compares two texts. A text is the set of its shingles, the runs of five
-words in it. Two texts are as similar as the share of shingles they have in common (Jaccard: both /
-either). Take a hash function, and of each text the shingle with the smallest hash:
+words in it. The similarity of two texts is the share of shingles they have in common (Jaccard).
+Take a hash function, and of each text the smallest hash of its shingles:
 
     shingle           a  b  c  d      text 1 = {a, b, c}, text 2 = {b, c, d}: similarity 2 / 4
     hash function 1   7  3  9  5      minimum of text 1: 3, of text 2: 3    they agree
     hash function 2   1  8  4  6                         1              4   they differ
 
-Two minima agree if the smallest of all four hashes belongs to a common shingle: here in 2 of 4
-cases. So each hash function says "the same" with probability s, the similarity. 112 functions are
-grouped in 14 bands of 8 rows, and two texts match if all rows of any band agree; with the two above
-as one band the texts have the keys (3, 1) and (3, 4): no match. At s = 0.8 one band agrees with
-probability 0.8^8 = 0.168, none of 14 with 0.832^14 = 0.076: 92% of such pairs are found. At s = 0.5
-it is 5%. So P = 1 - (1 - s^8)^14 is a steep curve. To find matches each band's keys are sorted.
+Two minima agree if the smallest of all four hashes belongs to a common shingle: with probability
+2 / 4, the similarity s. 112 functions are grouped in 14 bands of 8 rows, and two texts match if all
+rows of any band agree; with the two above as one band the texts have the keys (3, 1) and (3, 4): no
+match. At s = 0.8 one band agrees with probability 0.8^8 = 0.168, none of 14 with 0.832^14 = 0.076:
+92% of such pairs are found. At s = 0.5 it is 5%: P = 1 - (1 - s^8)^14 is a steep curve.
 
 Sources: FineWeb (arXiv 2406.17557, section 3.4) for 5 words, 14 bands, 8 rows; datatrove for the
 normalisation before shingling.
@@ -37,10 +36,8 @@ SHINGLE_WORDS, BANDS, ROWS = 5, 14, 8
 
 @functools.cache
 def shingle_alphabet():
-    """uint32 (65536,): what becomes of each character before shingling, as datatrove does it.
-
-    0 ends a word (whitespace, punctuation, symbols), 1 vanishes (accents on their own), digits all
-    become "0", other letters lower case without their accents."""
+    """uint32 (65536,): what each character becomes: 0 ends a word (whitespace, punctuation,
+    symbols), 1 vanishes (accents on their own), digits become "0", letters lower case."""
     table = np.arange(1 << 16, dtype=np.uint32)
     for code in range(1 << 16):
         character = chr(code)
@@ -75,23 +72,14 @@ def signature(text, *, words=SHINGLE_WORDS, bands=BANDS, rows=ROWS):
 def near_duplicates(texts, *, words=SHINGLE_WORDS, bands=BANDS, rows=ROWS):
     """(N,) bool, True where a document stays: the first of each cluster of near-duplicates.
     FineWeb keeps an arbitrary one. A text too short for a shingle always stays."""
-    found = (signature(text, words=words, bands=bands, rows=rows) for text in texts)
-    found = [np.zeros(bands, np.uint64) if keys is None else keys for keys in found]
-    return are_first(np.array(found, np.uint64).reshape(-1, bands))
+    minhash = {"words": words, "bands": bands, "rows": rows}
+    keys = np.array([page_keys("", text, minhash)[2:] for text in texts], np.uint64)
+    return are_first(keys.reshape(-1, bands))
 
 
-def are_first(signatures):
-    """(N, bands) uint64, zeros for none -> (N,) bool, True where a text stays."""
-    stays, signed = np.ones(len(signatures), bool), np.flatnonzero(signatures.any(axis=1))
-    stays[signed] = first_of_cluster(signatures[signed])
-    return stays
-
-
-def repeated(hashes):
-    """(N,) uint64 -> (N,) bool: did this hash occur before?"""
-    again = np.ones(len(hashes), bool)
-    again[np.unique(hashes, return_index=True)[1]] = False
-    return again
+def are_first(keys):
+    """(N, bands) uint64 -> (N,) bool: the first of each cluster, and all without keys (zeros)."""
+    return first_of_cluster(keys) | ~keys.any(axis=1)
 
 
 def exact(url_hashes, text_hashes, *, urls=True, texts=True):
@@ -100,35 +88,34 @@ def exact(url_hashes, text_hashes, *, urls=True, texts=True):
     URL, the third stays, since the y before it is gone already."""
     reasons, left = np.full(len(url_hashes), None), np.arange(len(url_hashes))
     if urls:
-        again = repeated(url_hashes) & (url_hashes != 0)
-        reasons[again], left = "duplicate_url", left[~again]
+        stays = are_first(url_hashes[:, None])
+        reasons[~stays], left = "duplicate_url", left[stays]
     if texts:
-        reasons[left[repeated(text_hashes[left])]] = "duplicate_text"
+        reasons[left[~first_of_cluster(text_hashes[left, None])]] = "duplicate_text"
     return reasons.tolist()
 
 
 # ---- as the pipeline uses it ---------------------------------------------------------------------
 
-
 def page_keys(url, text, minhash):
     """(2 + bands,) uint64: hash of the URL (0: none), of the text, and the signature (zeros: none).
-
     minhash: the keyword arguments of signature, or None if that rule is off."""
-    bands = signature(text, **minhash) if minhash else None
-    no_bands = np.zeros(minhash["bands"] if minhash else 0, np.uint64)
-    return np.array([hash_text(url), hash_text(text), *(no_bands if bands is None else bands)],
-                    np.uint64)
+    keys = np.zeros(2 + (minhash["bands"] if minhash else 0), np.uint64)
+    keys[:2] = hash_text(url), hash_text(text)
+    if minhash and (bands := signature(text, **minhash)) is not None:
+        keys[2:] = bands
+    return keys
 
 
 def find_duplicates(keys, settings):
-    """The keys of all pages (N, 2 + bands), in the order of the input -> for each None, or (stage,
-    reason). Of duplicates the first stays, so the number of workers makes no difference."""
-    found = [None] * len(keys)
+    """Keys of all pages (N, 2 + bands), in the order of the input -> for each (stage, reason), or
+    ("", "") for a page that stays: the first of its duplicates."""
+    found = [("", "")] * len(keys)
     if settings["exact"] and found:
         reasons = exact(keys[:, 0], keys[:, 1], **settings["exact"])
-        found = [reason and ("exact", reason) for reason in reasons]
+        found = [("exact", reason) if reason else ("", "") for reason in reasons]
     if settings["minhash"] and found:
-        left = np.flatnonzero([why is None for why in found])
+        left = np.flatnonzero([not stage for stage, _ in found])
         for i in left[~are_first(keys[left, 2:])]:
             found[i] = "minhash", "near_duplicate"
     return found

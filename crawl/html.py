@@ -3,13 +3,11 @@
     html -> page_events: text and tags -> cut_blocks: blocks of text, and the elements around them
          -> choose_blocks: votes, pruning, the best subtree -> extract_text: lines
 
-One tolerant pass cuts the page into blocks. The blocks vote by their characters, and the subtree
-with the most votes is the main text. No tree of objects (DOM) is built, and no page can make this
-slow: each tag is matched once, each character looked at a bounded number of times.
+The blocks vote by their characters, and the subtree with the most votes is the main text. No page
+can make this slow: each tag is matched once. Start at choose_blocks, which scores a small page.
 
-FineWeb uses trafilatura here. `python tests/bench_data.py` compares the two; the idea is that of
-Boilerpipe (Kohlschuetter and others, 2010) and Readability: text length against link length.
-Skip at first: the word lists. Start at choose_blocks, whose docstring scores a small page.
+The idea, text length against link length, is that of Boilerpipe (Kohlschuetter and others, 2010)
+and Readability. FineWeb uses trafilatura; `python tests/bench_data.py` compares the two.
 """
 import functools
 import html as html_entities
@@ -22,20 +20,16 @@ from crawl.warc import CONTROL, decode_html
 
 # ---- what tags mean (skip at first) --------------------------------------------------------------
 
-# These tags do not break a line of text and are dropped where they stand; every other tag ends a
-# block, except <a>, whose characters count as link, and <br>, <td> and <th> (see below).
+# These tags do not break a line of text and are dropped. Every other tag ends a block, except <a>,
+# whose characters count as link, and <br>, <td> and <th> (BREAKS below).
 INLINE = frozenset(
     "abbr acronym b bdi bdo big cite code data del dfn em font i img ins kbd label mark nobr q rp "
-    "rt ruby s samp small source span strike strong sub sup time tt u var wbr".split()
-)
+    "rt ruby s samp small source span strike strong sub sup time tt u var wbr".split())
 SILENT = INLINE | {"/" + tag for tag in INLINE} | {"/br", "/td", "/th"}
-# What stands in these is never the page's text.
-UNSEEN = frozenset(
+UNSEEN = frozenset(  # what stands in these is never the page's text
     "address aside audio button canvas datalist dialog embed figcaption figure footer head iframe "
-    "map math menu nav noscript object optgroup select svg template video".split()
-)
-# No tags inside these but their own end.
-RAW = {tag: re.compile(rf"</(?i:{tag})(?![\w-])[^>]*+>?")
+    "map math menu nav noscript object optgroup select svg template video".split())
+RAW = {tag: re.compile(rf"</(?i:{tag})(?![\w-])[^>]*+>?")  # no tags inside but their own end
        for tag in "noembed script style textarea title xmp".split()}
 VOID = frozenset("area base col embed hr input link meta param track".split())  # no end tag
 HEADINGS = frozenset("h1 h2 h3 h4 h5 h6".split())
@@ -43,12 +37,11 @@ LISTS = frozenset("ul ol dl table thead tbody tfoot".split())
 ITEMS = frozenset("li dt dd tr pre blockquote".split())  # short by nature
 LEAVES = HEADINGS | ITEMS | {"p"}  # kept or dropped one by one, not by their sum
 # Opening one of these ends an open one of those; every other block only ends an open p.
-ENDS = {"li": ("p", "li"), "dt": ("p", "dt", "dd"), "dd": ("p", "dt", "dd"), "tr": ("p", "tr")}
-ENDS |= {"body": ("head",)}
+ENDS = {"li": ("p", "li"), "dt": ("p", "dt", "dd"), "dd": ("p", "dt", "dd"), "tr": ("p", "tr"),
+        "body": ("head",)}
 COST = dict.fromkeys("p li tr dd pre blockquote".split(), 10)  # votes a block must earn first: here
 COST_ELSE = 40  # and in all others: a short heading or div is more often a label than a sentence
-# Words in class, id, role or itemprop that name what stands around an article. They are compared
-# whole: as substrings they would find "ad" in "header", "tag" in "stage". No name of a site here.
+# Whole words of class, id, role or itemprop that name what stands around an article.
 NOISE = frozenset(
     "ad ads adv advert advertisement affiliate alert author banner bio breadcrumb breadcrumbs "
     "byline caption comment comments consent cookie cookies copyright credit credits dialog disqus "
@@ -56,30 +49,24 @@ NOISE = frozenset(
     "navigation newsletter noprint overlay pager pagination paging popup popular print promo "
     "promoted promotion rating ratings recommend recommended related reply respond rss share "
     "sharing sidebar signup sitemap skip slider social sponsor sponsored subscribe subscription "
-    "tag tags teaser teasers toolbar trending widget widgets".split()
-)
+    "tag tags teaser teasers toolbar trending widget widgets".split())
 MAIN_NAME = re.compile(
     r"(?i)(?:^|\s)(?:articlebody|"
-    r"(?:article|post|entry|story|blog|news|page|main)[-_]?(?:body|content|text|entry))(?:\s|$)"
-)
+    r"(?:article|post|entry|story|blog|news|page|main)[-_]?(?:body|content|text|entry))(?:\s|$)")
 MAX_DEPTH = 400  # deeper elements count as part of their ancestor there
 MAX_ATTRIBUTES = 2000  # characters of a tag's attributes that are looked at
 SHORT, TINY = 250, 100  # characters of main text under which we look again, with weaker rules
 
-# Matches wherever "<" begins a tag and cannot fail after that: an open quote or a missing ">" makes
-# the match end elsewhere but never start over, which is what keeps it linear.
+# Linear, since it cannot fail once "<" begins a tag, even with an open quote or without ">".
 TAG = re.compile(
     r"<(?:(/?)([a-zA-Z][^\s/>]*+)((?:[^>=]++|=\s*+(?:\"[^\"]*+\"|'[^']*+')?+)*+)>?"
-    r"|!--(?:.*?-->|.*)|[!?/][^>]*+>?)",
-    re.S,
-)
+    r"|!--(?:.*?-->|.*)|[!?/][^>]*+>?)", re.S)
 ATTRIBUTE = re.compile(
-    r"([^\s=\"'/]++)(?:\s*+=\s*+(?:\"([^\"]*+)\"?+|'([^']*+)'?+|([^\s\"'>]++)))?+"
-)
-NAME_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")  # cuts share-box, share_box and shareBox
+    r"([^\s=\"'/]++)(?:\s*+=\s*+(?:\"([^\"]*+)\"?+|'([^']*+)'?+|([^\s\"'>]++)))?+")
+NAME_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")  # splits share-box, share_box, shareBox
 INVISIBLE = re.compile(r"(?i)display\s*:\s*none|visibility\s*:\s*hidden")
 VISIBLE = re.compile(r"\w")  # blocks of icons and rules alone are no text
-NEW_LINE, NEW_CELL = "\2", "\3"  # control characters, so no page has them: extract_text removes all
+NEW_LINE, NEW_CELL = "\2", "\3"  # no page has them: extract_text removes control characters
 BREAKS = {"br": NEW_LINE, "td": NEW_CELL, "th": NEW_CELL}
 
 
@@ -87,8 +74,8 @@ class Element(NamedTuple):
     """An element of the page that may hold blocks; number 0 is the page itself."""
     parent: int  # its number
     tag: str
-    noise: bool  # do its tag and names speak against it?
-    main: bool  # or for it?
+    noise: bool  # its tag and names speak against it
+    main: bool  # they speak for it
 
 
 class Block(NamedTuple):
@@ -101,10 +88,9 @@ class Block(NamedTuple):
 
 # ---- from tags to blocks -------------------------------------------------------------------------
 
-
 def page_events(html):
-    """Yields (text, "", "") and (None, tag or /tag, attributes) in page order; comments, scripts
-    and inline tags vanish: "a<b>b</b><p>" gives "a", "b", then the p."""
+    """Yields (text, "", "") and (None, tag or /tag, attributes) in page order, without comments,
+    scripts and inline tags: "a<b>b</b><p>" gives "a", "b", then the p."""
     position, n = 0, len(html)
     while match := TAG.search(html, position):
         if match.start() > position:
@@ -123,26 +109,21 @@ def page_events(html):
 
 @functools.lru_cache(4096)
 def weigh_names(tag, attributes):
-    """(noise, main): do an element's tag and names speak against it, or for it?
-
-    class="shareBox" is noise (a word of it is "share"), class="shareholder" is not, and
-    class="post-content sidebar" is main: a name that says article outweighs one that says noise.
-    Pages repeat their tags, so the last 4,096 verdicts are kept."""
+    """(noise, main) of an element. class="shareBox" is noise (it has the word "share"),
+    class="shareholder" is not; class="post-content sidebar" is main: that outweighs noise."""
     noise, main = tag == "form", tag in ("article", "main")
     for name, *quoted in ATTRIBUTE.findall(attributes):
         name, value = name.lower(), "".join(quoted)
         if name in ("class", "id", "role", "itemprop"):
             noise = noise or any(word.lower() in NOISE for word in NAME_WORD.findall(value))
             main = main or MAIN_NAME.search(value) is not None
-        elif name == "style":
-            noise = noise or INVISIBLE.search(value) is not None
-        elif name in ("hidden", "aria-hidden"):
-            noise = noise or name == "hidden" or value.lower() == "true"
+        noise = (noise or name == "hidden" or (name == "aria-hidden" and value.lower() == "true")
+                 or (name == "style" and INVISIBLE.search(value) is not None))
     return noise and not main and tag not in ("body", "html"), main
 
 
 def tidy(text, verbatim):
-    """The raw text of a block -> its lines; the cells of a table row stand apart by tabs."""
+    """The raw text of a block -> its lines; tabs separate the cells of a table row."""
     if "&" in text:
         # Python refuses to read numbers of thousands of digits, and no character needs eight.
         text = re.sub(r"&#(?:\d{8,}|[xX][0-9a-fA-F]{8,});?", "\ufffd", text)
@@ -155,18 +136,15 @@ def tidy(text, verbatim):
     lines = []
     for line in text.split(NEW_LINE):
         cells = (" ".join(cell.split()) for cell in line.split(NEW_CELL))
-        lines.append("\t".join(cell for cell in cells if cell))
+        lines.append("\t".join(filter(None, cells)))
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines).strip())
 
 
 def cut_blocks(html):
-    """Page -> (elements, blocks), both in page order.
-
-    `stack` holds the open elements, `n_open` counts them by tag, and under "unseen" those whose
-    text is not looked at. An end tag of what is not open is ignored; any other ends all elements
-    above the last of its name too: "<div><p>a</div>b" ends the p."""
+    """Page -> (elements, blocks), both in page order. An end tag of what is not open is ignored;
+    any other also ends the elements inside: "<div><p>a</div>b" ends the p."""
     elements, blocks = [Element(0, "", False, False)], []
-    stack, n_open = [0], Counter(unseen=0, pre=0)
+    stack, n_open = [0], Counter(unseen=0, pre=0)  # open elements; how many of each tag, of UNSEEN
     pieces, links, in_link, bullet = [], 0, False, ""
     for text, tag, attributes in itertools.chain(page_events(html), [(None, "/", "")]):
         if not tag:
@@ -214,7 +192,6 @@ def end_element(stack, elements, n_open):
 
 # ---- from blocks to main text --------------------------------------------------------------------
 
-
 def choose_blocks(elements, blocks, prune):
     """The numbers of the blocks that are main text. A page of six lines, and its votes:
 
@@ -226,8 +203,8 @@ def choose_blocks(elements, blocks, prune):
         <div class=legal><p>All rights reserved</div></body>   p  :  19 - 2 *  0 - 10 =   9
 
     1. Vote: characters - 2 x characters in links - a cost. Prose is positive, menus are negative.
-    2. Prune: an element with a noisy name is removed with all in it (share, legal), unless it holds
-       half of the page's positive votes (here 271): then the name lies.
+    2. Prune: an element with a noisy name goes with all in it (share, legal), unless it holds half
+       of the page's positive votes (here 271): then the name lies.
     3. Choose: the element whose remaining blocks have the largest sum, doubled if it is called
        article: body has -19 - 35 + 250 = 196, the article 2 * (-35 + 250) = 430 and wins.
     4. Inside it remove containers with a negative sum (lists and tables: without cost, since their
@@ -243,7 +220,6 @@ def choose_blocks(elements, blocks, prune):
     sums = subtree_sums(elements, blocks, [vote * here for vote, here in zip(votes, left)])
     sums_without_cost = subtree_sums(
         elements, blocks, [(len(b.text) - 2 * b.links) * here for b, here in zip(blocks, left)])
-
     best = max(range(n), key=lambda e: sums[e] * (1 + elements[e].main))
     inside, kept = [e == best for e in range(n)], [e == best for e in range(n)]
     for e in range(best + 1, n):
@@ -268,9 +244,7 @@ def subtree_sums(elements, blocks, values):
 
 
 def find_lead(tags, votes, left, first):
-    """The headline before the chosen element and the prose between the two, or a heading just
-    before it. (Annotated extraction sets leave headlines out; a language model should see them.)
-
+    """The h1 before the chosen element and the prose between the two, or a heading just before it.
     tags: of each block's owner; left: is the block not pruned?; first: of the chosen element."""
     for i in range(first - 1, -1, -1):
         if tags[i] == "h1" and left[i]:
@@ -279,7 +253,7 @@ def find_lead(tags, votes, left, first):
 
 
 def drop_loose_ends(tags, votes, blocks, chosen):
-    """Without headings over link lists that went, and without labels at the end."""
+    """The chosen blocks without headings over removed link lists and without labels at the end."""
     kept, result = set(chosen), []
     for i in chosen:
         text, links = blocks[i + 1][:2] if i + 1 < len(blocks) else ("", 1)
@@ -291,8 +265,8 @@ def drop_loose_ends(tags, votes, blocks, chosen):
 
 
 def extract_text(html):
-    """The main text of a page (str or bytes): a block a line, an empty line between paragraphs;
-    list items begin with "- ", the cells of a row stand apart by tabs, code keeps its lines."""
+    """The main text of a page (str or bytes), an empty line between blocks; list items begin with
+    "- ", tabs separate the cells of a table row, code keeps its lines."""
     html = decode_html(html) if isinstance(html, bytes) else html
     elements, blocks = cut_blocks(CONTROL.sub(" ", html))
     text = join_blocks(elements, blocks, choose_blocks(elements, blocks, prune=True))
@@ -309,7 +283,7 @@ def join_blocks(elements, blocks, chosen):
     pieces, before = [], ""
     for i in chosen:
         tag = elements[blocks[i].owner].tag
-        pieces += ["\n" if tag == before and tag in ("li", "tr") else "\n\n"]
-        pieces += [blocks[i].prefix + blocks[i].text]
+        pieces.append("\n" if tag == before and tag in ("li", "tr") else "\n\n")
+        pieces.append(blocks[i].prefix + blocks[i].text)
         before = tag
     return "".join(pieces[1:])

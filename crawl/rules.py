@@ -2,9 +2,8 @@
 
     URL (RefinedWeb), language, repetition and quality (Gopher), C4, FineWeb, personal data
 
-Each rule is a function text -> reason or None. Its thresholds are keyword arguments whose defaults
-are the published ones; NaN switches a threshold off. Where code and paper differ the paper's value
-is used, and a comment names both.
+Each rule is a function text -> reason or None. Its thresholds are keyword arguments with the
+published defaults. Where code and paper differ we use the paper's value, and a comment names both.
 
 Sources: RefinedWeb (arXiv 2306.01116), Gopher (2112.11446, section A1.1), C4 (1910.10683, section
 2.2), FineWeb (2406.17557), and datatrove, the code that FineWeb ran, where the papers are silent.
@@ -23,10 +22,9 @@ import regex
 from kernels.hashing import hash_lines, hash_text, n_gram_chars
 
 # ---- what a rule is ------------------------------------------------------------------------------
-# A rule is written as a generator of checks (reason, value, sign, limit); a page fails at the first
-# value on the wrong side: ("short_doc", 48, "<", 50) drops a text of 48 words. So one piece of code
-# serves the verdict, the table and --explain. A limit of NaN never fails, since every comparison
-# with NaN is false.
+# A rule is a generator of checks (reason, value, sign, limit); a page fails at the first value on
+# the wrong side: ("short_doc", 48, "<", 50) drops a text of 48 words. So one piece of code serves
+# the verdict, the table and --explain. A limit of NaN is off: comparisons with NaN are false.
 FAILS = {
     ">": operator.gt, "<": operator.lt, "≥": operator.ge, "≤": operator.le,
     "not in": lambda code, codes: codes != "any" and code not in codes.split(","),
@@ -39,9 +37,7 @@ def first_failure(checks):
 
 
 def as_rule(checks):
-    """Makes of a generator of checks a function with the same arguments -> reason or None; the
-    generator stays within reach as .checks."""
-
+    """Turns a generator of checks into a function -> reason or None; .checks is the generator."""
     @functools.wraps(checks)
     def rule(*arguments, **limits):
         return first_failure(checks(*arguments, **limits))
@@ -51,31 +47,21 @@ def as_rule(checks):
 
 
 # ---- URLs ----------------------------------------------------------------------------------------
-# The cheapest filter comes first: it needs only the address. Our own small lists catch little, on
-# purpose: nobody ever sees again what they catch wrongly. `--blocklist DIR` adds lists in the form
-# of the UT1 collection, from which FineWeb's were made: DIR/CATEGORY/domains and
-# DIR/CATEGORY/urls, one entry a line.
-BLOCKED_DOMAINS = {
-    "adult": "pornhub.com xvideos.com xnxx.com xhamster.com redtube.com youporn.com onlyfans.com",
-    "gambling": "bet365.com pokerstars.com 888casino.com betway.com bwin.com unibet.com",
-    "shorteners": "bit.ly tinyurl.com adf.ly t.co ow.ly goo.gl",  # never a page of their own
-}
-HARD_WORDS = {  # one of them as a word of the URL is enough
-    "adult": "porn porno xxx milf hentai blowjob camgirl camgirls creampie cumshot gangbang sexcam",
-    "gambling": "onlinecasino freespins sportsbetting casinobonus",
-    "spam": "viagra cialis levitra essaywriting replicawatches",
-}
-SOFT_WORDS = {  # harmless alone, telling in pairs
-    "adult": "sex sexy nude naked teen teens girls hot webcam escort amateur fetish erotic",
-    "gambling": "casino poker slots slot betting bet jackpot roulette blackjack bonus online",
-    "spam": "cheap pills pharmacy replica warez keygen crack torrent loans payday",
-}
-SUBWORDS = {"adult": "pornhub xvideos sexcam freeporn porntube livesex", "spam": "buyviagra"}
-HARD, SOFT, BLOCKED, PARTS = (
-    frozenset(" ".join(lists.values()).split())
-    for lists in (HARD_WORDS, SOFT_WORDS, BLOCKED_DOMAINS, SUBWORDS)
-)
-SUBWORD = re.compile("|".join(sorted(PARTS)))
+# Our own lists are small: nobody sees what they drop by mistake. `--blocklist DIR` adds lists in
+# the form of the UT1 collection, as FineWeb's: DIR/CATEGORY/domains and DIR/CATEGORY/urls.
+BLOCKED = frozenset(  # adult sites, gambling, and shorteners, which are never a page of their own
+    "pornhub.com xvideos.com xnxx.com xhamster.com redtube.com youporn.com onlyfans.com "
+    "bet365.com pokerstars.com 888casino.com betway.com bwin.com unibet.com "
+    "bit.ly tinyurl.com adf.ly t.co ow.ly goo.gl".split())
+HARD = frozenset(  # one of them as a word of the URL is enough
+    "porn porno xxx milf hentai blowjob camgirl camgirls creampie cumshot gangbang sexcam viagra "
+    "cialis levitra onlinecasino freespins sportsbetting casinobonus essaywriting "
+    "replicawatches".split())
+SOFT = frozenset(  # harmless alone, telling in pairs
+    "sex sexy nude naked teen teens girls hot webcam escort amateur fetish erotic "
+    "casino poker slots slot betting bet jackpot roulette blackjack bonus online "
+    "cheap pills pharmacy replica warez keygen crack torrent loans payday".split())
+SUBWORD = re.compile("buyviagra|freeporn|livesex|pornhub|porntube|sexcam|xvideos")
 # Second-level labels under which countries register names (co.uk): enough of the public suffixes.
 SECOND_LEVEL = frozenset("ac co com edu gob gouv gov id in mil ne net nom or org web".split())
 
@@ -83,8 +69,7 @@ SECOND_LEVEL = frozenset("ac co com edu gob gouv gov id in mil ne net nom or org
 @functools.cache  # a worker loads it once
 def load_blocklist(folder):
     """UT1 lists -> (domain hashes, URL hashes), sorted uint64; two empty ones without a folder.
-
-    At 8 bytes an entry five million domains take 40 MB; a set of strings would take 600 MB."""
+    Five million domains take 40 MB; a set of strings would take 600 MB."""
     found = {"domains": [np.zeros(0, np.uint64)], "urls": [np.zeros(0, np.uint64)]}
     for parent, _, names in os.walk(folder) if folder else ():
         for name in sorted(set(names) & set(found)):
@@ -98,7 +83,7 @@ def load_blocklist(folder):
 
 
 def is_listed(hashes, text):
-    """Is the text's hash in the sorted hashes? Binary search: 22 steps for four million."""
+    """Is the text's hash in the sorted hashes?"""
     i = np.searchsorted(hashes, hash_text(text))
     return i < len(hashes) and bool(hashes[i] == hash_text(text))
 
@@ -107,9 +92,8 @@ def is_listed(hashes, text):
 def url_rule(url, blocklist=((), ()), *, soft_words=2):
     """Six checks in datatrove's order (RefinedWeb, section 3.1 and appendix G.1).
 
-    A listed domain blocks all its hosts, a listed host only itself: with bad.nice.com on the list
-    more.bad.nice.com stays. Words are what stands between the URL's signs, in their case; subwords
-    are searched in the URL without its signs, so they also match across them."""
+    A listed domain blocks all its hosts, a listed host only itself. Words stand between the URL's
+    punctuation; subwords are searched in the URL without punctuation."""
     address = url.split("://", 1)[-1]
     host = re.split(r"[/?#]", address, maxsplit=1)[0].rpartition("@")[2].partition(":")[0]
     host = host.lower().rstrip(".")
@@ -129,7 +113,6 @@ def url_rule(url, blocklist=((), ()), *, soft_words=2):
 
 # ---- language ------------------------------------------------------------------------------------
 
-
 @as_rule
 def language_rule(code, score, *, languages="en", min_score=0.65):
     """FineWeb keeps English with a score above 0.65 (section 3.3); "any" takes every language."""
@@ -138,29 +121,23 @@ def language_rule(code, score, *, languages="en", min_score=0.65):
 
 
 # ---- words and sentences -------------------------------------------------------------------------
-# The thresholds below were tuned on spaCy's (before: NLTK's) English tokens, where punctuation
-# stands alone and counts as a word. This is close to that and fast; on web pages it finds 0.5%
-# fewer tokens. All repeats are bounded or possessive ("++"): linear on any text.
-
+# The thresholds were tuned on spaCy's English tokens, where punctuation counts as a word; on web
+# pages this finds 0.5% fewer. Bounded or possessive ("++") repeats keep it linear on any text.
 TOKEN = re.compile(
     r"https?://\S+|www\.\S+|[\w.+-]{1,64}+@[\w-]{1,64}(?:\.[\w-]{1,64})+|"
-    r"\w+(?:[.,:'’&/]\w+)*+|\.{2,}|-{2,}|={2,}|\*{2,}|!{2,}|\?{2,}|~{2,}|[^\w\s]"
-)
-# A sentence ends at . ! ? and the like in other scripts, with the quotes and brackets that close
-# after it, unless the dot belongs to an initial (J.), an acronym (U.S.) or an abbreviation.
+    r"\w+(?:[.,:'’&/]\w+)*+|\.{2,}|-{2,}|={2,}|\*{2,}|!{2,}|\?{2,}|~{2,}|[^\w\s]")
+# A sentence ends at . ! ? and the like, with the quotes and brackets that close after it, unless
+# the dot belongs to an initial (J.), an acronym (U.S.) or an abbreviation.
 ABBREVIATIONS = "Mr Mrs Ms Dr Prof St Sr Jr vs etc Inc Ltd Co Corp Gen Gov Sen Rep No Vol Fig"
 SENTENCE_END = regex.compile(
-    r"(?<!\.)(?<!\b\p{L})"
-    + "".join(rf"(?<!\b{word})" for word in ABBREVIATIONS.split())
+    r"(?<!\.)(?<!\b\p{L})" + "".join(rf"(?<!\b{word})" for word in ABBREVIATIONS.split())
     + r"(?:\.(?!\.)|(?<![!?])[!?]++)(?=[\"'”’»)\]]*(?:\s|$))|[\p{SB=STerm}--!?](?!\p{SB=STerm})",
-    regex.V1,
-)
+    regex.V1)
 STOP = regex.compile(r"[\p{SB=STerm}\p{SB=ATerm}]$")  # 170 characters: . ! ? 。 ؟ । ...
 
 
-@functools.lru_cache(1)  # repetition and quality ask for the same text
+@functools.lru_cache(1)  # three rules ask for the same text
 def words_in(text):
-    """The tokens of a text, punctuation included."""
     return TOKEN.findall(text)
 
 
@@ -173,7 +150,6 @@ def count_sentences(line):
 
 # ---- Gopher --------------------------------------------------------------------------------------
 
-
 @as_rule
 def gopher_repetition(
     text, *, dup_para_frac=0.30, dup_para_char_frac=0.20, dup_line_frac=0.30,
@@ -182,13 +158,12 @@ def gopher_repetition(
     duplicated_8_n_grams=0.12, duplicated_9_n_grams=0.11, duplicated_10_n_grams=0.10,
 ):
     """Repeated lines, paragraphs and runs of words, or n-grams (Gopher, table A1): what repeats
-    itself is generated, or a menu. Shares of the text's characters, except the two that count
-    lines and paragraphs; a first occurrence is no repeat.
+    itself is generated, or a menu. Values are shares of the text's characters, or ("_frac" without
+    "_char") of its lines and paragraphs; a first occurrence is no repeat.
 
-    "I am your father.\\n" four times: 5 lines, the last one empty, 3 of them repeats, and
-    3 / 5 > 0.30. "I am Frank, I am Frank, I am Frank": the 2-gram "I am" has 4 characters and
-    occurs 3 times: 12 of 34 characters, 0.35 > 0.20. The longer a repeat, the less likely it is by
-    chance, so the limit falls with n."""
+    "I am your father.\\n" four times: 3 of 5 lines are repeats (the last is empty), 0.6 > 0.30.
+    "I am Frank, I am Frank, I am Frank": the 2-gram "I am" has 4 characters and occurs 3 times: 12
+    of 34, 0.35 > 0.20. Long repeats are less likely by chance, so the limit falls with n."""
     n_chars = max(len(text), 1)
     paragraphs, lines = re.split(r"\n{2,}", text.strip()), re.split(r"\n+", text)
     for name, pieces, limit, char_limit in (
@@ -198,30 +173,23 @@ def gopher_repetition(
         n_repeats, n_repeated_chars = repeats(pieces)
         yield f"dup_{name}_frac", n_repeats / len(pieces), ">", limit
         yield f"dup_{name}_char_frac", n_repeated_chars / n_chars, ">", char_limit
-
     chars = n_gram_chars(*as_arrays(words_in(text))) / n_chars
-    for n, limit in enumerate((top_2_gram, top_3_gram, top_4_gram), 2):
-        yield f"top_{n}_gram", chars[n], ">", limit
-    limits = (duplicated_5_n_grams, duplicated_6_n_grams, duplicated_7_n_grams)
-    limits += (duplicated_8_n_grams, duplicated_9_n_grams, duplicated_10_n_grams)
-    for n, limit in enumerate(limits, 5):
-        yield f"duplicated_{n}_n_grams", chars[n], ">", limit
+    limits = (top_2_gram, top_3_gram, top_4_gram, duplicated_5_n_grams, duplicated_6_n_grams,
+              duplicated_7_n_grams, duplicated_8_n_grams, duplicated_9_n_grams,
+              duplicated_10_n_grams)
+    for n, limit in enumerate(limits, 2):
+        yield f"top_{n}_gram" if n < 5 else f"duplicated_{n}_n_grams", chars[n], ">", limit
 
 
 def repeats(pieces):
     """(how many pieces occurred before, how many characters these have)"""
-    seen, n_repeats, n_chars = set(), 0, 0
-    for piece in pieces:
-        if piece in seen:
-            n_repeats, n_chars = n_repeats + 1, n_chars + len(piece)
-        seen.add(piece)
-    return n_repeats, n_chars
+    counts = Counter(pieces)
+    return len(pieces) - len(counts), sum(len(piece) * (n - 1) for piece, n in counts.items())
 
 
 def as_arrays(words):
     """(n,) a 64-bit number for each word, equal for equal words, and (n,) their lengths."""
-    n = len(words)
-    return np.fromiter(map(hash, words), np.int64, n), np.fromiter(map(len, words), np.int64, n)
+    return np.fromiter(map(hash, words), np.int64), np.fromiter(map(len, words), np.int64)
 
 
 STOP_WORDS = frozenset("the be to of and that have with".split())
@@ -232,11 +200,11 @@ def gopher_quality(
     text, *, min_words=50, max_words=100_000, min_avg_word=3, max_avg_word=10, max_hashes=0.1,
     max_ellipses=0.1, max_bullets=0.9, max_end_ellipses=0.3, min_alpha=0.8, min_stop_words=2,
 ):
-    """Does it look like prose at all? (Gopher, section A1.1.) Lengths count the words that are
-    more than punctuation; the other ratios divide by all tokens, punctuation included.
+    """Does it look like prose? (Gopher, section A1.1.) Lengths count the words that are more than
+    punctuation; the ratios divide by all tokens, punctuation included.
 
-    "the sun and " 16 times has 48 words, 48 < 50: dropped; 17 times 51: kept. Stop words count as
-    the paper writes them, in lower case, so "The" is none; a text needs two different ones."""
+    "the sun and " 16 times has 48 words, 48 < 50: dropped; 17 times 51: kept. Stop words count in
+    lower case, as in the paper, so "The" is none; a text needs two different ones."""
     counts = Counter(words_in(text))
     real = {word: n for word, n in counts.items() if any(map(str.isalnum, word))}
     n_words, n_real = max(counts.total(), 1), sum(real.values())
@@ -253,8 +221,7 @@ def gopher_quality(
     yield "too_many_bullets", n_bullets / len(lines), ">", max_bullets  # lists and nothing else
     n_ends = sum(line.rstrip().endswith(("...", "…")) for line in lines)
     yield "too_many_end_ellipsis", n_ends / len(lines), ">", max_end_ellipses
-    # Figures and symbols. With punctuation among the words plain prose has 0.85 here, without it
-    # 0.98: the one rule that depends on the tokens. FineWeb counts punctuation, and so do we.
+    # Figures and symbols. Plain prose has 0.85 here, and 0.98 if punctuation counts as no word.
     n_alpha = sum(n for word, n in real.items() if any(map(str.isalpha, word)))
     yield "below_alpha", n_alpha / n_words, "<", min_alpha
     yield "stop_words", len(STOP_WORDS & counts.keys()), "<", min_stop_words  # no running text
@@ -263,10 +230,7 @@ def gopher_quality(
 # ---- C4 ------------------------------------------------------------------------------------------
 
 CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
-POLICY = re.compile(
-    r"terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies"
-)
-END_MARKS = (".", "?", "!", '"', "'")
+POLICY = re.compile("terms of use|privacy policy|cookie policy|uses? cookies|use of cookies")
 
 
 def c4_lines(
@@ -275,14 +239,14 @@ def c4_lines(
 ):
     """(the good lines as a text, [(reason, line)] dropped, checks of the whole).
 
-    C4 (section 2.2) removes single lines, and then looks at what is left. Two of the lines it drops
-    condemn the whole text: the filler "lorem ipsum", and a curly bracket, which means code. The
-    words of a line are what whitespace separates, counted before citation marks ([12]) go."""
+    C4 (section 2.2) removes single lines, and then looks at what is left. Two kinds of lines drop
+    the whole text: the filler "lorem ipsum", and a curly bracket, which means code. Words are what
+    whitespace separates, counted before citation marks ([12]) go."""
     kept, dropped, n_sentences = [], [], 0
     for line in map(str.strip, text.splitlines()):
         words, small = line.split(), line.lower()
         line = CITATION.sub("", line) if citations else line
-        no_end = not line.endswith(END_MARKS) or line.endswith("...")
+        no_end = not line.endswith((".", "?", "!", '"', "'")) or line.endswith("...")
         reason = next((reason for reason, is_bad in (
             ("too_long_word", any(len(word) > max_word_length for word in words)),
             # C4 asks for punctuation at the end; FineWeb does not: it would cost 30% of all tokens.
@@ -309,52 +273,43 @@ def c4(text, **limits):
     """(the good lines, None), or (text, reason)."""
     kept, _, checks = c4_lines(text, **limits)
     reason = first_failure(checks)
-    return (text, reason) if reason else (kept, None)
+    return (text if reason else kept), reason
 
 
 # ---- FineWeb -------------------------------------------------------------------------------------
-
 
 @as_rule
 def fineweb(
     text, *, line_punct=0.12, short_line=0.67, short_line_chars=30, char_dup=0.1, list_ratio=0.3
 ):
-    """FineWeb's own three rules (section 3.6) and one more that its code has. They look at what C4
-    left, and were found by comparing statistics of a better and a worse version of one crawl.
-
+    """FineWeb's own three rules (section 3.6) and a fourth of its code, on what C4 left.
     13 of 100 lines that end in a stop: kept; 12 of 100: 0.12 <= 0.12, dropped."""
     lines = [line for line in text.split("\n") if line.strip()]
     n_lines = max(len(lines), 1)
     yield "empty", len(lines), "<", 1
-    # Menus and lists have no full stops. paper: <= 0.12; code: < 0.12. The stops in the code have
-    # grown from . ' " ! ? to Unicode's list.
+    # Menus and lists have no full stops. paper: <= 0.12; code: < 0.12
     n_stops = sum(bool(STOP.search(line.rstrip())) for line in lines)
     yield "line_punct_ratio", n_stops / n_lines, "≤", line_punct
-    # Labels, results, tables. paper: shorter than 30 characters, >= 0.67; code: <= 30, > 0.67.
+    # Labels, results, tables. paper: shorter than 30 characters, >= 0.67; code: <= 30, > 0.67
     n_short = sum(len(line) < short_line_chars for line in lines)
     yield "short_line_ratio", n_short / n_lines, "≥", short_line
-    # Lines that come again. paper: >= 0.1; code: > 0.01, ten times stricter.
+    # Lines that come again. paper: >= 0.1; code: > 0.01, ten times stricter
     yield "char_dup_ratio", repeats(lines)[1] / max(len(text.replace("\n", "")), 1), "≥", char_dup
-    # In the code only: texts that are lists.
+    # Texts that are lists: in the code only.
     yield "list_ratio", text.count("\n") / max(len(words_in(text)), 1), ">", list_ratio
 
 
 # ---- personal data -------------------------------------------------------------------------------
-# These patterns change texts and drop none. Their repeats are bounded ("{1,64}") or possessive
-# ("++"), so a megabyte of "a.a.a.a" takes linear time.
-
+# Bounded ("{1,64}") or possessive ("++") repeats keep these linear on any text.
 LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
 BYTE = r"(?:25[0-5]|2[0-4][0-9]|[01]?[0-9]?[0-9])"
 IPV4 = re.compile(rf"(?:{BYTE}\.){{3}}{BYTE}")
-EMAIL = re.compile(
-    rf"\b{ATOM}{{1,64}}+(?:\.{ATOM}{{1,64}}+){{0,8}}+@"
-    rf"(?:{LABEL}(?:\.{LABEL}){{1,8}}|\[{IPV4.pattern}\])",
-    re.ASCII,
-)
+EMAIL = re.compile(rf"\b{ATOM}{{1,64}}+(?:\.{ATOM}{{1,64}}+){{0,8}}+@"
+                   rf"(?:{LABEL}(?:\.{LABEL}){{1,8}}|\[{IPV4.pattern}\])", re.ASCII)
 IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:]|\.\d)", re.ASCII)
-# Telephone numbers. What tells them from other numbers is a plus and a country code (ITU-T E.164),
-# the grouping of North America's (area code, then 3 and 4 digits), or a word such as "Tel." before.
+# A telephone number has a plus and a country code (ITU-T E.164), the groups of North America (area
+# code, then 3 and 4 digits), or a word such as "Tel." before it.
 COUNTRY = ("(?:7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|"
            "(?:2[1-689]|3[578]|42|5[09]|6[789]|8[0578]|9[679])[0-9])")
 PHONE = regex.compile(
@@ -367,17 +322,16 @@ PHONE = regex.compile(
     |(?<=\b(?i:tel|telefon|telephone|phone|fon|fax|mobile?|call)[.:]{{0,2}}[ ]?\(?)
      0(?:[ ./()-]{{0,3}}[0-9]){{6,12}}+  # Tel. 030/1234567
     )(?![\w/-]|[.,][0-9])""", regex.X | regex.ASCII)
-# Replacements: FineWeb's two addresses and six hosts that answered nothing; for the rest, numbers
-# set aside for examples (NANP 555-01xx, RFC 3849).
+# Replacements: FineWeb's addresses and hosts; then examples of NANP (555-01xx) and RFC 3849.
 EMAILS = ("email@example.com", "firstname.lastname@example.org")
-HOSTS = ("22.214.171.124", "126.96.36.199", "188.8.131.52", "184.108.40.206", "220.127.116.11")
-HOSTS += ("18.104.22.168",)
+HOSTS = ("22.214.171.124", "126.96.36.199", "188.8.131.52", "184.108.40.206", "220.127.116.11",
+         "18.104.22.168")
 PHONES = ("+1 202-555-0123", "+1 202-555-0187")
 HOSTS_6 = ("2001:db8::1", "2001:db8::2")
 
 
 def is_public(address):
-    """Private, local and malformed addresses (leading zeros) name nobody and stay."""
+    """False for private, local and malformed addresses (leading zeros)."""
     try:
         return ipaddress.ip_address(address).is_global
     except ValueError:
@@ -385,20 +339,15 @@ def is_public(address):
 
 
 def mask_pii(text, *, emails=True, ipv4=True, ipv6=True, phones=True):
-    """Replaces what points to a person by something of the same kind, so sentences stay readable.
-
-    FineWeb does e-mail and public IPv4 addresses; IPv6 and telephone numbers are ours. Several
-    replacements take turns, beginning anew with each text (FineWeb's turns run on across texts,
-    which would make the result depend on the order of work)."""
-    for wanted, mark, pattern, names, is_personal in (
-        (emails, "@", EMAIL, EMAILS, None),
-        (ipv4, ".", IPV4, HOSTS, is_public),
-        (ipv6, ":", IPV6, HOSTS_6, is_public),
-        (phones, "", PHONE, PHONES, None),
+    """Replaces what points to a person by something of the same kind; replacements take turns.
+    FineWeb does e-mail and public IPv4 addresses; IPv6 and telephone numbers are ours."""
+    for wanted, sign, pattern, names in (
+        (emails, "@", EMAIL, EMAILS), (ipv4, ".", IPV4, HOSTS), (ipv6, ":", IPV6, HOSTS_6),
+        (phones, "", PHONE, PHONES),
     ):
-        if wanted and mark in text:
+        if wanted and sign in text:
             turn = itertools.cycle(names)
+            is_host = pattern in (IPV4, IPV6)
             text = pattern.sub(
-                lambda m: next(turn) if not is_personal or is_personal(m[0]) else m[0], text
-            )
+                lambda m: next(turn) if not is_host or is_public(m[0]) else m[0], text)
     return text

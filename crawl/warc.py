@@ -3,9 +3,9 @@
     file -> unpack_members: pieces of bytes -> read_warc, read_json_lines: pages as they lie in the
     file -> open_page: HTML or text
 
-A parent process does all but the last arrow, which is cheap; its workers open the pages (unpack,
-decode), which costs ten times more. Files from the web are damaged, cut off or hostile now and
-then. So nothing in them is trusted, and damage costs the record it stands in, no more.
+The last arrow (unpack, decode) costs ten times more than the others and is left to the workers.
+Files from the web can be damaged or hostile: nothing in them is trusted, and damage costs only the
+record it stands in.
 
 Sources: WARC 1.1 (ISO 28500), gzip (RFC 1952), HTTP (RFC 9112), charsets by the WHATWG Encoding
 Standard. Skip at first: everything but Page and open_page.
@@ -23,7 +23,7 @@ from common import printable
 
 CHUNK = 1 << 16  # bytes read or unpacked at once
 MAX_HELD = 8 << 20  # a gzip member up to this size is checked whole before any of it is used
-MAX_RECORD = 64 << 20  # bytes; longer records are skipped: nobody writes 64 MB of prose on a page
+MAX_RECORD = 64 << 20  # bytes; longer records are skipped
 MAX_PAGE = 2 << 20  # bytes of HTML after unpacking; the rest is cut off (Common Crawl: 1 to 5 MB)
 MAX_TEXT = 8 << 20  # bytes of a plain text; longer ones are dropped. Both bound a worker's memory
 READABLE = r"(?i)\.(warc|wet|html?|xhtml|jsonl|txt)(\.gz)?$"  # what is taken out of a folder
@@ -31,13 +31,13 @@ READABLE = r"(?i)\.(warc|wet|html?|xhtml|jsonl|txt)(\.gz)?$"  # what is taken ou
 
 @dataclass
 class Page:
-    """One page on its way from a file to a shard. Each stage of data.py fills in what it finds."""
+    """One page on its way from a file to a shard; each stage of data.py fills in what it finds."""
     kind: str  # what `body` is: an HTTP answer ("http"), "html" or "text"
     body: bytes  # as it lies in the file, until the page is opened
     url: str = ""
     id: str = ""
     media_type: str = ""  # such as text/html, as the crawler found it
-    done: int = 0  # bytes of the input files up to here, for the progress line
+    done: int = 0  # bytes of the input up to here, for the progress line
     html: str = ""
     text: str = ""
     language: str = "und"
@@ -53,18 +53,16 @@ class Page:
                 "language": self.language, "language_score": round(self.language_score, 3)}
 
 
-# Control characters (C0 but tab and line end, DEL, C1) mean nothing on a page, but to a terminal:
-# ESC ] 0 ; ... BEL renames its window.
+# Control characters, except tab and line end: they steer a terminal (ESC ] 0 ; ... renames it).
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def plain_text(text):
-    """A text with "\\n" for every kind of line end and a space for every control character."""
+    """Every kind of line end becomes "\\n", every control character a space."""
     return CONTROL.sub(" ", "\n".join(text.splitlines()))
 
 
 # ---- any file ------------------------------------------------------------------------------------
-
 
 def warn(message):
     print("warning:", printable(message), file=sys.stderr)
@@ -72,9 +70,7 @@ def warn(message):
 
 def read_documents(path, report=warn):
     """Yields {"url", "id", and "html" or "text"} for each page of a file or folder, in order.
-
-    Damage is skipped and told to report(message); records that are no pages (requests, images) are
-    passed over."""
+    Damage is skipped and reported with report(message)."""
     for page in read_files(input_files([path]), report):
         if open_page(page) is None:
             content = {"text": page.text} if page.kind == "text" else {"html": page.html}
@@ -82,15 +78,15 @@ def read_documents(path, report=warn):
 
 
 def input_files(paths):
-    """Files as given, folders as the readable files in them, in a fixed order."""
+    """Files as given; of folders the readable files, in a fixed order."""
     files = []
     for path in paths:
         if not os.path.exists(path):
             hint = "; python world.py makes the default input" if "world" in path else ""
             raise ValueError(f"no such file or folder: {path}{hint}")
-        inside = [os.path.join(folder, name) for folder, _, names in sorted(os.walk(path))
-                  for name in sorted(names) if re.search(READABLE, name)]
-        files += inside if os.path.isdir(path) else [path]
+        files += [path] if not os.path.isdir(path) else [
+            os.path.join(folder, name) for folder, _, names in sorted(os.walk(path))
+            for name in sorted(names) if re.search(READABLE, name)]
     if not files:
         raise ValueError(f"{', '.join(paths)}: nothing there ends in .warc .wet .html .jsonl .txt")
     return files
@@ -107,7 +103,7 @@ def read_files(files, report):
 
 
 def read_file(path, report):
-    """Yields the pages of one file. Its first bytes say what it is; its name only helps."""
+    """Yields the pages of one file; its first bytes say what it is."""
     name, pieces = path.lower().removesuffix(".gz"), unpack_members(path, report)
     first = next(pieces, (0, True, b""))
     pieces, is_text = itertools.chain([first], pieces), name.endswith(".txt")
@@ -133,7 +129,7 @@ def read_json_lines(path, pieces, report):
     number, rest = 0, b""
     for offset, _, piece in itertools.chain(pieces, [(os.path.getsize(path), True, b"\n")]):
         *lines, rest = [b""] if piece is None else (rest + piece).split(b"\n")
-        rest = rest[:MAX_RECORD]  # a longer line is no JSON any more, and reported as that
+        rest = rest[:MAX_RECORD]  # a longer line is reported as no JSON
         for number, line in enumerate(lines, number + 1):
             if not line.strip():
                 continue
@@ -142,23 +138,19 @@ def read_json_lines(path, pieces, report):
                 kind = "text" if row.get("html") is None else "html"
                 body = row[kind].encode("utf-8", "replace")
                 url, name = (CONTROL.sub("", str(row.get(key) or "")) for key in ("url", "id"))
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                where = f"{path}: line {number} (near byte {offset})"
-                report(f'{where} is not {{"text": ...}}; skipped')
-            else:
                 yield Page(kind, body, url, name, done=offset)
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                report(f'{path}: line {number} near byte {offset} is not {{"text": ...}}; skipped')
 
 
 # ---- gzip ----------------------------------------------------------------------------------------
 
-
 def unpack_members(path, report):
-    """Yields (offset, is_plain, bytes): pieces of a file, unpacked if it is a gzip file.
+    """Yields (offset, is_plain, bytes or None at damage): pieces of a file, unpacked if it is gzip.
 
-    offset: where the piece, or the gzip member it comes from, begins in the file. bytes is None at
-    damage. A crawl's .warc.gz is a chain of gzip members, one for each record. A member up to
-    MAX_HELD is handed on only after its checksum was right; a longer one (a whole file as one
-    member) is streamed. After damage the search goes on at the next plausible member."""
+    offset: where the piece, or its gzip member, begins in the file. A .warc.gz is a chain of gzip
+    members, one a record. A member up to MAX_HELD is handed on only if its checksum is right; a
+    longer one (a whole file) is streamed. After damage the next plausible member is searched."""
     with open(path, "rb") as file:
         start, size = 0, os.path.getsize(path)
         if file.read(2) != b"\x1f\x8b":
@@ -184,43 +176,36 @@ def unpack_members(path, report):
                     yield at, False, bytes(held)  # what came before the cut is sound
                 yield start, False, None
                 start = find_member(file, start + 1, size)
-                continue
-            if held:
-                yield at, False, bytes(held)
-            end = file.tell() - len(inflate.unused_data)
-            start = find_member(file, end, size)
-            if start > end:
-                report(f"{path}: {start - end} bytes at byte {end} are no gzip member; skipped")
+            else:
+                if held:
+                    yield at, False, bytes(held)
+                end = file.tell() - len(inflate.unused_data)
+                start = find_member(file, end, size)
+                if start > end:
+                    report(f"{path}: {start - end} bytes at byte {end} are no gzip member; skipped")
 
 
 def find_member(file, start, size):
-    """The first offset >= start where a gzip member may begin: magic, deflate, sane flags."""
+    """The first offset >= start where a gzip member may begin: magic number, deflate, flags."""
     file.seek(start)
-    tail = b""
+    window = b""
     while piece := file.read(CHUNK):
-        window = tail + piece
+        window = window[-3:] + piece
         if match := re.search(rb"\x1f\x8b\x08[\x00-\x1f]", window):
             return file.tell() - len(window) + match.start()
-        tail = window[-3:]
     return size
 
 
 # ---- WARC ----------------------------------------------------------------------------------------
-# A record of a WARC file:
+# A record of a WARC file, here with "/" for a line end (\r\n; some tools write \n). The block, an
+# HTTP answer, has Content-Length bytes:
 #
-#     WARC/1.0
-#     WARC-Type: response
-#     WARC-Target-URI: http://a.example/
-#     Content-Length: 5
-#                                 an empty line, then exactly Content-Length bytes, the block,
-#     block                       and two line ends
+#     WARC/1.0 / WARC-Type: response / WARC-Target-URI: http://a.example/ / Content-Length: 5 / /
+#     block / /
 #
-# Lines end in \r\n; some tools write \n. Where a record is not like that it is reported, and the
-# next start is searched just behind its own, so a wrong Content-Length cannot swallow neighbours.
-
+# After damage the next start is searched just behind the last: a wrong length costs no neighbour.
 RECORD_START = re.compile(rb"WARC/1\.\d\r?\n(?=[\w-]+:)")
-EMPTY_LINE = re.compile(rb"\r?\n\r?\n")
-RECORD_END = re.compile(rb"\r?\n\r?\n|[\r\n]*\Z")
+EMPTY_LINE, RECORD_END = re.compile(rb"\r?\n\r?\n"), re.compile(rb"\r?\n\r?\n|[\r\n]*\Z")
 
 
 def read_warc(path, pieces, report):
@@ -236,7 +221,6 @@ def read_warc(path, pieces, report):
             if lost:
                 match = RECORD_START.search(buffer, at)
                 lost = match is None
-                # the last bytes may be the beginning of a start that the next piece completes
                 at = match.start() if match else max(at, len(buffer) - 40) if piece else len(buffer)
                 if lost:
                     break
@@ -261,9 +245,7 @@ def read_warc(path, pieces, report):
 
 
 def parse_record(buffer, at, at_end):
-    """(headers, block, end) of the record at `at`; None if more bytes are needed, or ValueError.
-
-    Nothing in it is trusted: a header of 64 KB or a length of 10^12 is damage."""
+    """(headers, block, end) of the record at `at`; None if more bytes are needed; ValueError."""
     if not (buffer.startswith(b"WARC/", at) or b"WARC/".startswith(buffer[at : at + 5])):
         raise ValueError("it does not start with WARC/")
     empty_line = EMPTY_LINE.search(buffer, at, at + CHUNK)
@@ -288,10 +270,8 @@ def parse_record(buffer, at, at_end):
 
 
 def parse_headers(block):
-    """Header lines after a first line -> dict, names in lower case, "" for a name not there.
-
-    Only \\n ends a line: str.splitlines would also stop at U+2028, and a URL that holds one could
-    bring a header of its own. Control characters go."""
+    """Header lines after a first line -> dict, names in lower case, "" for a name not there. Only
+    \\n ends a line: a URL with a U+2028 (for str.splitlines a line end) could bring a header."""
     headers = defaultdict(str)
     for line in block.split(b"\n")[1:]:
         name, _, value = line.decode("utf-8", "replace").partition(":")
@@ -301,14 +281,11 @@ def parse_headers(block):
 
 # ---- opening a page ------------------------------------------------------------------------------
 
-
 def open_page(page):
     """Turns the body into page.html or page.text; returns None, or the reason why it cannot.
-
-    Whether it is HTML is said, in this order, by the crawler (WARC-Identified-Payload-Type), by the
-    server (Content-Type) or, if both are silent, by the first tags. WET records are text."""
-    body, page.body = page.body, b""
-    headers = parse_headers(b"")
+    Whether an HTTP answer is HTML is said by the crawler (WARC-Identified-Payload-Type), or else
+    the server (Content-Type), or else the first tags."""
+    body, page.body, headers = page.body, b"", parse_headers(b"")
     if page.kind == "text":
         if len(body) > MAX_TEXT:
             return "too_long"
@@ -321,17 +298,15 @@ def open_page(page):
         body = unwrap_body(body, headers)
         if body is None:
             return "unreadable_encoding"
-        media_type = page.media_type or headers["content-type"]
-        media_type = media_type.partition(";")[0].strip().lower()
-        if not media_type and re.search(rb"(?i)<(!doctype\s+html|html|head|body)\b", body[:2048]):
-            media_type = "text/html"
-        if media_type not in ("text/html", "application/xhtml+xml"):
+        media_type = (page.media_type or headers["content-type"]).partition(";")[0].strip().lower()
+        is_html = media_type in ("text/html", "application/xhtml+xml") or not media_type and (
+            re.search(rb"(?i)<(!doctype\s+html|html|head|body)\b", body[:2048]))
+        if not is_html:
             return "not_html"
     page.html = decode_html(body[:MAX_PAGE], headers["content-type"])
     return None
 
 
-# A chunk is its size in hexadecimal, perhaps an extension behind ";", a line end, and its bytes.
 CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,8})[^\r\n]{0,256}\r\n")
 
 
@@ -339,8 +314,7 @@ def unwrap_body(body, headers):
     """Undoes Transfer-Encoding: chunked, then Content-Encoding gzip or deflate; None if it cannot.
 
     A chunked body is "5\\r\\nhello\\r\\n0\\r\\n\\r\\n": sizes in hexadecimal, a size of 0 ends it.
-    Crawlers often store the body unwrapped already but the headers as they came: what does not
-    look wrapped is taken as it is."""
+    What does not look wrapped stays: crawlers often unwrap bodies but keep the headers."""
     if "chunked" in headers["transfer-encoding"].lower():
         pieces, at = [], 0
         while (match := CHUNK_SIZE.match(body, at)) and (size := int(match[1], 16)):
@@ -350,7 +324,7 @@ def unwrap_body(body, headers):
         body = b"".join(pieces) or body
     encoding = headers["content-encoding"].lower()
     for bits in (47, -15) if re.search("gzip|deflate", encoding) else ():
-        try:  # 47: a gzip or zlib header says which; -15: deflate without one, as some servers do
+        try:  # 47: with a gzip or zlib header; -15: deflate without one
             return zlib.decompressobj(bits).decompress(body, MAX_PAGE)
         except zlib.error:
             continue
@@ -358,27 +332,25 @@ def unwrap_body(body, headers):
     return None if is_packed and b"<" not in body[:512] else body
 
 
-META_CHARSET = re.compile(rb"(?i)<meta[^>]{0,500}?charset\s{0,9}=\s{0,9}[\"']?\s{0,9}([-\w]{2,40})")
-# Python knows codecs that are no charsets (punycode, idna, hex), some of them slow: names we trust.
+META_CHARSET = re.compile(
+    r"(?ai)<meta[^>]{0,500}?charset\s{0,9}=\s{0,9}[\"']?\s{0,9}([-\w]{2,40})")
+# The names we trust: Python knows codecs that are no charsets (punycode, hex), some of them slow.
 CHARSET = re.compile(r"utf-?8|utf-?16|windows-|cp\d|iso|latin|us-ascii|koi8|gb|big5|euc|shift|mac")
-# Labels mean what browsers make of them (WHATWG Encoding Standard): the larger cousin.
-COUSINS = {"iso-8859-1": "cp1252", "latin1": "cp1252", "us-ascii": "cp1252", "gb2312": "gb18030"}
-COUSINS |= {"iso-8859-9": "cp1254", "gbk": "gb18030", "shift_jis": "cp932", "euc-kr": "cp949"}
+# Browsers read these as a larger charset (WHATWG).
+LARGER = {"iso-8859-1": "cp1252", "latin1": "cp1252", "us-ascii": "cp1252", "gb2312": "gb18030",
+          "iso-8859-9": "cp1254", "gbk": "gb18030", "shift_jis": "cp932", "euc-kr": "cp949"}
 
 
 def decode_html(body, content_type=""):
     """Bytes -> str by byte order mark, HTTP header or `<meta>`; otherwise UTF-8 with replacement.
-
-    A page that declares a one-byte charset but is valid UTF-8 is UTF-8, mislabelled: real text in
-    another charset hardly ever is valid UTF-8. (FineWeb tries UTF-8 first, then guesses.)"""
+    A page of a one-byte charset that is valid UTF-8 is mislabelled: other text hardly ever is."""
     if body.startswith((b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf")):
         charset = "utf-8-sig" if body.startswith(b"\xef") else "utf-16"
         return body.decode(charset, "replace")
     declared = re.search(r"(?i)charset\s*=\s*[\"']?\s*([-\w]{2,40})", content_type)
-    meta = None if declared else META_CHARSET.search(body[:4096])
-    charset = declared[1] if declared else meta[1].decode("ascii", "replace") if meta else ""
-    charset = charset.lower()
-    charset = COUSINS.get(charset, charset) if CHARSET.match(charset) else "utf-8"
+    meta = None if declared else META_CHARSET.search(body[:4096].decode("latin-1"))
+    charset = (declared or meta or ["", ""])[1].lower()
+    charset = LARGER.get(charset, charset) if CHARSET.match(charset) else "utf-8"
     if meta and charset.startswith("utf-16"):
         charset = "utf-8"  # a <meta> found by its ASCII letters cannot stand in a UTF-16 page
     one_byte = re.match("windows|cp125|iso-8859|latin", charset)

@@ -1,25 +1,16 @@
-"""Causal attention, faster: what it means and its derivation stand in plain.py.
+"""Causal attention, faster; plain.py says what it computes and why.
 
-    fused_attention_forward(qkv, n_heads, o, lse)                  what model.py calls: q, k and v
-    fused_attention_backward(do, qkv, n_heads, o, lse, dqkv)       are heads of one array
-    attention(q, k, v) -> o                                        the same on separate arrays
-    attention_backward(do, q, k, v) -> dq, dk, dv
-    attention_step(q, k_cache, v_cache, lengths, rows) -> o        one new query a text: decoding
+plain.py holds the weights p of all T x T pairs. Here 64 queries meet the keys block by block, 64 at
+a time (FlashAttention, Dao et al. 2022). The forward keeps lse, from which the backward makes p
+again. Three things make it fast:
 
-plain.py makes the scores of all T x T pairs, and goes through them five times. Here no more of them
-exists than 64 x 64 at a time (FlashAttention, Dao et al. 2022): 64 queries meet the keys block by
-block; a running maximum m and sum l make the softmax exact at the end; of every row only
-lse = m + log(l) is kept, from which the backward makes the weights p again.
+  lanes     64 queries stand side by side, each in a lane of the vector unit. Maximum, exp and sum
+            run down the lanes. The price: q, do, o and dq are transposed.
+  skipping  What the mask hides is left out, in steps of 16 lanes.
+  threads   They take whole heads and share nothing: any number gives the same bits.
 
-Given up: masks other than causal, dropout. A thread keeps one head's k, v, dk and dv (T x D each)
-beside its tiles, T below 64 pays for lanes rounded up to 16, and a NaN in v may also show up to 15
-positions earlier (0 * NaN is NaN).
-
-Forward and backward of 8 texts of 256 tokens, 8 heads of 64 numbers, float32: 15 ms on two cores
-of an AMD EPYC (Zen 4), 2.1 times as fast as PyTorch's fused kernel. Compiling takes some 6 s, once.
-
-Reading order: _forward and _backward with the comment over each; the decoding step; then the small
-loops that they call.
+Given up: other masks, dropout; T below 64 pays for lanes rounded up to 16; a NaN in v may also show
+up to 15 positions earlier (0 * NaN is NaN). Reading order: _forward, _backward, what they call.
 """
 import functools
 import math
@@ -29,17 +20,16 @@ import numpy as np
 from numba import njit, prange, types
 
 from kernels.matmul import U, aligned, make_multiply_add, transpose
+from kernels.plain import split_heads
 from kernels.rows import FAST, alone_and_threads, exp
 
-TILE = 64  # queries in a tile, keys in a block; also every tile's row stride
-MANY = 4  # rows; below, waking a second thread costs more than it saves in decoding
-# A block whose keys and queries start at the same position lies on the diagonal: there query j sees
-# key i if j >= i. What a product skips of it, by where keys and queries stand in the product:
-LANES_BY_ROW, LANES_BY_DEPTH, DEPTHS_BY_ROW = 1, 2, 3  # see _multiply_add
+TILE = np.int64(64)  # queries in a tile, keys in a block; also every tile's row stride
+ONE = np.int64(1)  # np.int64: see matmul.py
+MANY = 4  # texts from which a second thread pays in decoding
 
 
 def fused_attention_forward(qkv, n_heads, o, lse):
-    """Writes o (B,T,H,D) and lse (B,H,T) for qkv (B,T,H+2G,D), H = n_heads: heads of q, k, v."""
+    """Writes o (B,T,H,D) and lse (B,H,T) for qkv (B,T,H+2G,D), H = n_heads."""
     _run(_forward, qkv, n_heads, o, lse, o, qkv)
 
 
@@ -49,40 +39,34 @@ def fused_attention_backward(do, qkv, n_heads, o, lse, dqkv):
 
 
 def attention(q, k, v):
-    """o (B,T,H,D) from q (B,T,H,D) and k, v (B,T,G,D): what each query gathers from the values at
-    its own and all earlier positions."""
+    """o (B,T,H,D) from q (B,T,H,D) and k, v (B,T,G,D)."""
     return _outputs(np.concatenate((q, k, v), axis=2), q.shape[2])[0]
 
 
 def attention_backward(do, q, k, v, o=None, lse=None):
-    """dq (B,T,H,D), dk and dv (B,T,G,D) from do (B,T,H,D); the forward's o and lse are made again
-    if they are not given."""
-    H, G, qkv = q.shape[2], k.shape[2], np.concatenate((q, k, v), axis=2)
-    if lse is None:
-        o, lse = _outputs(qkv, H)
-    do, dqkv = np.ascontiguousarray(do), np.empty_like(qkv)
-    fused_attention_backward(do, qkv, H, o, lse, dqkv)
-    return dqkv[:, :, :H], dqkv[:, :, H:H + G], dqkv[:, :, H + G:]
+    """dq (B,T,H,D), dk and dv (B,T,G,D) from do (B,T,H,D). o and lse, the forward's outputs, are
+    computed again unless they are given."""
+    qkv, H = np.concatenate((q, k, v), axis=2), q.shape[2]
+    dqkv, outputs = np.empty_like(qkv), (o, lse) if o is not None else _outputs(qkv, H)
+    fused_attention_backward(np.ascontiguousarray(do), qkv, H, *outputs, dqkv)
+    return split_heads(dqkv, H)
 
 
 def _outputs(qkv, n_heads):
-    """o and lse of the forward, in new arrays."""
     B, T, _, D = qkv.shape
-    o, lse = np.empty((B, T, n_heads, D), qkv.dtype), np.empty((B, n_heads, T), qkv.dtype)
-    fused_attention_forward(qkv, n_heads, o, lse)
-    return o, lse
+    outputs = np.empty((B, T, n_heads, D), qkv.dtype), np.empty((B, n_heads, T), qkv.dtype)
+    fused_attention_forward(qkv, n_heads, *outputs)
+    return outputs
 
 
 def _run(kernel, qkv, n_heads, o, lse, do, dqkv):
-    """Calls kernel on every thread, each array as one line of numbers (the forward ignores do and
-    dqkv)."""
+    """Calls kernel on every thread, each array as one line of numbers."""
     (B, T, heads, D), H = qkv.shape, n_heads
     G = (heads - H) // 2
     if H < 1 or G < 1 or heads != H + 2 * G or H % G:
-        raise ValueError(f"attention: {heads} heads in qkv can't be {H} of q and as many of k as "
-                         f"of v that divide these")
-    for x, shape in ((qkv, qkv.shape), (o, (B, T, H, D)), (lse, (B, H, T)), (do, (B, T, H, D)),
-                     (dqkv, qkv.shape)):
+        raise ValueError(f"attention: {heads} heads in qkv can't be {H} of q and G each of k and v")
+    shapes = qkv.shape, (B, T, H, D), (B, H, T), (B, T, H, D), qkv.shape
+    for x, shape in zip((qkv, o, lse, do, dqkv), shapes):
         if x.shape != shape or x.dtype != qkv.dtype or not x.flags.c_contiguous:
             raise ValueError(f"attention: expected a contiguous array {shape} of {qkv.dtype}, "
                              f"found {x.shape} of {x.dtype}, strides {x.strides}")
@@ -98,9 +82,7 @@ def _run(kernel, qkv, n_heads, o, lse, do, dqkv):
 
 @functools.cache
 def _threads(dtype):
-    """_on_threads, compiled for arrays of dtype and a kernel of which it knows only the address.
-
-    With the kernel's code inside, Numba would optimise that four times over: 2.5 s more each."""
+    """_on_threads for dtype; the kernel comes by address, since to compile its code takes 2.5 s."""
     number = numba.from_dtype(dtype)
     arguments = (*[number[::1]] * 5, types.UniTuple(types.int64, 5), number)
     kernel = types.FunctionType(types.void(*arguments, types.int64, types.int64))
@@ -112,31 +94,16 @@ def _on_threads(kernel, qkv, o, lse, do, dqkv, sizes, scale, parts):
         kernel(qkv, o, lse, do, dqkv, sizes, scale, np.int64(part), parts)
 
 
-# ---- What makes it fast ----
-# lanes     A tile lies keys x queries: 64 queries side by side, each in a lane of the vector unit.
-#           So maximum, exp and sum run straight down the lanes, and none waits for its neighbour.
-#           The price: q, do, o and dq are transposed, once a tile.
-# skipping  The mask leaves half of the square. Blocks above the diagonal are never touched; in a
-#           block on it, work is cut to steps of 16 lanes.
-# threads   They take whole heads: nothing is shared, and the bits don't depend on their number.
-
-
 # ---- Forward: a softmax that never sees a whole row (Milakov and Gimelshein 2018) ----
-#
 # Of one query, with scores s_j against the keys so far, keep
-#     m = max s_j,    l = sum exp(s_j - m),    out = sum exp(s_j - m) v_j,    so that o = out / l.
-# The next block of keys may raise the maximum to m'. As exp(s_j - m') = exp(s_j - m) exp(m - m'),
-# one factor f = exp(m - m') brings all that was summed up to date:
-#     l' = l f + sum over the block of exp(s_j - m'),   out' likewise, each exp times its v_j.
-# At the end l and out are what a softmax over all keys gives. To start, m = -inf and l = out = 0.
-# Scores 1 and 3, one a block: m = 1, l = 1; then m = 3, f = exp(-2), l = exp(-2) + 1.
+#     top = max s_j,   total = sum exp(s_j - top),   out = sum exp(s_j - top) v_j
+# and o = out / total at the end. If the next block of keys raises the maximum to top', the factor
+# f = exp(top - top') brings both sums up to date, as exp(s_j - top') = exp(s_j - top) f.
+# Scores 1 and 3, one a block: top = total = 1; then top = 3, f = exp(-2), total = exp(-2) + 1.
 #
-# The same for a tile of 64 queries, each in a lane j; row i is a key, p[i, j] lies at i * TILE + j:
-#     keys, values (T4,D4)    k / sqrt(D) and v of one head, copied together; zeros fill up to fours
-#     queries, out (D4,TILE)  q and the sum so far, transposed: a column is a query
-#     p (TILE,TILE)           scores keys @ queries, then exp of them; out += values^T @ p
-#     m, l, f (TILE)          a number a query
-# A tile meets the blocks of keys up to its own; only in the last, on the diagonal, the mask cuts:
+# A column of a tile is a query; row i begins at i * TILE. queries and out (D4,TILE) are q and the
+# sum so far; a row of p (TILE,TILE) is a key. keys and values (T4,D4) are k / sqrt(D) and v of one
+# head, T and D rounded up to fours. Which blocks of keys a tile meets:
 #     queries   0..63      64..127    128..191
 #     keys 0.   diagonal   whole      whole
 #     keys 64.             diagonal   whole
@@ -144,59 +111,47 @@ def _on_threads(kernel, qkv, o, lse, do, dqkv, sizes, scale, parts):
 
 @njit(fastmath=FAST, cache=True)
 def _forward(qkv, o, lse, do, dqkv, sizes, scale, part, parts):
-    """One thread's share of the heads: of the B*H tasks, number part, part + parts, and so on."""
+    """One thread's share of the B*H heads: number part, part + parts, and so on."""
     B, T, H, G, D = sizes
-    D4, T4 = (D + 3) // 4 * 4, (T + 3) // 4 * 4  # products advance in fours
+    D4, T4, unit = (D + 3) // 4 * 4, (T + 3) // 4 * 4, qkv.dtype.type(1)
     step, o_step = (H + 2 * G) * D, H * D  # from token to token in qkv and in o
-    # To Numba a plain 0 is a type of its own (a literal): it would compile every callee anew for
-    # each combination of constants it is called with.
-    zero, one, line, unit = np.int64(0), np.int64(1), np.int64(TILE), qkv.dtype.type(1)
     keys, values = aligned(T4 * D4, qkv), aligned(T4 * D4, qkv)
-    queries, out, p = aligned(D4 * TILE, qkv), aligned(D4 * TILE, qkv), aligned(line * TILE, qkv)
-    m, l, f = aligned(line, qkv), aligned(line, qkv), aligned(line, qkv)
+    queries, out, p = aligned(D4 * TILE, qkv), aligned(D4 * TILE, qkv), aligned(TILE * TILE, qkv)
+    top, total, f = aligned(TILE, qkv), aligned(TILE, qkv), aligned(TILE, qkv)
     keys[:], values[:], queries[:] = 0, 0, 0  # what pads them has to be finite
     for task in range(part, B * H, parts):
         b, h = task // H, task % H
-        g = H + h // (H // G)  # the head of k; that of v stands G later
-        _copy(qkv, b * T * step + g * D, step, T, D, scale, keys, zero, D4)
-        _copy(qkv, b * T * step + (g + G) * D, step, T, D, unit, values, zero, D4)
+        k = b * T * step + (H + h // (H // G)) * D  # where k begins; v lies G heads further
+        _copy(qkv[k:], step, T, D, scale, keys, D4)
+        _copy(qkv[k + G * D:], step, T, D, unit, values, D4)
         for t in range(0, T, TILE):  # tiles of n queries in `lanes` lanes
             n = min(TILE, T - t)
             lanes = (n + 15) // 16 * 16
             if n < TILE:
                 queries[:] = 0
-            transpose(qkv, (b * T + t) * step + h * D, step, n, D, queries, zero, line)
-            m[:], l[:], out[:] = -np.inf, 0, 0
-            for s in range(0, t + 1, TILE):  # blocks of keys, up to the one on the diagonal
+            transpose(qkv[(b * T + t) * step + h * D:], step, n, D, queries, TILE)
+            top[:], total[:], out[:] = -np.inf, 0, 0
+            for s in range(0, t + 1, TILE):  # blocks of keys
                 rows, diagonal = min(TILE, T4 - s), s == t
-                p[:] = 0
-                _multiply_add(keys, s * D4, D4, one, rows, D4, queries, zero, p, zero, lanes,
-                              LANES_BY_ROW * diagonal)
-                _softmax(p, m, l, f, rows, lanes, diagonal)
+                _scores(keys[s * D4:], rows, D4, queries, p, lanes, diagonal)
+                _softmax(p, top, total, f, rows, lanes, diagonal)
                 _scale_lanes(out, f, D)
-                _multiply_add(values, s * D4, one, D4, D4, rows, p, zero, out, zero, lanes,
-                              LANES_BY_DEPTH * diagonal)
-            # All keys seen: log of sum exp(s) = m + log(l), and o = out / l.
+                _sum_over_keys(values[s * D4:], rows, D4, p, out, lanes, diagonal)
             for j in range(n):
-                lse[task * T + t + j] = m[j] + math.log(l[j])
-                f[j] = unit / l[j]
+                lse[task * T + t + j] = top[j] + math.log(total[j])  # log of sum exp(s)
+                f[j] = unit / total[j]
             _scale_lanes(out, f, D)
-            transpose(out, zero, line, D, n, o, (b * T + t) * o_step + h * D, o_step)
+            transpose(out, TILE, D, n, o[(b * T + t) * o_step + h * D:], o_step)
 
 
 @njit(fastmath=FAST)
-def _softmax(p, m, l, f, rows, lanes, diagonal):
-    """Scores p (rows,lanes) become exp(p - m), with m and l, the maximum and sum so far, brought
-    up to date; f is the factor that does the same for what was gathered with the old m.
-
-    In this order: m; f, and l with it; exp, added to l. Four rows at a time, so that m and l are
-    loaded and stored once for four keys. On the diagonal, row i starts at the step of 16 lanes
-    that holds lane i."""
+def _softmax(p, top, total, f, rows, lanes, diagonal):
+    """Scores p (rows,lanes) become exp(p - top'); top, total and f come up to date."""
     if diagonal:
         _mask(p, rows, -np.inf)
     for j in range(U(TILE)):
-        f[j] = m[j]
-    for i in range(0, rows, 4):
+        f[j] = top[j]
+    for i in range(0, rows, 4):  # by fours: top and total are loaded and stored once for four keys
         c = U(i // 16 * 16 if diagonal else 0)
         x = U(i * TILE) + c
         for j in range((U(lanes) - c) // U(16) * U(16)):
@@ -205,102 +160,79 @@ def _softmax(p, m, l, f, rows, lanes, diagonal):
             z, w = p[x + j + U(2 * TILE)], p[x + j + U(3 * TILE)]
             z = z if z > w else w
             y = y if y > z else z
-            m[c + j] = y if y > m[c + j] else m[c + j]
+            top[c + j] = y if y > top[c + j] else top[c + j]
     for j in range(U(TILE)):
-        f[j] = exp(f[j] - m[j])
-        l[j] *= f[j]
+        f[j] = exp(f[j] - top[j])
+        total[j] *= f[j]
     for i in range(0, rows, 4):
         c = U(i // 16 * 16 if diagonal else 0)
         x = U(i * TILE) + c
         for j in range((U(lanes) - c) // U(16) * U(16)):
             x0, x1, x2, x3 = x + j, x + j + U(TILE), x + j + U(2 * TILE), x + j + U(3 * TILE)
-            y0, y1 = exp(p[x0] - m[c + j]), exp(p[x1] - m[c + j])
-            y2, y3 = exp(p[x2] - m[c + j]), exp(p[x3] - m[c + j])
+            y0, y1 = exp(p[x0] - top[c + j]), exp(p[x1] - top[c + j])
+            y2, y3 = exp(p[x2] - top[c + j]), exp(p[x3] - top[c + j])
             p[x0], p[x1], p[x2], p[x3] = y0, y1, y2, y3
-            l[c + j] += (y0 + y1) + (y2 + y3)
+            total[c + j] += (y0 + y1) + (y2 + y3)
     if diagonal:
         _mask(p, rows, 0.0)  # exp ends at 1e-38, not at 0
 
 
 # ---- Backward ----
-#
-# Two changes to plain.py's. p is made again from lse, p_tj = exp(s_tj - lse_t), block by block:
-# five products in place of the forward's two. And the sum over a row that the softmax needs comes
-# without the row (Dao et al. 2022, appendix B):
+# Two changes to plain.py's. p is made again: p_tj = exp(s_tj - lse_t). And a row's sum in the
+# derivative of the softmax needs no row (Dao et al. 2022, appendix B):
 #     delta_t = sum_j p_tj dp_tj = sum_j p_tj (do_t . v_j) = do_t . (sum_j p_tj v_j) = do_t . o_t
-#
-# Tiles as in the forward: p and ds are keys x queries; douts, dqueries (D4,TILE) are columns like
-# queries. dv = p @ do and dk = ds @ q sum over queries, so q / sqrt(D) and do are there a second
-# time, by rows: query_rows, dout_rows. With D above 64 these two, dkeys and dvalues are cut into
-# slabs of 64 columns, one behind the other, so that each is a tile of the one row stride TILE.
-#
-# The five products, in the order of the code (@ sums over D, D, keys, queries, queries):
+# Five products make up a block; p and ds (TILE,TILE) are keys x queries:
 #     p = keys @ queries,     ds = values @ douts     scores and dp; _softmax_backward finishes both
 #     dqueries += keys^T @ ds                         keys hold k / sqrt(D), as dq wants them
 #     dvalues += p @ dout_rows,     dkeys += ds @ query_rows
+# The last two sum over queries, and want q / sqrt(D) and do by rows too. There D above 64 is cut
+# into slabs of 64 columns, one behind the other, each with the row stride TILE.
 
 @njit(fastmath=FAST, cache=True)
 def _backward(qkv, o, lse, do, dqkv, sizes, scale, part, parts):
-    """One thread's share of the key/value heads. The query heads of a group add to the same dk and
-    dv, so they stay with one thread, in order."""
+    """One thread's share of the B*G key/value heads, each with all query heads that add to it."""
     B, T, H, G, D = sizes
-    D4, T4 = (D + 3) // 4 * 4, (T + 3) // 4 * 4
+    D4, T4, unit = (D + 3) // 4 * 4, (T + 3) // 4 * 4, qkv.dtype.type(1)
     step, o_step = (H + 2 * G) * D, H * D
-    wide = (D + TILE - 1) // TILE * TILE  # dk, dv and the rows of q and do lie in slabs
-    zero, one, line, unit = np.int64(0), np.int64(1), np.int64(TILE), qkv.dtype.type(1)
+    wide = (D + TILE - 1) // TILE * TILE  # all slabs
     keys, values = aligned(T4 * D4, qkv), aligned(T4 * D4, qkv)
     dkeys, dvalues = aligned(T4 * wide, qkv), aligned(T4 * wide, qkv)
     queries, douts = aligned(D4 * TILE, qkv), aligned(D4 * TILE, qkv)
-    dqueries, p, ds = aligned(D4 * TILE, qkv), aligned(line * TILE, qkv), aligned(line * TILE, qkv)
-    query_rows, dout_rows = aligned(line * wide, qkv), aligned(line * wide, qkv)
-    lse_t, delta = aligned(line, qkv), aligned(line, qkv)  # of one tile
+    query_rows, dout_rows = aligned(TILE * wide, qkv), aligned(TILE * wide, qkv)
+    dqueries, p, ds = aligned(D4 * TILE, qkv), aligned(TILE * TILE, qkv), aligned(TILE * TILE, qkv)
+    lse_t, delta = aligned(TILE, qkv), aligned(TILE, qkv)  # of one tile
     keys[:], values[:], queries[:], douts[:] = 0, 0, 0, 0
     for task in range(part, B * G, parts):
         b, g = task // G, task % G
-        k, v = b * T * step + (H + g) * D, b * T * step + (H + G + g) * D  # where they begin
-        _copy(qkv, k, step, T, D, scale, keys, zero, D4)
-        _copy(qkv, v, step, T, D, unit, values, zero, D4)
+        k = b * T * step + (H + g) * D
+        v = k + G * D
+        _copy(qkv[k:], step, T, D, scale, keys, D4)
+        _copy(qkv[v:], step, T, D, unit, values, D4)
         dkeys[:], dvalues[:] = 0, 0
         for h in range(g * (H // G), (g + 1) * (H // G)):
             for t in range(0, T, TILE):
                 n = min(TILE, T - t)
                 lanes = (n + 15) // 16 * 16
                 x, y = (b * T + t) * step + h * D, (b * T + t) * o_step + h * D
-                if n < TILE:
-                    queries[:], douts[:], query_rows[:], dout_rows[:] = 0, 0, 0, 0
-                    lse_t[:], delta[:] = 0, 0
-                transpose(qkv, x, step, n, D, queries, zero, line)
-                transpose(do, y, o_step, n, D, douts, zero, line)
-                for c in range(0, D, TILE):
-                    columns = min(TILE, D - c)
-                    _copy(qkv, x + c, step, n, columns, scale, query_rows, c * TILE, line)
-                    _copy(do, y + c, o_step, n, columns, unit, dout_rows, c * TILE, line)
+                _both_ways(qkv[x:], step, n, D, scale, queries, query_rows)
+                _both_ways(do[y:], o_step, n, D, unit, douts, dout_rows)
+                lse_t[:], delta[:], dqueries[:] = 0, 0, 0
                 for j in range(n):
                     lse_t[j] = lse[(b * H + h) * T + t + j]
-                    delta[j] = _dot(do, y + j * o_step, o, y + j * o_step, D)
-                dqueries[:] = 0
+                    delta[j] = _dot(do[y + j * o_step:], o[y + j * o_step:], D)
                 for s in range(0, t + 1, TILE):
                     rows, diagonal = min(TILE, T4 - s), s == t
-                    by_row, by_depth = LANES_BY_ROW * diagonal, LANES_BY_DEPTH * diagonal
-                    p[:], ds[:] = 0, 0
-                    _multiply_add(keys, s * D4, D4, one, rows, D4, queries, zero, p, zero, lanes,
-                                  by_row)
-                    _multiply_add(values, s * D4, D4, one, rows, D4, douts, zero, ds, zero, lanes,
-                                  by_row)
+                    _scores(keys[s * D4:], rows, D4, queries, p, lanes, diagonal)
+                    _scores(values[s * D4:], rows, D4, douts, ds, lanes, diagonal)
                     _softmax_backward(p, ds, lse_t, delta, rows, lanes, diagonal)
-                    _multiply_add(keys, s * D4, one, D4, D4, rows, ds, zero, dqueries, zero, lanes,
-                                  by_depth)
-                    for c in range(0, D, TILE):
-                        columns = (min(TILE, D - c) + 15) // 16 * 16
-                        _multiply_add(p, zero, line, one, rows, lanes, dout_rows, c * TILE,
-                                      dvalues, c * T4 + s * TILE, columns, DEPTHS_BY_ROW * diagonal)
-                        _multiply_add(ds, zero, line, one, rows, lanes, query_rows, c * TILE,
-                                      dkeys, c * T4 + s * TILE, columns, DEPTHS_BY_ROW * diagonal)
-                transpose(dqueries, zero, line, D, n, dqkv, x, step)
+                    _sum_over_keys(keys[s * D4:], rows, D4, ds, dqueries, lanes, diagonal)
+                    _sum_over_queries(p, rows, lanes, dout_rows, D, dvalues, s, T4, diagonal)
+                    _sum_over_queries(ds, rows, lanes, query_rows, D, dkeys, s, T4, diagonal)
+                transpose(dqueries, TILE, D, n, dqkv[x:], step)
         for c in range(0, D, TILE):
-            columns = min(TILE, D - c)
-            _copy(dkeys, c * T4, line, T, columns, unit, dqkv, k + c, step)
-            _copy(dvalues, c * T4, line, T, columns, unit, dqkv, v + c, step)
+            width = min(TILE, D - c)
+            _copy(dkeys[c * T4:], TILE, T, width, unit, dqkv[k + c:], step)
+            _copy(dvalues[c * T4:], TILE, T, width, unit, dqkv[v + c:], step)
 
 
 @njit(fastmath=FAST)
@@ -317,21 +249,10 @@ def _softmax_backward(p, ds, lse, delta, rows, lanes, diagonal):
         _mask(ds, rows, 0.0)
 
 
-@njit(fastmath=FAST)
-def _dot(a, x, b, y, n):
-    """The product of n numbers of a from x on and n of b from y on."""
-    x, y, total = U(x), U(y), a.dtype.type(0)
-    for i in range(U(n)):
-        total += a[x + i] * b[y + i]
-    return total
-
-
-# ---- Decoding: one query against all keys so far. Each key and value is used once, so there is
-#      nothing to gain from tiles: the row of scores fits the cache, and the softmax is a plain one.
+# ---- Decoding: each key and value is used once, so tiles would gain nothing ----
 
 def attention_step(q, k_cache, v_cache, lengths, rows, o=None):
-    """o (N,H,D) for one new query a text, q (N,H,D), against the caches (B,G,S,D): query n reads
-    positions 0 to lengths[n] - 1 (its own is the last) of text rows[n]."""
+    """o (N,H,D) for q (N,H,D), the caches (B,G,S,D), lengths and rows (N), as in plain.py."""
     o = np.empty(q.shape, q.dtype) if o is None else o
     _text_by_text[len(q) >= MANY](q, k_cache, v_cache, lengths, rows, o)  # alone, or threads
     return o
@@ -350,9 +271,8 @@ def _text_by_text(q, k_cache, v_cache, lengths, rows, o):
 
 @njit(fastmath=FAST)
 def _one_query(q, keys, values, n, scale, p, o):
-    """o (D,): q (D,) against the first n of keys and values (.,D); p (n,) is scratch.
-
-    Four keys at a time: one short vector alone would leave the core waiting for its sum."""
+    """o (D,): q (D,) against the first n of keys and values (.,D); p (n,) is scratch. Four keys at
+    a time: with one, the core would wait."""
     D, zero, top = q.size, q.dtype.type(0), q.dtype.type(-np.inf)
     for t in range(0, n - 3, 4):
         s0, s1, s2, s3 = zero, zero, zero, zero
@@ -365,10 +285,7 @@ def _one_query(q, keys, values, n, scale, p, o):
         s0, s2 = max(p[t], p[t + 1]), max(p[t + 2], p[t + 3])
         top = max(top, max(s0, s2))
     for t in range(n // 4 * 4, n):
-        s0 = zero
-        for d in range(D):
-            s0 += q[d] * keys[t, d]
-        p[t] = s0 * scale
+        p[t] = _dot(q, keys[t], D) * scale
         top = max(top, p[t])
     total = zero
     for t in range(n):
@@ -387,35 +304,49 @@ def _one_query(q, keys, values, n, scale, p, o):
         o[d] /= total
 
 
-# ---- What both are made of. Arrays are flat; a part begins at an index x, y, b or t ----
+# ---- The products, without what is 0 on the diagonal, where query j sees keys i <= j ----
+# rows and width are multiples of 4, lanes of 16.
 
 _four_rows = make_multiply_add(TILE)
 
 
-@njit(fastmath=FAST)
-def _multiply_add(a, x, row_stride, depth_stride, rows, depth, panel, b, tile, t, lanes, skip):
-    """tile (rows,lanes) += a (rows,depth) @ panel (depth,lanes), without what the mask makes 0;
-    sizes are padded with zeros to fours, lanes to sixteens.
+@njit
+def _scores(keys, rows, width, queries, p, lanes, diagonal):
+    """p (rows,lanes) = keys (rows,width) @ queries (width,lanes). On the diagonal, row i starts at
+    lane i, rounded down to 16."""
+    p[:] = 0
+    for i in range(0, rows, 4):
+        j = i // 16 * 16 if diagonal else 0
+        _four_rows(keys, i * width, width, ONE, width, queries, j, p, i * TILE + j, lanes - j)
 
-    On the diagonal, skip names the two that stand for key i and query j (only j >= i counts), and
-    what starts at i therefore:
-        LANES_BY_ROW    row i, lane j:    scores and dp; lanes start at i, rounded down to 16
-        LANES_BY_DEPTH  depth i, lane j:  out and dq; depths go in sixteens, lanes start with them
-        DEPTHS_BY_ROW   row i, depth j:   dk and dv; depths start at i, a multiple of 4"""
-    deep = 16 if skip == LANES_BY_DEPTH else depth
-    for k in range(0, depth, deep):
+
+@njit
+def _sum_over_keys(values, rows, width, p, out, lanes, diagonal):
+    """out (width,lanes) += values^T (width,rows) @ p (rows,lanes). On the diagonal, sixteen keys at
+    a time start at their lane."""
+    deep = 16 if diagonal else rows
+    for k in range(0, rows, deep):
+        j = k if diagonal else 0
+        for i in range(0, width, 4):
+            _four_rows(values, k * width + i, ONE, width, min(deep, rows - k), p, k * TILE + j,
+                       out, i * TILE + j, lanes - j)
+
+
+@njit
+def _sum_over_queries(p, rows, lanes, vectors, D, out, s, T4, diagonal):
+    """out (T4,D), from row s on, += p (rows,lanes) @ vectors (lanes,D), in slabs. On the diagonal,
+    the queries of row i start at i, rounded down to 4."""
+    for c in range(0, D, TILE):
+        columns = (min(TILE, D - c) + 15) // 16 * 16
         for i in range(0, rows, 4):
-            k0 = i if skip == DEPTHS_BY_ROW else k
-            j = i // 16 * 16 if skip == LANES_BY_ROW else k if skip == LANES_BY_DEPTH else 0
-            _four_rows(a, x + i * row_stride + k0 * depth_stride, row_stride, depth_stride,
-                       min(deep, depth - k0), panel, b + k0 * TILE + j, tile, t + i * TILE + j,
-                       lanes - j)
+            j = i if diagonal else 0
+            _four_rows(p, i * TILE + j, TILE, ONE, lanes - j, vectors, (c + j) * TILE,
+                       out, c * T4 + (s + i) * TILE, columns)
 
 
 @njit
 def _mask(tile, rows, value):
-    """In a block on the diagonal, fills what lies before lane i of row i, back to a step of 16:
-    what vectors had to compute beside what counts. What lies before that is never read."""
+    """On the diagonal, fills row i up to lane i, from where it starts."""
     for i in range(rows):
         for j in range(U(i * TILE + i // 16 * 16), U(i * TILE + i)):
             tile[j] = value
@@ -423,16 +354,35 @@ def _mask(tile, rows, value):
 
 @njit
 def _scale_lanes(tile, f, rows):
-    """tile (rows,TILE) *= f (TILE,): a factor a query, straight down the lanes."""
+    """tile (rows,TILE) *= f (TILE)."""
     for i in range(rows):
         for j in range(U(TILE)):
             tile[U(i * TILE) + j] *= f[j]
 
 
+@njit(fastmath=FAST)
+def _dot(a, b, n):
+    """The product of the first n numbers of a and b."""
+    total = a.dtype.type(0)
+    for i in range(U(n)):
+        total += a[i] * b[i]
+    return total
+
+
 @njit
-def _copy(source, x, x_step, rows, columns, factor, target, y, y_step):
-    """target (rows,columns) = source * factor; x, x_step, y, y_step as in transpose."""
+def _copy(source, x_step, rows, columns, factor, target, y_step):
+    """target (rows,columns) = source * factor; steps lead from row to row."""
     for r in range(rows):
-        xr, yr = U(x + r * x_step), U(y + r * y_step)
+        x, y = U(r * x_step), U(r * y_step)
         for c in range(U(columns)):
-            target[yr + c] = source[xr + c] * factor
+            target[y + c] = source[x + c] * factor
+
+
+@njit
+def _both_ways(source, step, n, D, factor, columns, rows):
+    """n vectors of source: as columns (D4,TILE), and times factor as rows, in slabs (TILE,TILE)."""
+    if n < TILE:
+        columns[:], rows[:] = 0, 0
+    transpose(source, step, n, D, columns, TILE)
+    for c in range(0, D, TILE):
+        _copy(source[c:], step, n, min(TILE, D - c), factor, rows[c * TILE:], TILE)

@@ -1,9 +1,7 @@
 """Compiled loops over texts: n-grams, shingles, MinHash, clusters of near-duplicates.
 
-Every loop here first turns words into 64-bit numbers (hashes): equal words have equal numbers, and
-two different ones have the same number once in 2^64 cases, which never happens here. After that
-only numbers are compared. crawl/rules.py and crawl/duplicates.py say what is computed and why; the
-tests compute the same with Python's dicts and sets.
+Words become 64-bit hashes, and only these are compared. crawl/rules.py and crawl/duplicates.py say
+why; the tests do the same with dicts and sets.
 
 Sources: FNV-1a (Fowler, Noll, Vo; RFC 9923), the finalizer of SplitMix64 (Steele and others, 2014),
 MinHash (Broder 1997), union-find with path halving (Tarjan and van Leeuwen 1984).
@@ -12,10 +10,8 @@ import numpy as np
 from numba import njit
 
 # ---- hashing -------------------------------------------------------------------------------------
-# FNV-1a takes in one item at a time: h = (h ^ item) * prime, modulo 2^64. The items are bytes in
-# the original; here they are also characters and the hashes of words. `mix` comes at the end, since
-# the multiplication moves bits only upwards: without it the low bits know nothing of the high ones.
-
+# FNV-1a takes in one item at a time (a byte, a character, the hash of a word): h = (h ^ item) *
+# prime mod 2^64. The product moves bits only upwards, so `mix` spreads them at the end.
 START, PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 
 
@@ -35,18 +31,14 @@ def mix(h):
 @njit(cache=True)
 def hash_lines(data):
     """(n,) uint8, lines of text -> (lines,) uint64, without empty lines; spaces do not count."""
-    hashes, n = np.empty(len(data) // 2 + 1, np.uint64), 0
-    h, length = START, 0
+    hashes, n, h = np.empty(len(data) // 2 + 1, np.uint64), 0, START
     for i in range(len(data) + 1):
         byte = data[i] if i < len(data) else np.uint8(10)
-        if byte == 10:
-            if length:
-                hashes[n] = mix(h)
-                n += 1
-            h, length = START, 0
-        elif byte != 32 and byte != 13:
+        if byte == 10 and h != START:
+            hashes[n], h = mix(h), START
+            n += 1
+        elif byte not in (10, 13, 32):
             h = absorb(h, byte)
-            length += 1
     return hashes[:n].copy()
 
 
@@ -57,20 +49,18 @@ def hash_text(text):
 
 
 # ---- n-grams -------------------------------------------------------------------------------------
-# Counting needs a dictionary. Here it is an open-addressing hash table: an array of keys, at least
-# twice as long as there are words. A key belongs in slot `key mod size`; if another key is there,
-# in the next free one. So whoever looks for it starts at the same slot and goes on until it finds
-# the key or a free slot (0). Size 8, keys 3, 11, 5 in this order: slots 3, 4 (3 was taken), 5.
-
+# The dictionary that counts is an open-addressing hash table: an array of keys, at least twice as
+# long as there are words. A key belongs in slot `key mod size` or, if another key is there, in the
+# next free one (0). Size 8, keys 3, 11, 5 in this order: slots 3, 4 (3 was taken), 5.
 
 @njit(cache=True)
 def n_gram_chars(ids, lengths):
     """(n,) words as numbers, (n,) their lengths -> (11,) characters; entry n is about n-grams.
 
-    n = 2-4 : characters of the most frequent n-gram, with its n - 1 spaces, times its count; of
-              several equally frequent ones the first counts, and once is a count, too;
-    n = 5-10: characters, without spaces, of all n-grams that occurred before. Greedy, so that no
-              character counts twice: after a repeat go on behind it, otherwise one word further."""
+    n = 2-4 : characters of the most frequent n-gram (the first of several), with its n - 1 spaces,
+              times its count;
+    n = 5-10: characters, without spaces, of all n-grams that occurred before. After a repeat the
+              scan goes on behind it, so no character counts twice; otherwise one word further."""
     chars, n_words, size = np.zeros(11), len(ids), 16
     while size < 2 * n_words:
         size *= 2
@@ -82,8 +72,8 @@ def n_gram_chars(ids, lengths):
             for j in range(i, i + n):
                 h = absorb(h, ids[j])
                 length += lengths[j]
-            h = mix(h) | np.uint64(1)  # never 0, which is a free slot; size is a power of two, so
-            slot = np.int64(h >> np.uint64(8)) & (size - 1)  # "& (size - 1)" is "mod size"
+            h = mix(h) | np.uint64(1)  # never 0, a free slot
+            slot = np.int64(h >> np.uint64(8)) & (size - 1)  # mod size, a power of two
             while keys[slot] != 0 and keys[slot] != h:
                 slot = (slot + 1) & (size - 1)
             keys[slot] = h
@@ -104,33 +94,28 @@ def n_gram_chars(ids, lengths):
 
 # ---- shingles and MinHash ------------------------------------------------------------------------
 
-
 @njit(cache=True)
 def shingle_hashes(codes, table, n_words):
     """(n,) uint32 code points -> (shingles,) uint64, one for each run of n_words words.
 
-    table[code] is what a character becomes: 0 ends a word, 1 vanishes, a digit is "0" (see
-    crawl/duplicates.py). A number such as 1999 or 3.14 becomes one single 0."""
-    words, n = np.empty(len(codes) // 2 + 1, np.uint64), 0
-    zero, dot, comma = np.uint32(48), np.uint32(46), np.uint32(44)
-    h, length, last = START, 0, np.uint32(0)
+    table[code] is what a character becomes (shingle_alphabet in crawl/duplicates.py): 0 ends a
+    word, 1 vanishes, a digit is "0". A number such as 1999 or 3.14 becomes one single "0"."""
+    words, n, h, last, zero = np.empty(len(codes) // 2 + 1, np.uint64), 0, START, 0, ord("0")
     for i in range(len(codes) + 1):
         code = codes[i] if i < len(codes) else np.uint32(0)
         c = table[code] if code < len(table) else code
         if c == 1 or (c == zero and last == zero):
             continue
-        if (code == dot or code == comma) and last == zero and i + 1 < len(codes):
+        if last == zero and (code == ord(".") or code == ord(",")) and i + 1 < len(codes):
             following = codes[i + 1]
             if following < len(table) and table[following] == zero:
                 continue
         last = c
         if c != 0:
             h = absorb(h, c)
-            length += 1
-        elif length:
-            words[n] = mix(h)
+        elif h != START:
+            words[n], h = mix(h), START
             n += 1
-            h, length = START, 0
     shingles = np.empty(max(n - n_words + 1, 0), np.uint64)
     for i in range(len(shingles)):
         h = START
@@ -144,13 +129,11 @@ def shingle_hashes(codes, table, n_words):
 def band_keys(shingles, functions, n_bands, n_rows):
     """(S,) uint64 shingles, (2, n_bands * n_rows) hash functions -> (n_bands,) uint64.
 
-    Function k is h(x) = (x ^ functions[1, k]) * functions[0, k]; of each the minimum over the
-    shingles counts. A band's key is one hash of its n_rows minima: equal keys mean equal minima.
-    So a text needs 14 numbers of 8 bytes and not 112."""
-    n = n_bands * n_rows
-    smallest = np.full(n, np.uint64(0xFFFFFFFFFFFFFFFF))
+    Function k is h(x) = (x ^ functions[1, k]) * functions[0, k]; its minimum over the shingles
+    counts. A band's key is one hash of its n_rows minima, so a text needs 14 numbers, not 112."""
+    smallest = np.full(n_bands * n_rows, np.uint64(0xFFFFFFFFFFFFFFFF))
     for x in shingles:
-        for k in range(n):
+        for k in range(len(smallest)):
             h = (x ^ functions[1, k]) * functions[0, k]
             smallest[k] = min(smallest[k], h)
     keys = np.empty(n_bands, np.uint64)
@@ -164,28 +147,21 @@ def band_keys(shingles, functions, n_bands, n_rows):
 
 @njit(cache=True)
 def unite(root, keys, order):
-    """Union-find: texts with equal keys come under the same root. Changes root (n,) in place.
-
-    keys: (n,) of one band; order: (n,) the texts sorted by key, so equal ones are neighbours.
-    root[i] leads, in one step or several, to the first text of i's cluster. Each walk to a root
-    lets every text it passes skip one step (path halving), so walks stay short."""
+    """Union-find, root (n,) changes in place: texts with equal keys (n,) come under the same root.
+    order: (n,) the texts sorted by key, so equal ones are neighbours. On its way to the root each
+    text skips one step (path halving), so the next walk is shorter."""
     for i in range(1, len(order)):
         if keys[order[i]] == keys[order[i - 1]]:
             a, b = order[i], order[i - 1]
-            while root[a] != a:
-                root[a] = root[root[a]]
-                a = root[a]
-            while root[b] != b:
-                root[b] = root[root[b]]
-                b = root[b]
+            while root[a] != a or root[b] != b:
+                root[a], root[b] = root[root[a]], root[root[b]]
+                a, b = root[a], root[b]
             root[max(a, b)] = min(a, b)
 
 
 def first_of_cluster(keys):
-    """(N, bands) uint64 -> (N,) bool: is this text the first of all that it is linked to?
-
-    Texts are linked if they share a key in any band, and links chain: a ~ b and b ~ c put all
-    three in one cluster. One band at a time is sorted, so memory is the keys and one order."""
+    """(N, bands) uint64 -> (N,) bool: is this text the first of its cluster? Texts are linked if
+    they share a key in any band, and links chain: a ~ b and b ~ c put all three in one cluster."""
     root = np.arange(len(keys))
     for band in range(keys.shape[1]):
         column = np.ascontiguousarray(keys[:, band])

@@ -1,28 +1,22 @@
-"""Matrix multiplication: where nine tenths of all training time go.
+"""Matrix multiplication: nine tenths of all training time.
 
     matmul(a, b)                          a @ b    a (M,K), b (K,N): a layer's backward, dx = dy @ w
     matmul(a, b, trans_b=True)            a @ b.T  b (N,K): a layer's forward,  y = x @ w.T
     matmul(a, b, trans_a=True)            a.T @ b  a (K,M): a weight's gradient, dw = dy.T @ x
     matmul(..., out=c, accumulate=True)   c += ...
 
-NumPy would do (`a @ b` calls OpenBLAS); this file shows what such a library does inside. A naive
-triple loop reaches about 1% of what a core can multiply, because it waits for memory. The cure is
-to reuse what was loaded (Goto & van de Geijn 2008, "Anatomy of High-Performance Matrix
-Multiplication"):
+NumPy's `a @ b` calls a library for this; here is what such a library does. A naive triple loop
+reaches about 1% of a core's speed, because it waits for memory. The cure is to reuse what was
+loaded (Goto & van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication"):
 
-  panel  256 columns of b, up to 256 deep, are copied ("packed") into one small contiguous array
-         that stays in the L2 cache while all rows of a pass over it. Transposing costs nothing
-         extra: it happens in this copy.
-  tile   4 rows x 256 columns of the output are summed in a scratch that stays in the L1 cache.
-  step   16 numbers of a stay in registers while 4 rows of the panel and the 4 rows of the tile
-         stream by, 16 numbers of each at a time.
+  panel  256 columns of b, up to 256 deep, are copied ("packed", transposed too) into one array
+         that stays in the L2 cache while all rows of a pass over it.
+  tile   4 rows x 256 columns of the output are summed in an array that stays in the L1 cache.
+  step   16 numbers of a stay in registers while 4 rows of the panel and of the tile stream by.
 
-Given up for speed: up to 3 rows are computed twice where M is no multiple of 4, up to 15 columns
-for nothing where N is no multiple of 16, and every panel is copied before it is used, which is why
-decoding, with a row or two, takes another way (few_rows).
-
-Reading order, from the inside out: make_multiply_add is the step, drawn there; _rectangle goes
-over panels and rows, rectangles gives each thread its part, matmul chooses.
+Given up: up to 3 rows are computed twice where M is no multiple of 4, up to 15 columns for nothing
+where N is no multiple of 16. Reading order: the step, drawn over make_multiply_add; _rectangle;
+rectangles, which gives each thread its part; matmul.
 """
 import numba
 import numpy as np
@@ -30,10 +24,11 @@ from numba import njit, prange
 
 from kernels.rows import FAST, alone_and_threads
 
+# np.int64: to Numba a plain number is a type of its own, and would compile callees once for each.
 PANEL = 256  # columns of a panel
 DEPTH = 256  # of a panel: 256 * 256 * 4 bytes = 256 KiB, inside the L2 cache of current cores
-STRIDE = PANEL + 16  # from row to row in panel and tile: a power of two would crowd few cache sets
-FEW = 8  # rows up to which packing does not pay: decoding multiplies one row
+STRIDE = np.int64(PANEL + 16)  # of panel and tile; a power of two would crowd few cache sets
+FEW = 8  # rows up to which packing does not pay
 SERIAL_FLOPS = 400_000  # below this, waking a second thread costs more than it saves
 U = np.uintp  # an unsigned index needs no test for Python's a[-1], which would keep vectors away
 
@@ -41,11 +36,8 @@ U = np.uintp  # an unsigned index needs no test for Python's a[-1], which would 
 def matmul(a, b, trans_a=False, trans_b=False, out=None, accumulate=False):
     """Returns out (M,N), the product of two matrices of one dtype (float32 or float64).
 
-    trans_a, trans_b: a is stored as (K,M), b as (N,K); no transposed copy is made of either. out:
-    where to write, with contiguous rows. accumulate: add to what out holds.
-
-    Each output number is summed in an order that depends on the shapes alone, so the bits are
-    the same for any number of threads."""
+    Arguments as in plain.py; out needs contiguous rows. The order of each sum depends on the
+    shapes alone, so any number of threads gives the same bits."""
     M, K = a.shape[::-1] if trans_a else a.shape
     depth, N = b.shape[::-1] if trans_b else b.shape
     if K != depth:
@@ -64,8 +56,8 @@ def matmul(a, b, trans_a=False, trans_b=False, out=None, accumulate=False):
 
 @alone_and_threads
 def rectangles(a, b, trans_a, trans_b, out, accumulate, parts):
-    """Cuts the longer side of the output into one rectangle a thread: disjoint, so no thread waits
-    for another. Each packs its own panels, so where rows are cut, b is copied once per thread."""
+    """Cuts the longer side of the output into one rectangle a thread, so that no thread waits for
+    another. Each packs its own panels: where rows are cut, b is copied once per thread."""
     M, N = out.shape
     for part in prange(parts):
         if M >= N:
@@ -78,35 +70,31 @@ def rectangles(a, b, trans_a, trans_b, out, accumulate, parts):
 
 @njit
 def _cut(size, unit, part, parts):
-    """Where part begins when size is cut into equal parts of whole units; the last ends at size.
-    Units of 4 rows or 16 columns (a cache line of float32) keep steps whole and threads apart."""
+    """Where part begins if size is cut into equal parts of whole units. Units of 4 rows or 16
+    columns (a cache line of float32) keep steps whole and threads apart."""
     return min(size, (size + unit - 1) // unit * part // parts * unit)
 
 
 @njit
 def _rectangle(a, b, trans_a, trans_b, out, accumulate, i0, i1, j0, j1):
-    """out[i0:i1, j0:j1] of the product; out has at least 4 rows.
-
-    Loops, from the outside: panels of 256 columns; blocks of 256 depths, each adding to the output
-    what these depths give; four rows at a time. So a panel is packed once and used by all rows."""
+    """out[i0:i1, j0:j1] of the product; out has at least 4 rows. Panel by panel, a part of the
+    depth after the other; each is packed once and used by all rows, four at a time."""
     M = out.shape[0]
     K = a.shape[0] if trans_a else a.shape[1]
-    # a[row, depth] lies at row * row_stride + depth * depth_stride of the flat array: transposing a
-    # is nothing but exchanging these two.
+    # a[row, depth] is number row * row_stride + depth * depth_stride of the flat array: to
+    # transpose a is to exchange these two.
     row_stride, depth_stride = (1, M) if trans_a else (K, 1)
     flat = a.reshape(-1)
     panel, tile = aligned(min(K, DEPTH) * STRIDE, a), aligned(4 * STRIDE, a)
-    if K == 0 and not accumulate:
-        out[i0:i1, j0:j1] = 0
     for c0 in range(j0, j1, PANEL):
         c1 = min(c0 + PANEL, j1)
-        for k0 in range(0, K, DEPTH):
+        for k0 in range(0, max(K, 1), DEPTH):  # once even if K is 0, to write zeros
             k1 = min(k0 + DEPTH, K)
             _pack(b, trans_b, k0, k1, c0, c1, panel)
-            fresh = k0 == 0 and not accumulate  # the tile starts from 0, else from what out holds
+            fresh = k0 == 0 and not accumulate  # the tile starts at 0, not at what out holds
             for i in range(i0, i1, 4):
-                # At the bottom edge the four rows start higher and overlap the ones before. Those
-                # may be finished, or another thread's: only rows from i on are written back.
+                # At the bottom edge the four rows start higher. Those above i are finished, or
+                # another thread's: they are not written back.
                 top = min(i, M - 4)
                 for r in range(4):
                     row, t = out[top + r, c0:c1], tile[r * STRIDE:]
@@ -122,25 +110,22 @@ def _rectangle(a, b, trans_a, trans_b, out, accumulate, i0, i1, j0, j1):
 
 @njit
 def _pack(b, trans_b, k0, k1, j0, j1, panel):
-    """panel[k, j] = (b.T if trans_b else b)[k0 + k, j0 + j], then zeros up to 16 columns.
-
-    np.int64(0): a bare 0 would be a type of its own to Numba, and compile the callee once more."""
+    """panel[k, j] = (b.T if trans_b else b)[k0 + k, j0 + j], then zeros up to 16 columns."""
     n = j1 - j0
     if trans_b:
         K = b.shape[1]
-        transpose(b.reshape(-1), j0 * K + k0, K, n, k1 - k0, panel, np.int64(0), np.int64(STRIDE))
+        transpose(b.reshape(-1)[j0 * K + k0:], K, n, k1 - k0, panel, STRIDE)
     else:
         for k in range(k1 - k0):
             row, line = b[k0 + k, j0:j1], panel[k * STRIDE:]
             for j in range(n):
                 line[j] = row[j]
-    if n % 16:
-        for k in range(k1 - k0):
-            for j in range(n, (n + 15) // 16 * 16):
-                panel[k * STRIDE + j] = 0
+    for k in range(k1 - k0):
+        for j in range(n, (n + 15) // 16 * 16):
+            panel[k * STRIDE + j] = 0
 
 
-# ---- What attention.py uses too. Arrays are flat; a part begins at an index x, y, b or t ----
+# ---- What attention.py uses too; arrays are flat ----
 #
 # The step: four rows of a, four depths at a time, meet four rows of the panel.
 #                               b0 b0 b0 b0 b0 b0 ...  panel, depth k
@@ -156,20 +141,17 @@ def _pack(b, trans_b, k0, k1, j0, j1, panel):
 def make_multiply_add(stride):
     """The step, compiled for panels and tiles whose rows lie `stride` numbers apart.
 
-    No intrinsics: LLVM makes AVX-512 or AVX2 of the innermost loop by itself, provided that it sees
-    what an assembly programmer would know: the stride is a constant when compiling (hence this
-    function around it), the number of columns is a multiple of 16, no index is negative, and there
-    are just two base pointers (which it checks once for overlap). Without any one of these the
-    speed is halved or worse."""
+    LLVM makes AVX-512 or AVX2 of the innermost loop if it can see four things; without any one of
+    them the speed is halved or worse. The stride is a constant when compiling (hence this function
+    around it). The number of columns is a multiple of 16. No index is negative. There are only two
+    base pointers, which it checks once for overlap."""
     one, two, three, four = U(stride), U(2 * stride), U(3 * stride), U(4 * stride)
 
     @njit(fastmath=FAST)
     def multiply_add(a, x, row_stride, depth_stride, depth, panel, b, tile, t, columns):
-        """tile (4,columns), which begins at t, += four rows of a, from x on, @ panel
-        (depth,columns), which begins at b. columns is a multiple of 16; depths beyond a multiple
-        of 4 are added one at a time."""
-        down, on, b, t = U(row_stride), U(depth_stride), U(b), U(t)
-        x = U(x)
+        """tile (4,columns) += a (4,depth) @ panel (depth,columns), which begin at indices t, x, b.
+        columns is a multiple of 16; depths beyond a multiple of 4 are added one at a time."""
+        down, on, x, b, t = U(row_stride), U(depth_stride), U(x), U(b), U(t)
         y, z, w = x + down, x + down + down, x + down + down + down
         for _ in range(depth // 4):
             x0, y0, z0, w0 = a[x], a[y], a[z], a[w]
@@ -206,21 +188,20 @@ _multiply_add = make_multiply_add(STRIDE)
 
 @njit
 def aligned(size, like):
-    """Scratch that starts on a cache line (64 bytes), so that no vector load straddles two."""
+    """Scratch that starts on a cache line (64 bytes): no load of a vector touches two."""
     scratch = np.empty(size + 16, like.dtype)
     return scratch[(-scratch.ctypes.data % 64) // scratch.itemsize:]
 
 
 @njit
-def transpose(source, x, x_step, rows, columns, target, y, y_step):
-    """target (columns,rows) = source.T, for source (rows,columns). They begin at x and y; x_step
-    and y_step lead from row to row.
+def transpose(source, x_step, rows, columns, target, y_step):
+    """target (columns,rows) = source.T, for source (rows,columns); steps lead from row to row.
 
     In blocks of 4 x 4, loaded whole before any of it is stored: that happens in registers."""
     a, b = source, target
     for r in range(0, rows - 3, 4):
         for c in range(0, columns - 3, 4):
-            x0, y0 = U(x + r * x_step + c), U(y + c * y_step + r)
+            x0, y0 = U(r * x_step + c), U(c * y_step + r)
             x1, x2, x3 = x0 + U(x_step), x0 + U(2 * x_step), x0 + U(3 * x_step)
             y1, y2, y3 = y0 + U(y_step), y0 + U(2 * y_step), y0 + U(3 * y_step)
             a00, a01, a02, a03 = a[x0], a[x0 + U(1)], a[x0 + U(2)], a[x0 + U(3)]
@@ -233,37 +214,48 @@ def transpose(source, x, x_step, rows, columns, target, y, y_step):
             b[y3], b[y3 + U(1)], b[y3 + U(2)], b[y3 + U(3)] = a03, a13, a23, a33
     for r in range(rows):  # the edges
         for c in range(0 if r >= rows // 4 * 4 else columns // 4 * 4, columns):
-            b[y + c * y_step + r] = a[x + r * x_step + c]
+            b[c * y_step + r] = a[r * x_step + c]
 
 
-# ---- Few rows, as in decoding: every number of b is used M times only, so its way from memory is
-#      what takes the time, and b is read once, in the order it lies, without being packed. ----
-
-@njit(fastmath=FAST)
-def _few_columns(a, b, trans_b, out, accumulate, j0, j1):
-    """Columns j0:j1 of the output, for a (M,K) with few rows."""
-    M, K = a.shape
-    if trans_b:  # b's rows are as long as a's: each output number is a dot product
-        for j in range(j0, j1):
-            for i in range(M):
-                total = out[i, j] if accumulate else a.dtype.type(0)
-                for k in range(K):
-                    total += a[i, k] * b[j, k]
-                out[i, j] = total
-    else:  # b's rows are as long as out's: each is added a[i, k] times
-        if not accumulate:
-            out[:, j0:j1] = 0
-        for k in range(K):
-            for i in range(M):
-                x, row, line = a[i, k], b[k, j0:j1], out[i, j0:j1]
-                for j in range(j1 - j0):
-                    line[j] += x * row[j]
-
+# ---- Few rows, as in decoding: reading b takes the time. It is read once, in order, unpacked ----
 
 @alone_and_threads
 def few_rows(a, b, trans_b, out, accumulate, parts):
-    """Cuts the columns of the output into one stripe a thread."""
-    N = out.shape[1]
+    """Cuts the columns of the output into one stripe a thread; a (M,K) has few rows."""
+    (M, K), N = a.shape, out.shape[1]
     for part in prange(parts):
-        _few_columns(a, b, trans_b, out, accumulate,
-                     _cut(N, 16, part, parts), _cut(N, 16, part + 1, parts))
+        j0, j1 = _cut(N, 16, part, parts), _cut(N, 16, part + 1, parts)
+        if trans_b:  # b's rows are as long as a's: each output number is a dot product
+            for j in range(j0, j1):
+                for i in range(M):
+                    total = out[i, j] if accumulate else a.dtype.type(0)
+                    for k in range(K):
+                        total += a[i, k] * b[j, k]
+                    out[i, j] = total
+        else:  # b's rows are as long as out's: each is added a[i, k] times
+            if not accumulate:
+                out[:, j0:j1] = 0
+            for k in range(K):
+                for i in range(M):
+                    x, row, line = a[i, k], b[k, j0:j1], out[i, j0:j1]
+                    for j in range(j1 - j0):
+                        line[j] += x * row[j]
+
+
+# ---- Many products of equal sizes, as in the optimizer: a thread takes whole ones, so that none
+#      waits for another within a product that takes 40 us ----
+
+def matmul_stack(a, b, trans_b=False):
+    """out (S,M,N): the S products a[s] @ b[s] of a (S,M,K) and b (S,K,N); trans_b: b is (S,N,K)."""
+    if a.shape[1] <= FEW:
+        return np.stack([matmul(x, y, trans_b=trans_b) for x, y in zip(a, b)])
+    a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
+    out = np.empty((len(a), a.shape[1], b.shape[1 if trans_b else 2]), a.dtype)
+    _matmul_stack(a, b, trans_b, out)
+    return out
+
+
+@njit(parallel=True, cache=True)
+def _matmul_stack(a, b, trans_b, out):
+    for s in prange(len(out)):
+        _rectangle(a[s], b[s], False, trans_b, out[s], False, 0, out.shape[1], 0, out.shape[2])

@@ -1,15 +1,8 @@
 """The loops of byte-level BPE, compiled: pre-tokenize, find the merges, merge.
 
 bpe.py tells the idea in three short functions. What is here computes the same; the tests compare
-the two. Three parts, in the order in which text passes through them:
-
-    pre-tokenize   pre_token_bounds (regex.findall as a loop), number_distinct
-    train          find_merges, with counts that are corrected instead of made anew
-    encode         merge_all, with a table of the merges; recover_merges for tiktoken's files
-
-All tables are NumPy arrays. A hash table is an array `slots` of entry numbers: 0 is free, k + 1
-stands for entry k. An entry lies in the slot that its hash names, or in the next free one after it.
-Skip this file at first.
+the two. A hash table is an array `slots` of entry numbers: 0 is free, k + 1 stands for entry k. An
+entry lies in the slot that its hash names, or in the next free one after it. Skip at first.
 """
 import bisect
 import collections
@@ -20,19 +13,17 @@ import numpy as np
 import regex
 
 # ---- pre-tokenize --------------------------------------------------------------------------------
-# Going through the regex would be most of the time of encoding. Our own patterns are therefore also
-# written as a loop over kinds of characters. The tests hold the two equal on every code point.
+# The regex would take most of the time of encoding. So our own patterns are also written as a loop
+# over kinds of characters. The tests hold the two equal on every code point.
 
 OTHER, LETTER, NUMBER, WHITESPACE, SPACE, LINE_END, NOTHING = range(7)
-APOSTROPHE, E, L, R, V = map(ord, "'elrv")
-SDMT = tuple(map(ord, "sdmt"))
+APOSTROPHE, E, L, SDMT, VR = ord("'"), ord("e"), ord("l"), tuple(b"sdmt"), tuple(b"vr")
 LONG_S = 0x17F  # the s of old prints, which counts as an s where case is ignored
 
 
 @functools.cache
 def character_kinds():
-    """Kind of every code point as the regex sees it, (0x110000,) uint8. It comes from the Unicode
-    tables of the installed `regex` package: a newer package knows more letters."""
+    """Kind of every code point, (0x110000,) uint8, from the Unicode tables of `regex`."""
     kinds = np.full(0x110000, OTHER, np.uint8)
     every = "".join(map(chr, range(0x110000)))
     for kind, members in ((LETTER, r"\p{L}+"), (NUMBER, r"\p{N}+"), (WHITESPACE, r"\s+"),
@@ -45,9 +36,8 @@ def character_kinds():
 
 @numba.njit(cache=True)
 def pre_token_bounds(points, kinds, max_digits, bounds):
-    """regex.findall(GPT4_SPLIT, text), the pattern's alternatives one after the other. The kinds of
-    a pre-token's first one or two characters decide which of them matches, so no character is read
-    twice but the last ones of whitespace.
+    """regex.findall(GPT4_SPLIT, text): the kinds of a pre-token's first one or two characters
+    decide which of the pattern's alternatives matches.
     points, kinds: code points and their kinds, both (n + 2,), ending in two of NOTHING, so that
     looking ahead needs no test for the end. Writes the bounds of the pre-tokens (number k is
     bounds[k]:bounds[k + 1], and bounds[0] is 0); returns how many there are."""
@@ -55,30 +45,23 @@ def pre_token_bounds(points, kinds, max_digits, bounds):
     while kinds[i] != NOTHING:
         # A pre-token begins at i; j finds where it ends. 32 is the bit that makes an A an a.
         kind, j = kinds[i], i + 1
-        next1, next2 = points[j] | 32, points[j + 1] | 32
-        quote = points[i] == APOSTROPHE
-        # '(?i:[sdmt]|ll|ve|re)
-        if quote and (next1 in SDMT or points[j] == LONG_S):
+        next1, next2, quote = points[j] | 32, points[j + 1] | 32, points[i] == APOSTROPHE
+        if quote and (next1 in SDMT or points[j] == LONG_S):  # '(?i:[sdmt]...
             j += 1
-        elif quote and ((next1 == L and next2 == L)
-                        or (next2 == E and (next1 == V or next1 == R))):
+        elif quote and (next1 == next2 == L or (next2 == E and next1 in VR)):  # ...|ll|ve|re)
             j += 2
-        # \p{N}{1,3}, tried before words since a digit cannot stand before the letters of one
-        elif kind == NUMBER:
+        elif kind == NUMBER:  # \p{N}{1,3}, before words: no word begins with a digit
             while kinds[j] == NUMBER and j - i < max_digits:
                 j += 1
-        # [^\r\n\p{L}\p{N}]?+\p{L}++
         elif kind == LETTER or (kind != LINE_END and kinds[j] == LETTER):
-            while kinds[j] == LETTER:
+            while kinds[j] == LETTER:  # [^\r\n\p{L}\p{N}]?+\p{L}++
                 j += 1
-        #  ?[^\s\p{L}\p{N}]++[\r\n]*+
         elif kind == OTHER or (kind == SPACE and kinds[j] == OTHER):
-            while kinds[j] == OTHER:
+            while kinds[j] == OTHER:  #  ?[^\s\p{L}\p{N}]++[\r\n]*+
                 j += 1
             while kinds[j] == LINE_END:
                 j += 1
-        # The four alternatives of whitespace: all of it if the text ends there, else up to the last
-        # line end in it, else all but one character, else the only one.
+        # whitespace: all if the text ends there, or up to its last line end, or all but one
         else:
             line_end = j if kind == LINE_END else 0
             while WHITESPACE <= kinds[j] <= LINE_END:
@@ -93,16 +76,15 @@ def pre_token_bounds(points, kinds, max_digits, bounds):
 
 
 def empty_slots(n):
-    """An empty hash table for n entries: a power of two of slots, at least twice as many as
-    entries, so that the way to the next free slot is short."""
+    """An empty hash table for n entries: a power of two of slots, at least half of them free."""
     return np.zeros(1 << (2 * n + 1).bit_length(), np.int32)
 
 
 @numba.njit(cache=True)
 def number_distinct(points, bounds, slots, firsts, numbers):
-    """Number the distinct pre-tokens in order of appearance, so that Python handles each only once.
-    numbers (n,): the number of each pre-token of the text; firsts: the index at which each distinct
-    one appears first. Returns how many are distinct. In Python: a dict from strings to numbers."""
+    """Number the distinct pre-tokens in order of appearance, as a dict from strings to numbers
+    would. numbers (n,): the number of each pre-token of the text; firsts: the index at which each
+    distinct one appears first. Returns how many are distinct."""
     n = 0
     for k in range(len(numbers)):
         start, length = bounds[k], bounds[k + 1] - bounds[k]
@@ -110,7 +92,7 @@ def number_distinct(points, bounds, slots, firsts, numbers):
         for i in range(start, start + length):
             key = (key ^ np.uint64(points[i])) * np.uint64(0x100000001B3)
         slot = np.int64(key >> np.uint64(40)) & (len(slots) - 1)
-        while slots[slot]:  # pre-tokens with this hash may stand here; compare their characters
+        while slots[slot]:  # maybe another pre-token with this hash; compare the characters
             first, i = firsts[slots[slot] - 1], 0
             while i < length and points[bounds[first] + i] == points[start + i]:
                 i += 1
@@ -126,7 +108,7 @@ def number_distinct(points, bounds, slots, firsts, numbers):
 
 def pre_token_spans(text, max_digits):
     """Text -> the distinct pre-tokens' starts and ends in it, and the number of each pre-token in
-    order, all (n,) int64. "ab ab!" with "ab" at 0:2 -> [0, 2, 5], [2, 5, 6], [0, 1, 2]."""
+    order, all (n,) int64. "ab ab ab" -> "ab" and " ab": [0, 2], [2, 5], [0, 1, 1]."""
     points = np.frombuffer((text + "\0\0").encode("utf-32-le"), np.int32)
     kinds = character_kinds()[points]
     kinds[-2:] = NOTHING
@@ -139,9 +121,8 @@ def pre_token_spans(text, max_digits):
 
 # ---- train ---------------------------------------------------------------------------------------
 # naive_train reads the whole corpus for every merge. Three ideas save that:
-#   1. Equal pre-tokens are merged alike. Each distinct one is kept once, as a "word" with a weight,
-#      the number of its occurrences: 5 MB of prose and code are 1.2 million pre-tokens, but 45,000
-#      words.
+#   1. Each distinct pre-token is kept once, as a "word" with a weight, the number of occurrences:
+#      5 MB of prose and code are 1.2 million pre-tokens, but 45,000 words.
 #   2. A merge changes only the words that contain its pair, so each pair has a list of them.
 #   3. In those words it changes only the counts next to it, so counts are corrected, not made anew.
 #
@@ -154,25 +135,24 @@ def pre_token_spans(text, max_digits):
 #     counts now             0      0      0       3       3
 # Only the two words on the list of (a, b) were read. "xaby" goes on the lists of (x,ab) and (ab,y).
 
-# What is known about the pairs of neighbours. Pair k is rows[k] = [left id, right id]; `slots`
-# finds k by these two. counts[k]: how often it occurs in the corpus. Its list of words is linked:
-# newest[k] is the newest entry, entry e stands for the word word_of[e], and older[e] is the entry
-# before it (0: none). used = [number of pairs, number of entries].
+# Pair k of neighbours is rows[k] = [left id, right id], found by `slots`; counts[k] is its number.
+# Its list of words is linked: newest[k] is the newest entry, entry e stands for the word
+# word_of[e], and older[e] is the entry before it (0: none). used = [number of pairs, of entries].
 Pairs = collections.namedtuple("Pairs", "slots rows counts newest word_of older used")
 
 
 def empty_pairs(size):
     """Pairs with space for so many pairs, and as many entries in the lists of words."""
+    newest, word_of, older = np.zeros((3, size), np.int32)
     return Pairs(empty_slots(size), np.zeros((size, 2), np.int64), np.zeros(size, np.int64),
-                 np.zeros(size, np.int32), np.zeros(size, np.int32), np.zeros(size, np.int32),
-                 np.zeros(2, np.int64))
+                 newest, word_of, older, np.zeros(2, np.int64))
 
 
 @numba.njit(cache=True)
 def find_pair(slots, rows, left, right):
     """The slot of a pair of ids in a hash table of rows [left, right, ...], or the free slot where
-    it belongs. The key is both ids in one number, times an odd constant near 2**64 / golden ratio,
-    of which the upper half is well mixed (Knuth's multiplicative hashing)."""
+    it belongs. Knuth's multiplicative hashing: both ids in one number, times an odd constant near
+    2**64 / golden ratio; the upper half of that is well mixed."""
     slot = (np.uint64(left << 32 | right) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
     slot = np.int64(slot) & (len(slots) - 1)
     while slots[slot] and (rows[slots[slot] - 1, 0] != left or rows[slots[slot] - 1, 1] != right):
@@ -208,7 +188,7 @@ def count_pairs(ids, starts, ends, weights, pairs):
 def most_frequent(pairs, ranks):
     """The pair with the highest count, or -1 if none is left. Of equal counts the pair of greatest
     byte strings wins, as in naive_train; ranks[id] is a token's rank in the order of byte strings.
-    A plain search: half of all the time, but a heap would need care at every change of a count."""
+    This plain search is half of all the time."""
     best, pair = (1, -1, -1), -1
     for k, count in enumerate(pairs.counts[:pairs.used[0]]):
         if count >= best[0]:
@@ -246,17 +226,18 @@ def join_everywhere(ids, starts, ends, weights, pairs, pair, new):
     return fewer
 
 
-def find_merges(words, weights, n_merges):
-    """naive_train on distinct words, list of bytes, and their weights (n,). Yields for each merge
-    left, right, its count and how many tokens the corpus has now; merge k makes the id 256 + k."""
+def find_merges(counts, n_merges):
+    """naive_train on distinct pre-tokens, dict of str -> how often each occurs. Yields for each
+    merge left, right, its count and the corpus's bytes per token now; merge k makes id 256 + k."""
+    words, weights = [word.encode() for word in counts], np.array(list(counts.values()))
     ids = np.frombuffer(b"".join(words), np.uint8).astype(np.int64)
     lengths = np.array([len(word) for word in words])
     ends = np.cumsum(lengths)
-    starts, n_tokens = ends - lengths, int(lengths @ weights)
+    starts, n_bytes = ends - lengths, int(lengths @ weights)
     # There is at most one pair per id at first, and a merge takes one id away and makes two pairs.
     pairs = empty_pairs(3 * len(ids) + 1)
     count_pairs(ids, starts, ends, weights, pairs)
-    tokens = [bytes([byte]) for byte in range(256)]
+    tokens, n_tokens = [bytes([byte]) for byte in range(256)], n_bytes
     in_order, ranks = list(tokens), np.arange(256 + min(n_merges, len(ids)), dtype=np.int32)
     for new in range(256, len(ranks)):
         pair = most_frequent(pairs, ranks)
@@ -265,23 +246,21 @@ def find_merges(words, weights, n_merges):
         (left, right), count = pairs.rows[pair].tolist(), int(pairs.counts[pair])
         n_tokens -= join_everywhere(ids, starts, ends, weights, pairs, pair, new)
         tokens.append(tokens[left] + tokens[right])
-        rank = bisect.bisect(in_order, tokens[new])
-        in_order.insert(rank, tokens[new])
-        ranks[:new] += ranks[:new] >= rank  # the tokens behind the new one move up
-        ranks[new] = rank
-        yield left, right, count, n_tokens
+        ranks[new] = bisect.bisect(in_order, tokens[new])
+        in_order.insert(ranks[new], tokens[new])
+        ranks[:new] += ranks[:new] >= ranks[new]  # the tokens behind the new one move up
+        yield left, right, count, n_bytes / n_tokens
 
 
 # ---- encode --------------------------------------------------------------------------------------
-# naive_encode tries every merge in turn. Here the pairs of a pre-token are looked up in a table
-# that says which of them was learned first. With merges 1: l+o and 2: lo+w, "low" is
+# naive_encode tries every merge in turn. Here a table tells which pair of a pre-token was learned
+# first. With merges 1: l+o and 2: lo+w, "low" takes two rounds, however many merges there are:
 #     l o w   (l,o) is merge 1, (o,w) is none    -> lo w
 #     lo w    (lo,w) is merge 2                  -> low
-# two rounds for three bytes, however many merges there are.
 
 @numba.njit(cache=True)
 def index_merges(slots, rows, first, n):
-    """Make rows first..n-1 of the merges, [left, right, made], findable by their pair."""
+    """Enter rows first..n-1 of the merges, [left, right, made], by their pair."""
     for k in range(first, n):
         slots[find_pair(slots, rows, rows[k, 0], rows[k, 1])] = k + 1
 
@@ -290,8 +269,7 @@ def index_merges(slots, rows, first, n):
 def merge(ids, start, end, slots, rows):
     """Merge ids[start:end] in place and return the new end: the earliest learned pair first, at all
     its positions at once, as naive_encode does. Each round reads the whole pre-token, which suits
-    those of a few bytes. For long ones a heap of pairs would be better: a million random letters in
-    one pre-token take 25 s."""
+    those of a few bytes; a million random letters without a space take 25 s."""
     while True:
         best = len(rows) + 1
         for i in range(start, end - 1):
@@ -322,10 +300,9 @@ def merge_all(ids, ends, slots, rows):
 @numba.njit(cache=True)
 def recover_merges(ids, ends, slots, rows):
     """Tokens in the order they were learned -> the merges that made them, into rows, and how many.
-    The merges before a token bring its bytes down to two parts: those two were joined. No others
-    can have been: what happens inside a token's bytes does not depend on what stands around.
-    A token that comes down to one part is a byte or known already; one of three or more can only
-    be matched as a whole pre-token."""
+    The merges before a token bring its bytes down to two parts, and those two were joined: what
+    happens inside a token's bytes does not depend on what stands around. A token of one part is a
+    byte or known already; one of three or more can only be matched as a whole pre-token."""
     n, start = 0, 0
     for k in range(len(ends)):
         if merge(ids, start, ends[k], slots, rows) == start + 2:

@@ -39,6 +39,11 @@ def matmul(a, b, trans_a=False, trans_b=False, out=None, accumulate=False):
     return out
 
 
+def matmul_stack(a, b, trans_b=False):
+    """The S products a[s] @ b[s] of a (S,M,K) and b (S,K,N); trans_b: b is stored (S,N,K)."""
+    return a @ (b.swapaxes(1, 2) if trans_b else b)
+
+
 # ---- RMSNorm: bring every row to the same length, then scale each column ----
 # A layer sees inputs of one size, however much the residual stream has grown. The root mean square
 # of (1, 5, 7) is sqrt((1 + 25 + 49) / 3) = 5, so it becomes (0.2, 1, 1.4). eps is a tiny number
@@ -72,25 +77,25 @@ def rmsnorm_backward(dn, x, weight, eps, dx, dweight):
 
 
 # ---- Rotary position embedding: where a token stands ----
-# Attention alone does not know the order of tokens. So q and k are turned by an angle that grows
-# with their position: the numbers j and j + D/2 of a head are a point (x, y), turned at position t
-# by t * speed_j, where speed_j is 1 for the first pair and far less for the last:
+# Attention alone does not know the order of tokens. So q and k are rotated by an angle that
+# grows with their position: the numbers j and j + D/2 of a head are a point (x, y), rotated at
+# position t by t * speed_j, where speed_j is 1 for the first pair and far less for the last:
 #     x' = x cos - y sin,   y' = y cos + x sin
-# If q is turned by angle a and k by angle b, their product is as if only k were turned, by b - a.
-# So a score depends on how far apart two tokens are, not on where they stand. Fast pairs tell
-# neighbours apart, slow pairs tell the two ends of a long text apart.
+# If q is rotated by angle a and k by b, their product is as if only k were rotated, by b - a. So a
+# score depends on how far apart two tokens are, not on where they stand. Fast pairs tell neighbours
+# apart, slow pairs tell the two ends of a long text apart.
 
-def rope(qkv, turned, positions, cos, sin, sign):
-    """Turns the first `turned` heads (q and k, not v) of qkv (R,H+2G,D) in place.
+def rope(qkv, rotated, positions, cos, sin, sign):
+    """Rotates the first `rotated` heads (q and k, not v) of qkv (R,H+2G,D) in place.
 
     positions (R): each row's position in its text; cos, sin (ctx,D/2): of all angles
-    (model.rope_tables). sign 1 is the forward. sign -1 turns back and is the backward: for y = A x
+    (model.rope_tables). sign 1 is the forward; -1 rotates back and is the backward: for y = A x
     with a matrix A, dx = A^T dy, and the transpose of a rotation is the rotation back."""
     c, s = cos[positions][:, None], sin[positions][:, None] * sign  # (R,1,D/2)
     half = qkv.shape[2] // 2
-    x, y = qkv[:, :turned, :half].copy(), qkv[:, :turned, half:].copy()  # (R,turned,D/2)
-    qkv[:, :turned, :half] = x * c - y * s
-    qkv[:, :turned, half:] = y * c + x * s
+    x, y = qkv[:, :rotated, :half].copy(), qkv[:, :rotated, half:].copy()  # (R,rotated,D/2)
+    qkv[:, :rotated, :half] = x * c - y * s
+    qkv[:, :rotated, half:] = y * c + x * s
 
 
 # ---- Attention: each token gathers information from the tokens before it ----
@@ -154,7 +159,7 @@ def attention(q, k, v):
 
 
 def attention_backward(do, q, k, v, o=None, lse=None):
-    """dq (B,T,H,D), dk and dv (B,T,G,D) from do (B,T,H,D). o and lse serve the fast version only.
+    """dq (B,T,H,D), dk and dv (B,T,G,D) from do (B,T,H,D). Only the fast version reads o and lse.
 
     With [i = j] for 1 if i equals j, else 0; all sums leave out what is masked, where p is 0:
         o_t = sum_j p_tj v_j         so  dv_j = sum_t p_tj do_t    and    dp_tj = do_t . v_j

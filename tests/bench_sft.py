@@ -13,7 +13,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
-STAGES = (("world.py",), ("data.py", "out/world/crawl.warc.gz"), ("bpe.py",),
+STAGES = (("world.py",), ("data.py", "out/world/crawl.warc.gz"), ("bpe.py", "--digits", "1"),
           ("train.py",), ("sft.py",))
 
 
@@ -56,26 +56,31 @@ def bench_world():
 
 
 def bench_sft():
-    """The evaluation (greedy) on questions never trained: each figure the part that is right, but
-    the last, which is how often known people are said to be unknown."""
-    import checkpoint
-    import sft
-    from sample import recall
+    """What the assistant does greedily on held-out questions: the share that is right, by kind. Of
+    first_prompts.txt, what people ask any assistant, the share that is said to be outside; and how
+    often island questions are refused so, or known people called unknown."""
+    from checkpoint import open_model
+    from sample import answers, recall
+    from sft import evaluate, read_questions
 
     with tempfile.TemporaryDirectory() as folder:
         out = finished(STAGES, "sft", folder)
-        questions = sft.read_questions(f"{out}/world/")
+        questions = read_questions(f"{out}/world/conversations.jsonl")
         with open(f"{out}/world/facts.jsonl", encoding="utf-8") as lines:
             facts = [fact for fact in map(json.loads, lines) if fact["tier"] != "barely"]
-        known = recall(*checkpoint.open_model(f"{out}/base"), facts)
-        scores = sft.evaluate(checkpoint.open_model(f"{out}/sft"), questions)
-    kinds = [scores[kind] for kind in ("person", "town", "animal")]
-    right = {kind: greedy for kind, (_, _, greedy, _) in scores.items()}
-    return {"facts_recalled_base": known,
-            "sft_known": sum(n * greedy for n, _, greedy, _ in kinds) / sum(n for n, *_ in kinds),
-            "sft_context": right["context"], "sft_instructions": right["instruction"],
-            "sft_sums": right["sum"], "sft_unknown_idk": right["unknown"],
-            "sft_false_idk": scores["person"][3]}
+        known, net = recall(*open_model(f"{out}/base"), facts), open_model(f"{out}/sft")
+        scores = evaluate(net, questions)
+        with open(os.path.join(ROOT, "tests", "first_prompts.txt"), encoding="utf-8") as lines:
+            prompts = [[{"role": "user", "content": line.strip()}] for line in lines]
+        island = [q["messages"] for q in questions if q["kind"] in (
+            "person", "town", "animal", "typed", "context", "yes or no", "about")]
+        refused, wrongly = (["only know the island" in text for text in answers(net, asked)]
+                            for asked in (prompts, island))
+    figures = {f"sft_{kind.replace(' ', '_')}": greedy for kind, (_, _, greedy, _) in scores.items()
+               if kind != "barely"}
+    return figures | {"facts_recalled_base": known, "sft_false_idk": scores["person"][3],
+                      "sft_outside_real": sum(refused) / len(refused),
+                      "sft_false_outside": sum(wrongly) / len(wrongly)}
 
 
 if __name__ == "__main__":

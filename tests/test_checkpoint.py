@@ -2,6 +2,7 @@
 import json
 import os
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -314,3 +315,57 @@ def test_damage_is_named_or_harmless(n, tiny, tmp_path):
             assert tokenizer.fingerprint() == tiny[2].fingerprint()
             assert (averages["m1"] == expected + 1).all() and state["step"] == 3
         open(path, "wb").write(whole)
+
+
+ODD = [b"null", b"-1", b"0", b"1e400", b"99999999999999999999", b"[]", b"{}", b'"x"', b"true", b"1.5",
+       b"\xff", b"\x00" * 4, b"\xff" * 4, b"\x7f\xff\xff\xff", b'{"a":' * 60]
+
+
+def mutated(whole, r):
+    """Bytes with a few edits: a bit, a removed piece, a repeated piece, or something odd inside."""
+    content = bytearray(whole)
+    for _ in range(r.randrange(1, 4)):
+        i = r.randrange(min(len(content), 2000))
+        j = i + r.randrange(1, 12)
+        kind = r.randrange(5)
+        if kind == 0:
+            content[i] ^= 1 << r.randrange(8)
+        elif kind == 1:
+            del content[i:j]
+        elif kind == 2:
+            content[i:i] = content[i:j]
+        elif kind == 3:
+            content[i:i] = r.choice(ODD)
+        else:  # a number of the text becomes something odd
+            numbers = list(re.finditer(rb"[0-9.]+", bytes(content[:2000])))
+            start, end = r.choice(numbers).span() if numbers else (i, j)
+            content[start:end] = r.choice(ODD)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("n", [300, pytest.param(100_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.bin"])
+def test_any_file_gives_a_network_or_a_valueerror(name, n, tiny, tmp_path):
+    """Mutated files of other people (no checksums): parameters of the described shapes, or one
+    ValueError with the path; never another exception, never memory beyond the file's size."""
+    r, folder = random.Random(name), str(tmp_path / "m")
+    checkpoint.save(folder, *tiny[:2])
+    change_json(folder + "/config.json")
+    opened = path = os.path.join(folder, name)
+    if name == "model.bin":
+        with open(path, "wb") as file:  # dim 8, hidden 12, 1 layer, 2 heads, 1 kv head, vocab 9
+            file.write(struct.pack("<7i", 8, 12, 1, 2, 1, 9, 4))
+            file.write(np.ones(2000, np.float32).tobytes()[:4 * (9 * 8 + 16 + 192 + 3 * 96 + 8 + 16)])
+        checkpoint.load(path)
+    else:
+        opened = folder
+    whole = open(path, "rb").read()
+    for _ in range(n):
+        with open(path, "wb") as file:
+            file.write(mutated(whole, r))
+        try:
+            params, config = checkpoint.load(opened)
+        except ValueError as error:
+            assert folder in str(error)
+            continue
+        assert {k: p.shape for k, p in params.items()} == model.shapes(config)

@@ -3,14 +3,13 @@ import json
 import random
 
 import pytest
-from hypothesis import example, given, settings
 
 from crawl import html
 from crawl.html import extract_text
 from crawl.language import identify_language
 from crawl.rules import language_rule
 from crawl.warc import read_documents
-from pages import ANY_TEXT, PROSE, growth
+from pages import PROSE, growth
 
 PAGE = f"""<!doctype html><html><head><title>Not this</title><style>p {{}}</style></head><body>
 <nav><a href=/>Home</a> <a href=/b>Boats</a></nav><div class="cookie-banner">We use cookies.</div>
@@ -57,11 +56,14 @@ def test_a_noisy_name_around_the_whole_text_is_not_believed():
     assert extract_text(both).count("The harbour") == 3
 
 
-def test_small_pages_are_kept_whole():
+def test_small_and_deep_pages():
+    """Of a page with little text all stays; the text of a very deep page is found."""
     assert (extract_text("<h1>Hi</h1><p>One.</p><ul><li>a</li><li>b</li></ul>")
             == "Hi\n\nOne.\n\n- a\n- b")
     assert extract_text("just text") == "just text"
     assert extract_text("") == extract_text(b"") == extract_text("<p></p>") == ""
+    deep = "<div>" * 50_000 + f"<p>{PROSE}</p>" + "</div>" * 50_000  # deeper than MAX_DEPTH
+    assert extract_text(deep) == PROSE.strip()
 
 
 def test_no_control_characters_come_through():
@@ -91,49 +93,24 @@ def test_extraction_and_language_on_real_pages(real):
 
 # ---- hostile pages -------------------------------------------------------------------------------
 
-HOSTILE = {
-    "signs": "<", "divs": "<div>", "paragraphs": "<p>x", "links": "<a href=x>", "names": "<a",
-    "items": "<li>x", "quotes": '<a b="', "single quotes": "<a b='x", "equals": "<p =",
-    "entities": "&#99999999999", "amps": "&", "comments": "<!--", "cdata": "<![CDATA[",
-    "scripts": "<script>", "script ends": "<script></scrip", "end tags": "</div>", "breaks": "<br>",
-    "cells": "<td>x", "forms": "<form class=ad>", "spaces": " \n", "headings": "<h1>a</h1>",
-    "interleaved": "<b><p></b></p>", "pre": "<pre>\t", "attributes": '<p class="ad ',
-    "lists": "<ul><li>", "open and shut": "<div></div>", "dashes": "<!-", "letters": "a",
-    "deep lists": "<dl><dt>x<dd>", "cut entity": "&amp", "hidden": "<p style='display :",
-}
+HOSTILE = (
+    "<|<div>|<p>x|<a href=x>|<a|<li>x|<a b=\"|<a b='x|<p =|&#99999999999|&|<!--|<![CDATA[|<script>|"
+    "<script></scrip|</div>|<br>|<td>x|<form class=ad>| \n|<h1>a</h1>|<b><p></b></p>|<pre>\t|"
+    "<p class=\"ad |<ul><li>|<div></div>|<!-|a|<dl><dt>x<dd>|&amp|<p style='display :")
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_extraction_is_linear_on_hostile_pages(name):
+@pytest.mark.parametrize("part", HOSTILE.split("|"))
+def test_extraction_is_linear_on_hostile_pages(part):
     """A page of twice the size takes at most 2.5 times as long."""
-    part = HOSTILE[name]
     page = part * (100_000 // len(part))
     assert growth(extract_text, page, page + page) <= 2.5
-
-
-def test_huge_hostile_pages_come_back():
-    """Anything quadratic would need hours at these sizes."""
-    for text in ("<" * 5_000_000, '<a b="' * 500_000, "<!-" * 1_000_000,
-                 "&#" + "9" * 1_000_000 + ";"):
-        extract_text(text)
-    deep = "<div>" * 50_000 + f"<p>{PROSE}</p>" + "</div>" * 50_000
-    assert extract_text(deep) == PROSE.strip()
-
-
-@settings(max_examples=200, deadline=None)
-@given(ANY_TEXT)
-@example("<unseen>x</unseen>")
-@example("&#xD800;&#1114112;&#x110000000000;")
-def test_extraction_never_crashes(text):
-    """Any text as str, and as bytes in a wrong charset, becomes a str."""
-    assert isinstance(extract_text(text), str)
-    extract_text(text.encode("utf-16", "replace"))
 
 
 TAGS = [f"<{slash}{tag}{rest}" for tag in "p div li ul table td tr pre a br script h1 svg".split()
         for slash in ("", "/") for rest in (">", ' class="ad">', " ", "=", "/>")]
 TAGS += ["<!--", "-->", "<![CDATA[", "&#155;", "&#xd800;", "&amp", "\x1b", "\x9b", "\2", "\3", "\0",
-         "words of a sentence, and more of them. ", "\n", "\ud800", "<meta charset=utf-16>", "é<"]
+         "words of a sentence, and more of them. ", "\n", "\ud800", "<meta charset=utf-16>", "é<",
+         "<unseen>", "&#1114112;", "&#x110000000000;", "漢", "\u0301"]
 
 
 @pytest.mark.parametrize("n", [300, pytest.param(100_000, marks=pytest.mark.long)])
@@ -145,7 +122,7 @@ def test_no_soup_of_tags_crashes(n):
         try:
             text = extract_text(page)
             assert not any(ord(c) < 32 and c not in "\t\n" or 127 <= ord(c) < 160 for c in text)
-            extract_text(page.encode("utf-8", "replace"))
+            extract_text(page.encode(numbers.choice(["utf-8", "utf-16"]), "replace"))
             identify_language(text)
         except BaseException as error:
             raise AssertionError(f"seed {seed}: {page!r}") from error
@@ -156,42 +133,27 @@ def test_no_soup_of_tags_crashes(n):
 SENTENCES = {
     "en": "The children were playing in the garden when their mother called them to come and eat.",
     "de": "Die Kinder spielten im Garten, als ihre Mutter sie rief und das Essen fertig war.",
-    "nl": "De kinderen speelden in de tuin toen hun moeder hen riep om te komen eten.",
     "fr": "Les enfants jouaient dans le jardin quand leur mère les a appelés pour venir manger.",
-    "es": "Los niños jugaban en el jardín cuando su madre los llamó para que fueran a comer.",
-    "pt": "As crianças estavam a brincar no jardim quando a sua mãe as chamou para comer.",
     "it": "I bambini giocavano nel giardino quando la loro madre li ha chiamati per mangiare.",
-    "ca": "Els nens jugaven al jardí quan la seva mare els va cridar perquè anessin a menjar.",
-    "ro": "Copiii se jucau în grădină când mama lor i-a chemat la masă și au venit cu toții.",
-    "sv": "Barnen lekte i trädgården när deras mor ropade att de skulle komma och äta.",
     "fi": "Lapset leikkivät puutarhassa kun heidän äitinsä kutsui heitä, mutta he eivät tulleet.",
-    "et": "Lapsed mängisid aias, kui ema neid sööma kutsus, aga nad ei tulnud ja see oli halb.",
-    "hu": "A gyerekek a kertben játszottak, amikor az anyjuk hívta őket, hogy kész van az ebéd.",
     "pl": "Dzieci bawiły się w ogrodzie, kiedy ich matka zawołała je, że jest już obiad.",
-    "cs": "Děti si hrály na zahradě, když je jejich matka zavolala, že už je oběd na stole.",
     "hr": "Djeca su se igrala u vrtu kada ih je majka pozvala da dođu jesti, ali nisu došla.",
-    "lt": "Vaikai žaidė sode, kai jų motina pakvietė juos, bet jie dar nebuvo alkani ir tai gerai.",
     "tr": "Annesi onları yemeğe çağırdığında çocuklar bahçede oynuyordu ve bu çok güzel bir gündü.",
-    "id": "Anak-anak itu bermain di kebun ketika ibu mereka memanggil untuk makan dan tidak ada.",
     "vi": "Những đứa trẻ đang chơi trong vườn khi mẹ của chúng gọi vào ăn và không có ai đến.",
     "ru": "Дети играли в саду, когда их мать позвала их есть, но они не пришли, как она хотела.",
-    "uk": "Діти гралися в саду, коли їх мати покликала їх їсти, але вони не прийшли, як вона.",
     "bg": "Децата си играеха в градината, когато майка им ги повика да се хранят, но те не са.",
     "ar": "كان الأطفال يلعبون في الحديقة عندما نادتهم أمهم إلى الطعام ولم يأت أحد من هذا البيت",
-    "fa": "بچه‌ها در باغ بازی می کردند که مادر آنها را برای غذا صدا کرد و این خوب بود",
     "el": "Τα παιδιά έπαιζαν στον κήπο όταν τα φώναξε η μητέρα τους.",
-    "he": "הילדים שיחקו בגינה כשאמם קראה להם לאכול.",
     "ja": "母が食事に呼んだとき、子供たちは庭で遊んでいた。",
     "zh": "母亲叫孩子们吃饭的时候，他们正在花园里玩。",
     "ko": "어머니가 밥 먹으라고 불렀을 때 아이들은 정원에서 놀고 있었다.",
-    "hi": "जब माँ ने उन्हें खाने के लिए बुलाया तब बच्चे बगीचे में खेल रहे थे।",
-    "th": "เด็กๆ กำลังเล่นอยู่ในสวนเมื่อแม่เรียกให้มากินข้าว",
 }
 
 
-@pytest.mark.parametrize("code", SENTENCES)
-def test_language_of_a_sentence(code):
-    assert identify_language(SENTENCES[code])[0] == code
+def test_language_of_a_sentence():
+    """One sentence is enough to tell related languages apart."""
+    assert {code: identify_language(text)[0] for code, text in SENTENCES.items()} == {
+        code: code for code in SENTENCES}
 
 
 def test_language_score_follows_its_formula():
@@ -209,9 +171,5 @@ def test_language_score_follows_its_formula():
     assert language_rule("de", 0.99) == "language"
     assert language_rule("de", 0.99, languages="en,de") is None
     assert language_rule("de", 0.99, languages="any") is None
-
-
-def test_language_looks_at_a_bounded_sample():
-    """What stands behind 10,000 characters changes nothing, so no text can make it slow."""
-    text = PROSE * 30
+    text = PROSE * 30  # nothing counts behind 10,000 characters, so no text can make it slow
     assert identify_language(text + "und der die das " * 9999) == identify_language(text)

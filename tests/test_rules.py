@@ -1,5 +1,4 @@
 """crawl/rules.py: every rule kept and broken by an example whose arithmetic can be followed."""
-import ipaddress
 import os
 from collections import Counter
 
@@ -14,7 +13,6 @@ from kernels.hashing import n_gram_chars
 from pages import ANY_TEXT, PROSE, growth
 
 # ---- URLs ----------------------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize("url, reason", [
     ("https://www.pornhub.com/x", "domain"),
@@ -38,22 +36,14 @@ def test_url_rule(tmp_path, url, reason):
     os.makedirs(tmp_path / "adult")
     (tmp_path / "adult" / "domains").write_text("blocked.co.uk\nBad.nice.com\r\n\n")
     (tmp_path / "adult" / "urls").write_text("shop.example/one/page.html\n")
-    assert rules.url_rule(url, blocklist=rules.load_blocklist(tmp_path)) == reason
-
-
-def test_a_long_blocklist_is_small(tmp_path):
-    """8 bytes an entry; the last one is found, and one behind it is not."""
-    (tmp_path / "domains").write_text("".join(f"host{i}.example\n" for i in range(300_000)))
-    domains, urls = rules.load_blocklist(tmp_path)
-    assert domains.nbytes == 8 * 300_000 and len(urls) == 0
-    assert rules.url_rule("http://host299999.example/", blocklist=(domains, urls)) == "domain"
-    assert rules.url_rule("http://host300000.example/", blocklist=(domains, urls)) is None
+    blocklist = rules.load_blocklist(tmp_path)
+    assert blocklist[0].nbytes == 2 * 8  # 8 bytes an entry
+    assert rules.url_rule(url, blocklist=blocklist) == reason
     with pytest.raises(ValueError, match="no CATEGORY/domains"):
         rules.load_blocklist(tmp_path / "nothing")
 
 
 # ---- words and sentences -------------------------------------------------------------------------
-
 
 def test_words():
     """Punctuation stands alone; numbers, don't, addresses and runs of dots are one token."""
@@ -74,7 +64,6 @@ def test_sentences(line, n):
 
 
 # ---- Gopher --------------------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize("text, reason", [
     (PROSE, None),
@@ -101,16 +90,9 @@ def test_gopher_n_grams():
     assert measured["duplicated_5_n_grams"] == pytest.approx(400 / 999)
     # the scan jumps by n, so for n = 7 two words are left: 14 x 7 = 98
     assert measured["duplicated_7_n_grams"] == pytest.approx(14 * 7 * 4 / 999)
-    assert rules.gopher_repetition(text) == "duplicated_5_n_grams"
-    for n, limit in zip(range(5, 11), (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)):
+    for n in range(5, 11):  # each rule alone
         off = {f"duplicated_{i}_n_grams": float("nan") for i in range(5, 11) if i != n}
         assert rules.gopher_repetition(text, **off) == f"duplicated_{n}_n_grams"
-        off[f"duplicated_{n}_n_grams"] = 0.5
-        assert rules.gopher_repetition(text, **off) is None
-        # with enough fresh words behind it the share falls below the limit
-        fresh = " ".join(f"{i:04}" for i in range(1000, 1000 + int(100 / limit)))
-        off[f"duplicated_{n}_n_grams"] = limit
-        assert rules.gopher_repetition(text + " " + fresh, **off) is None
     # "aaaa bbbb" 100 times among fresh words, and so on up to the 4-gram rule
     for n, pattern in ((2, "aaaa bbbb"), (3, "aaaa bbbb cccc"), (4, "aaaa bbbb cccc dddd")):
         text = " ".join(f"{pattern} {i:04} {i + 5000:04}" for i in range(100))
@@ -200,10 +182,8 @@ def test_c4_texts():
     assert rules.c4(FIVE + "\nif (a) { b")[1] == "curly_bracket"
     assert rules.c4(FIVE + "\nif (a) { b\nLorem ipsum dolor sit")[1] == "curly_bracket"  # the first
     assert rules.c4(FIVE + "\nif (a) { b", curly_bracket=False)[1] is None
-    # C4's own rule, off as in FineWeb
-    assert rules.c4(FIVE + "\nno mark at end")[0].endswith("at end")
-    assert rules.c4(FIVE + "\nno mark at end", terminal_punct=True)[0] == FIVE
     ends = FIVE + '\nit goes on and on...\nshe said "yes"'
+    assert rules.c4(ends)[0] == ends  # C4's own rule is off, as in FineWeb
     assert rules.c4(ends, terminal_punct=True)[0] == FIVE + '\nshe said "yes"'
 
 
@@ -234,19 +214,7 @@ def test_fineweb(text, reason):
     assert rules.fineweb(text) == reason
 
 
-def test_fineweb_thresholds_of_the_code():
-    """Where FineWeb's code is stricter than its paper, its value is one argument away."""
-    thirty = [f"this line has thirty signs {i:02}." for i in range(70)]
-    assert len(thirty[0]) == 30  # the paper: shorter than 30 is short; the code: up to 30
-    text = "\n".join(thirty) + "\n" + lines(LONG + ".", 30)
-    assert rules.fineweb(text) is None
-    assert rules.fineweb(text, short_line_chars=31) == "short_line_ratio"
-    once = lines(LONG + ".", 20) + "\n" + lines(LONG + ".", 1)
-    assert rules.fineweb(once) is None and rules.fineweb(once, char_dup=0.01) == "char_dup_ratio"
-
-
 # ---- personal data -------------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize("text, masked", [
     ("Write to jo.e+x@mail.example.org.", "Write to email@example.com."),
@@ -271,36 +239,24 @@ def test_addresses_are_masked(text, masked):
     "+1 (202) 555-0173", "(202) 555-0173", "212-555-0199", "212.555.0199", "(283)182-3829",
     "(283)-182-3829", "283 182 3829", "1-283-182-3829", "1 (283) 182-3829"])
 def test_telephone_numbers_are_masked(number):
-    """In the forms of North America and of the world, alone and inside a sentence."""
+    """In the forms of North America and of the world, alone and inside a sentence; one with a
+    leading zero only after a word such as "Tel."; and nothing with masking off."""
     assert rules.mask_pii(number) == "+1 202-555-0123"
     assert rules.mask_pii(f"Call {number}, or 8.8.8.") == "Call +1 202-555-0123, or 8.8.8."
+    assert rules.mask_pii("phone: (030) 1234567.") == "phone: (+1 202-555-0123."
+    assert rules.mask_pii(number, phones=False) == number
 
 
 @pytest.mark.parametrize("text", [
     "In 1914-1918, 2021-05-14, 1,234,567 or 3.14159265, ISBN 978-3-16-148410-0, +5",
     "score +10 12 13 15 20", "the year 0123/456789", "rooms 200 300 4000 500", "283-182.3829",
-    "at +02:00 or 12/13/2024", "part 212-555-01990", "x212-555-0199"])
+    "at +02:00 or 12/13/2024", "Room 030/1234567", "part 212-555-01990", "x212-555-0199"])
 def test_other_numbers_stay(text):
     """Years, scores, dates, columns and parts of longer numbers are no telephone numbers."""
     assert rules.mask_pii(text) == text
 
 
-def test_a_number_with_a_leading_zero_needs_a_word_before_it():
-    assert rules.mask_pii("Tel. 030/1234567") == "Tel. +1 202-555-0123"
-    assert rules.mask_pii("phone: (030) 1234567.") == "phone: (+1 202-555-0123."
-    assert rules.mask_pii("Room 030/1234567") == "Room 030/1234567"
-
-
-def test_masks_can_be_switched_off():
-    """With all four off the text stays; the replacements for hosts are public, as FineWeb's."""
-    text = "a@b.cd 8.8.8.8 2606:4700:4700::1111 +49 30 1234567"
-    off = dict(emails=False, ipv4=False, ipv6=False, phones=False)
-    assert rules.mask_pii(text, **off) == text
-    assert all(ipaddress.ip_address(host).is_global for host in rules.HOSTS)
-
-
 # ---- hostile texts -------------------------------------------------------------------------------
-
 
 def all_rules(text):
     for rule in (rules.gopher_repetition, rules.gopher_quality, rules.fineweb, rules.url_rule):
@@ -315,19 +271,18 @@ def all_rules(text):
 @settings(max_examples=200, deadline=None)
 @given(ANY_TEXT)
 @example("")
-@example("\n")
-@example("\ud800 \udfff")
-@example("\u0301" * 50)
+@example("\ud800 \udfff" + "\u0301" * 50)
 def test_no_rule_crashes_on_any_string(text):
     """A reason or None for any text, lone surrogates included."""
     all_rules(text)
 
 
-@pytest.mark.parametrize("part", [
-    "a", " ", "\n", ".", "!", "!?", "? ", "。", "a.", "a. ", "a\n", "+-", "+", "+1111 ", "+1 ", "1 ", "1-",
-    "(2", "+49 1", "0 ", "tel ", "tel. 0", "212-555-", "@", "a@", "a.a@a", "a@a.", "1.", ":", "a:", "[1",
-    "www.", "http://", "a-", "a'", '".', '"', "...", "- ", "{", "İ", "\u0301", "1", "漢", "é\u0301", "/",
-    "\t", "mr. ", "u.s.", "terms of ", "lorem ipsum ", "x" * 1001 + " "])
+PARTS = ("a| |\n|.|!|!?|? |。|a.|a. |a\n|+-|+|+1111 |+1 |1 |1-|(2|+49 1|0 |tel |tel. 0|212-555-|@|"
+         "a@|a.a@a|a@a.|1.|:|a:|[1|www.|http://|a-|a'|\".|\"|...|- |{|İ|\u0301|1|漢|é\u0301|/|\t|"
+         "mr. |u.s.|terms of |lorem ipsum ")
+
+
+@pytest.mark.parametrize("part", [*PARTS.split("|"), "x" * 1001 + " "])
 def test_rules_are_linear_on_hostile_texts(part):
     """A text of twice the size takes all rules together at most 2.5 times as long."""
     text = part * (50_000 // len(part))
@@ -336,4 +291,5 @@ def test_rules_are_linear_on_hostile_texts(part):
 
 def test_numbers_cost_no_more_than_other_text():
     """Once "+111...x" cost 0.7 ms each, since groups of digits were tried in all ways."""
-    assert growth(rules.mask_pii, PROSE * 500, ("+" + "1" * 16 + "x ") * (len(PROSE) * 500 // 19)) < 9
+    text = PROSE * 500
+    assert growth(rules.mask_pii, text, ("+" + "1" * 16 + "x ") * (len(text) // 19)) < 9

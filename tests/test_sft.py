@@ -11,6 +11,7 @@ import pytest
 import bpe
 import checkpoint
 import model
+import sample
 import sft
 
 TEXT = "Where does the fox live? The fox lives in the forest. Who are you? I am Pip. " * 40
@@ -71,8 +72,7 @@ def weights(folder):
 # ---- rows ----
 
 def test_the_mask_counts_what_the_assistant_says(tokenizer):
-    """Token by token: ids and mask as rendered, and after the shift by one the first counted
-    target follows <|im_sep|>, the last is <|im_end|>."""
+    """After the shift the first counted target follows <|im_sep|>, the last is <|im_end|>."""
     start, end, separator = (tokenizer.special_tokens[name] for name in bpe.CHAT_SPECIALS)
     said = tokenizer.encode("I am Pip.")
     head = [start, *tokenizer.encode("user"), separator, *tokenizer.encode("Who are you?"), end,
@@ -178,20 +178,34 @@ def test_padding_and_uncounted_targets_change_nothing(small):
 
 # ---- evaluation ----
 
-def test_dialogues_are_answered_turn_by_turn(monkeypatch):
+def test_dialogues_are_answered_turn_by_turn(tmp_path, monkeypatch):
     """A question with "answers" is answered after each user turn, behind the model's own earlier
     answers and not those of the file; each answer is scored, and all n-th turns asked at once."""
     calls = []
 
-    def answers(net, talks, temperature=0.0, max_new_tokens=64, seed=0):
-        calls.append([[m["content"] for m in talk] for talk in talks])
-        return [f"{len(talk)}" for talk in talks]
-    monkeypatch.setattr(sft, "answers", answers)
-    scores = sft.evaluate(None, [*HELDOUT[:1], HELDOUT[2] | {"answers": [["1"], ["9"]]}])
+    def complete(net, prompts, temperature, seed):
+        calls.append(prompts)
+        return [f"{len(prompt)}" for prompt in prompts]
+    monkeypatch.setattr(sft, "complete", complete)
+    monkeypatch.setattr(sft, "prompt_ids", lambda net, talk: [m["content"] for m in talk])
+    write(tmp_path / "heldout.jsonl", [HELDOUT[0], HELDOUT[2] | {"answers": [["1"], ["9"]]}])
+    scores = sft.evaluate(None, sft.read_questions(f"{tmp_path}/"))
     question, second = TALK[0]["content"], TALK[2]["content"]
     assert calls == [[[question], [question]], [[question, "1", second]]] * 2
     assert scores["both"] == (2, 0.5, 0.5, 0)
     assert scores["fox"] == scores["never asked"] == (1, 0, 0, 0)
+
+
+def test_long_dialogues_lose_their_oldest_turns(tokenizer):
+    """A prompt has at most three quarters of the context: without the oldest turns, as training
+    begins with a question, and at last without the beginning of the only message."""
+    long = [m for _ in range(3) for m in TALK] + TALK[:1]
+    newest = [bpe.render_chat(tokenizer, long[n:], open_answer=True)[0] for n in range(0, 13, 2)]
+    for first in (0, 2, 6):
+        net = None, model.Config(vocab=300, ctx=-(-len(newest[first // 2]) * 4 // 3)), tokenizer
+        assert sft.prompt_ids(net, long) == newest[first // 2]
+    net = None, model.Config(vocab=300, ctx=8), tokenizer
+    assert sft.prompt_ids(net, long) == newest[-1][-6:]
 
 
 # ---- runs ----
@@ -207,7 +221,7 @@ def test_a_run_learns_evaluates_and_names_the_next_command(run, capsys):
     params, config, tokenizer = net = checkpoint.open_model("out/sft")
     assert config.vocab == tokenizer.vocab_size
     assert config.eos == (tokenizer.special_tokens["<|im_end|>"],)
-    assert sft.answers(net, [TALK[:1], TALK[2:3]]) == [TALK[1]["content"], TALK[3]["content"]]
+    assert sample.answers(net, [TALK[:1], TALK[2:3]]) == [TALK[1]["content"], TALK[3]["content"]]
     table = {tuple(line.split()[:-3]): line.split()[-3:] for line in out if line.endswith("% ")}
     assert table == {("fox", "1", "0%", "|"): ["100%", "100%", "0%"],
                      ("who", "1", "|"): ["100%", "100%", "0%"],
@@ -221,7 +235,8 @@ def test_a_run_learns_evaluates_and_names_the_next_command(run, capsys):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_goes_on_to_the_same_bits(run, monkeypatch, capsys, number):
-    """Stopped by a signal in step 4 and resumed, weights and log are those of a run in one go."""
+    """Stopped by a signal in step 4 and resumed, the weights are those of a run in one go. Other
+    conversations are refused, and a finished run says that it is one."""
     assert run("--out", "out/whole") == 0
     update, steps = sft.optimizer.update, []
 
@@ -233,50 +248,54 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(run, monkeypatch, capsys, n
     monkeypatch.setattr(sft.optimizer, "update", stopping)
     assert run() == 128 + number
     assert "stopped at step 4 of" in capsys.readouterr().out.splitlines()[-1]
+    os.rename("out/world", "out/old")
+    os.mkdir("out/world")
+    write("out/world/conversations.jsonl", [{"messages": TALK}] * 48)
+    assert run("--resume") == 2 and "changed since" in capsys.readouterr().err
+    shutil.rmtree("out/world")
+    os.rename("out/old", "out/world")
     assert run("--resume", "--epochs", "9") == 0  # its own settings count
     assert (weights("out/whole") == weights("out/sft")).all()
-    assert run("--resume") == 2 and "has done its" in capsys.readouterr().err
+    assert run("--resume") == 0 and "has done its" in capsys.readouterr().out
 
 
 def test_a_chat_model_is_tuned_further_as_it_is(run, capsys):
-    """From a model that has the chat tokens nothing grows: a learning rate of 0 changes no bit.
-    From a base model it changes only the embedding, by three rows."""
-    assert run("--epochs", "1", "--lr", "0") == 0
+    """At learning rate 0 a base model's weights change by three rows of the embedding, and a chat
+    model's by no bit. Such a run with --mix-lengths evaluates nothing."""
+    heldout()
+    assert run("--epochs", "1", "--lr", "0") == 0 and "abstains" in capsys.readouterr().out
     old, new = weights("out/base"), weights("out/sft")
-    rows = len(new) - len(old)
-    assert rows == 3 * 32 and (new[-2000:] == old[-2000:]).all()
+    assert len(new) - len(old) == 3 * 32 and (new[-2000:] == old[-2000:]).all()
     assert run("--base", "out/sft", "--mix-lengths", "--pages", "none", "--lr", "0",
                "--out", "out/again") == 0
-    assert "4 steps" in capsys.readouterr().out  # twice 48 rows, by 32
+    out = capsys.readouterr().out
+    assert "4 steps" in out and "abstains" not in out  # twice 48 rows, by 32
     assert (weights("out/again") == new).all()
 
 
-def test_kinds_are_left_out_and_checkpoints_compared(run, capsys):
-    """--leave-out drops one kind; --evaluate (once --exam) shows two checkpoints side by side."""
+def test_kinds_are_left_out_and_models_compared(run, capsys):
+    """--leave-out drops one kind; --evaluate (once --exam) shows two checkpoints side by side;
+    --compare asks base and tuned model by each prompt, and the tuned one alone by a chat."""
     heldout()
-    assert run("--leave-out", "who", "--epochs", "1", "--out", "out/bold") == 0
+    write("out/world/prompts.jsonl", [
+        {"way": "a fact: alone", "prompt": "The fox lives in", "answer": " the"},
+        {"way": "a fact: as a chat", "messages": TALK[:1], "answer": " forest"}])
+    assert run("--leave-out", "who", "--epochs", "1", "--muon-lr", "0.01", "--out", "out/bold") == 0
     assert "24 conversations (24 left out)" in capsys.readouterr().out
     for flag in ("--evaluate", "--exam"):
         assert run(flag, "out/bold", "out/bold") == 0
         rows = [line for line in capsys.readouterr().out.splitlines() if line.endswith("% ")]
         assert len(rows) == 4 and all(row.count("|") == 2 for row in rows)
-
-
-def test_prompts_are_compared(run, capsys):
-    """Each way of asking is answered by the base and the tuned model, a chat by the tuned alone."""
-    write("out/world/prompts.jsonl", [
-        {"way": "a fact: alone", "prompt": "The fox lives in", "answer": " the"},
-        {"way": "a fact: as a chat", "messages": TALK[:1], "answer": " forest"}])
-    assert run("--epochs", "1") == 0 and capsys.readouterr()
-    assert run("--compare") == 0
+    assert run("--compare", "--out", "out/bold") == 0
     lines = capsys.readouterr().out.splitlines()[1:]
-    assert [line[:45].split()[-1] for line in lines] == ["out/base", "out/sft", "out/sft"]
+    assert [line[:45].split()[-1] for line in lines] == ["out/base", "out/bold", "out/bold"]
 
 
 @pytest.mark.parametrize("flags, told", [
     (["--base", "nowhere"], "nowhere"), (["--data", "none.jsonl"], "none.jsonl: no such file"),
     (["--resume"], "no run to go on with"), (["--resume", "--out", "out/base"], "state.json"),
     (["--epochs", "0"], "--epochs 0"), (["--lr", "-1"], "--lr -1"), (["--lr", "nan"], "--lr nan"),
+    (["--muon-lr", "-1"], "--muon-lr -1"),
     (["--data", "empty.jsonl"], "no conversation to learn from"),
     (["--leave-out", "foxes"], "is of kind foxes"), (["--out", "."], "choose an empty folder"),
     (["--evaluate", "out/base"], "no chat tokens"), (["--compare"], "prompts.jsonl: no such file"),
@@ -320,17 +339,3 @@ def test_numbers_that_overflow_stop_the_run(run, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert "step 4: overflow in model.layers.1.mlp.up_proj" in error and "saved: 3" in error
     assert np.isfinite(weights("out/sft")).all()
-
-
-def test_changed_data_is_no_run_to_go_on_with(run, monkeypatch, capsys):
-    """The rows' checksum is kept with the run: other conversations are refused at --resume."""
-    update = sft.optimizer.update
-
-    def stopping(params, grads, averages, config, step, *args, **options):
-        if step == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-        return update(params, grads, averages, config, step, *args, **options)
-    monkeypatch.setattr(sft.optimizer, "update", stopping)
-    assert run() == 130
-    write("out/world/conversations.jsonl", [{"messages": TALK}] * 48)
-    assert run("--resume") == 2 and "changed since" in capsys.readouterr().err

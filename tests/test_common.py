@@ -1,0 +1,216 @@
+"""What all scripts stand on: files whole or not at all, locks, one-line errors, clean terminals."""
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import common
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def python(code, *arguments, **more):
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
+
+
+def contents(folder):
+    return {path: open(os.path.join(folder, path)).read() for path in common.files_in(folder)}
+
+
+# ---- files ----
+
+def test_staged_files_replace_together_and_leave_others(tmp_path):
+    """New files arrive, old ones that were owned go, foreign ones stay; a failure changes nothing."""
+    for name in ("a.json", "part-0", "part-1", "mine.txt"):
+        (tmp_path / name).write_text("old")
+    with common.staged(tmp_path, ("a.json", "part-*")) as staging:
+        open(os.path.join(staging, "part-0"), "w").write("new")
+        os.mkdir(os.path.join(staging, "deep"))
+        open(os.path.join(staging, "deep", "b"), "w").write("new")
+    expected = {"part-0": "new", "deep/b": "new", "mine.txt": "old"}
+    assert contents(tmp_path) == expected
+    with pytest.raises(ZeroDivisionError):
+        with common.staged(tmp_path, ("*",)) as staging:
+            open(os.path.join(staging, "part-0"), "w").write("newer")
+            1 / 0
+    assert contents(tmp_path) == expected
+
+
+@pytest.mark.parametrize("moment", range(1, 16))
+def test_a_kill_at_any_call_leaves_old_or_new(moment, tmp_path):
+    """SIGKILL before the nth call that changes the disk: after recover, all is old or all is new."""
+    for name in "abc":
+        (tmp_path / name).write_text("old")
+    code = """
+import os, sys, common
+calls = [0]
+def dying(function):
+    def call(*arguments, **named):
+        calls[0] += 1
+        if calls[0] == int(sys.argv[2]):
+            os.kill(os.getpid(), 9)
+        return function(*arguments, **named)
+    return call
+for name in ("rename", "replace", "remove", "makedirs", "fsync"):
+    setattr(os, name, dying(getattr(os, name)))
+with common.staged(sys.argv[1], ("a", "b", "c")) as staging:
+    for name in "bcd":
+        open(os.path.join(staging, name), "w").write("new")
+"""
+    python(code, tmp_path, moment).communicate()
+    common.recover(tmp_path)
+    left = {name: text for name, text in contents(tmp_path).items() if not name.startswith(".")}
+    assert left in ({name: "old" for name in "abc"}, {name: "new" for name in "bcd"})
+
+
+def test_write_file_is_whole_or_not_at_all(tmp_path):
+    """A writer that fails half-way leaves the old file and no other."""
+    path = str(tmp_path / "x")
+    common.write_file(path, lambda file: file.write(b"old"))
+    with pytest.raises(ZeroDivisionError):
+        common.write_file(path, lambda file: file.write(b"new") / 0)
+    assert contents(tmp_path) == {"x": "old"}
+
+
+@pytest.mark.parametrize("code", [
+    "common.write_file(path + '/x', lambda file: file.write(b'new' * 9999))",
+    "with common.staged(path) as new: open(new + '/x', 'w').write('new' * 9999)"])
+def test_a_full_disk_is_one_line_and_changes_nothing(code, tmp_path):
+    """When the system refuses to write more, the old file stays and the error is one line."""
+    (tmp_path / "x").write_text("old")
+    script = f"""
+import argparse, resource, sys, common
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+path = sys.argv.pop()
+def run(args):
+    {code}
+sys.exit(common.run_command(argparse.ArgumentParser(prog="x.py"), run))
+"""
+    process = python(script, tmp_path)
+    _, error = process.communicate()
+    assert process.returncode == 2 and error.startswith("x.py: ") and error.count("\n") == 1
+    assert contents(tmp_path) == {"x": "old"}
+
+
+@pytest.mark.skipif(common.fcntl is None, reason="this system has no file locks")
+def test_a_second_run_on_a_folder_is_refused(tmp_path):
+    """The second is told who is first; after a kill of the first the folder is free again."""
+    code = ("import common, sys, time\nwith common.locked(sys.argv[1], 'train.py'):\n"
+            " print('held', flush=True); time.sleep(60)")
+    first = python(code, tmp_path)
+    assert first.stdout.readline() == "held\n"
+    with pytest.raises(ValueError, match=rf"train.py \(process {first.pid}\) is writing there"):
+        with common.locked(tmp_path, "sft.py"):
+            pass
+    first.kill()
+    first.communicate()
+    with common.locked(tmp_path, "sft.py"):
+        pass
+
+
+@pytest.mark.parametrize("content,message", [
+    (b"{", "no JSON"), (b"[" * 100_000, "no JSON"), (b"[1]", "not a JSON object"),
+    (b"\xff\xfe", "UTF-8")])
+def test_json_errors_name_the_file(content, message, tmp_path):
+    """Whatever a JSON file holds, the answer is an object or a ValueError with its path."""
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    for read in (common.read_json, lambda path: list(common.read_json_lines(path))):
+        with pytest.raises(ValueError, match=message) as error:
+            read(str(path))
+        assert str(path) in str(error.value)
+    path.write_bytes(b'{"a": 1}\n\n{"b": 2}\n')
+    assert list(common.read_json_lines(str(path))) == [(1, {"a": 1}), (3, {"b": 2})]
+
+
+# ---- the command line and the terminal ----
+
+@pytest.mark.parametrize("error,status,said", [
+    (ValueError("bad \x1b[31m value"), 2, "x.py: bad \\x1b[31m value\n"),
+    (OSError("disk"), 2, "x.py: disk\n"), (KeyboardInterrupt(), 130, "stopped"),
+    (KeyboardInterrupt(signal.SIGTERM), 143, "stopped"), (None, 0, "")])
+def test_failures_are_one_line_and_a_status(error, status, said, capsys):
+    """ValueError and OSError give 2, Ctrl-C 130, SIGTERM 143; never a traceback."""
+    def run(args):
+        if error:
+            raise error
+    assert common.run_command(argparse.ArgumentParser(prog="x.py"), run, []) == status
+    assert said in capsys.readouterr().err
+
+
+def test_sigterm_takes_the_way_of_ctrl_c(capsys):
+    """A SIGTERM while a script works ends it with status 143, and the old handler comes back."""
+    before = signal.getsignal(signal.SIGTERM)
+    assert common.run_command(argparse.ArgumentParser(prog="x.py"),
+                              lambda args: os.kill(os.getpid(), signal.SIGTERM), []) == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_nothing_raw_reaches_the_terminal():
+    """Escape sequences, C1 controls and direction marks become visible; letters of all kinds stay."""
+    assert common.printable("a\x1b]0;x\x07\x9b2J\u202eb\nç日") == (
+        "a\\x1b]0;x\\x07\\x9b2J\\u202eb\\nç日")
+    assert common.printable("a\nb", keep="\n") == "a\nb"
+
+
+def test_live_lines_fit_the_terminal(monkeypatch, capsys):
+    """On a terminal a line that is not kept is shortened; elsewhere every line is printed whole."""
+    monkeypatch.setenv("COLUMNS", "40")
+    common.show_line("x" * 100, keep=False)
+    assert capsys.readouterr().out == "x" * 100 + "\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    common.show_line("x" * 100, keep=False)
+    assert capsys.readouterr().out == "\r\x1b[K" + "x" * 39
+
+
+# ---- processes and runs ----
+
+def square(x):
+    return x * x
+
+
+def test_jobs_come_back_in_order():
+    """Results are in the order of the jobs, for any number of workers."""
+    for workers in (1, 2, 3):
+        assert list(common.map_in_order(square, [(i,) for i in range(30)], workers)) == [
+            i * i for i in range(30)]
+
+
+def test_workers_end_with_a_killed_parent():
+    """After SIGKILL of the parent no worker is left behind."""
+    code = ("import common, os, time\ndef work(x):\n print(os.getpid(), flush=True)\n"
+            " time.sleep(30)\nlist(common.map_in_order(work, [(1,), (2,), (3,)], 2))")
+    parent = python(code)
+    workers = [int(parent.stdout.readline()) for _ in range(2)]
+    parent.kill()
+    deadline = time.time() + 20
+    while any(os.path.exists(f"/proc/{pid}") for pid in workers) and time.time() < deadline:
+        time.sleep(0.1)
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in workers)
+
+
+def test_a_run_pauses_logs_and_goes_on(tmp_path):
+    """Ten pauses in a run; the log continues after a stop, and live.jsonl goes at the end."""
+    run, paused = common.Run(str(tmp_path), 0, 100, 10), []
+    for step in run.steps():
+        run.show("", keep=False, step=step)
+        if run.pause():
+            paused.append(step)
+        if step == 34:
+            run.ask_to_stop(signal.SIGINT, None)
+    assert paused == [10, 20, 30, 35] and run.step == 35
+    assert [json.loads(line)["step"] for line in open(tmp_path / "live.jsonl")][-1] == 35
+    assert run.close("x.py") == 130
+    assert os.listdir(tmp_path) == []
+    again = common.Run(str(tmp_path), run.step, 100, 10, run.log)
+    for step in again.steps():
+        again.show("", keep=False, step=step)
+        again.pause()
+    assert again.close("x.py") == 0
+    assert [line["step"] for line in again.log] == list(range(1, 101))

@@ -1,0 +1,109 @@
+"""The edges of size and number: the right result, or a clear stop."""
+import json
+import os
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import bpe
+import model
+import sample
+import train
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def net(**sizes):
+    config = model.Config(**dict(vocab=300, ctx=8, dim=16, layers=1, heads=2, kv_heads=1,
+                                 hidden=12) | sizes)
+    return model.init_params(config, 1), config
+
+
+@pytest.mark.parametrize("vocab", [65_536, 65_537])
+def test_ids_beyond_16_bits(vocab):
+    """The last id of a large vocabulary is stored, predicted, and gets its gradient."""
+    params, config = net(vocab=vocab)
+    dtype = np.uint16 if vocab <= 1 << 16 else np.uint32
+    ids = np.array([[1, vocab - 1, 2]], dtype).astype(np.int64)
+    loss, grads = model.loss_and_grads(params, config, ids, ids[:, ::-1])
+    logits = model.forward(params, config, ids)[0].astype(np.float64)
+    expected = np.log(np.exp(logits).sum(-1)) - logits[[0, 1, 2], ids[0, ::-1]]
+    assert abs(loss - expected.mean()) < 1e-5 and grads["model.embed_tokens.weight"][-1].any()
+    tokens = [bytes([byte]) for byte in range(256)] + [b"??%d" % k for k in range(vocab - 257)]
+    tokenizer = bpe.Tokenizer(tokens, [], {})
+    tokenizer.add_special_tokens([bpe.END])
+    assert tokenizer.vocab_size == vocab
+    assert tokenizer.encode_documents(["a"]).tolist() == [97, vocab - 1]
+
+
+@pytest.mark.parametrize("sizes", [
+    {"ctx": 1}, {"ctx": 2, "dim": 2, "heads": 1}, {"dim": 16, "heads": 2, "kv_heads": 2},
+    {"dim": 256, "heads": 1, "kv_heads": 1}, {"dim": 64, "heads": 8, "kv_heads": 1}])
+def test_small_and_large_heads_and_contexts(sizes):
+    """Contexts of 1 and 2, heads of 2 to 256 numbers: gradients are finite, sampling is forward's."""
+    params, config = net(**sizes)
+    ids = np.arange(3 * config.ctx).reshape(3, -1) % 300
+    loss, grads = model.loss_and_grads(params, config, ids, ids)
+    assert np.isfinite(loss) and model.not_finite(grads) is None
+    new = sample.generate(params, config, ids[:, :1], 3, temperature=0)
+    if config.ctx > 1:
+        assert (new[:, 0] == model.forward(params, config, ids[:, :1])[:, -1].argmax(-1)).all()
+
+
+def test_huge_weights_give_a_loss_or_a_clear_stop():
+    """Logits of 10,000 and more neither overflow nor turn into NaN unseen."""
+    params, config = net()
+    model.vector(params)[:] *= 3e4
+    ids = np.arange(8)[None]
+    loss, grads = model.loss_and_grads(params, config, ids, ids[:, ::-1])
+    assert np.isfinite(loss) and loss > 1000
+    model.vector(params)[:] = np.inf
+    with pytest.raises(ValueError, match="weights are damaged"):
+        sample.generate(params, config, ids, 3)
+
+
+@pytest.fixture
+def tokens(tmp_path, monkeypatch, command):
+    """A folder with tokens of a short text; returns a function that runs train.py there."""
+    (tmp_path / "text.txt").write_text("The fox lives in the forest. " * 200)
+    monkeypatch.chdir(tmp_path)
+    assert command(bpe, "text.txt", "--vocab-size", "280", "--workers", "1") == 0
+    return lambda *flags: command(train, "--size", "0.3M", *flags)
+
+
+def test_extreme_learning_rates(tokens, capsys):
+    """Rates of 100 and 1e30 end with finite weights, or in one sentence that says where it broke."""
+    for rate in ("100", "1e30"):
+        status = tokens("--steps", "10", "--ctx", "8", "--batch", "2", "--lr", rate)
+        error = capsys.readouterr().err
+        assert status == 0 or status == 2 and "too large" in error and error.count("\n") == 1
+
+
+HUGE = """
+import json, resource, sys, time
+sys.path.insert(0, sys.argv.pop(1))
+import train
+start = time.perf_counter()
+status = train.main(["--size", "0.3M", "--steps", "2", "--batch", "2", "--ctx", "8"])
+print(json.dumps([status, time.perf_counter() - start,
+                  resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
+"""
+
+
+def test_a_billion_tokens_open_at_once(tokens, tmp_path):
+    """A token file of 2 GB (sparse on disk) is mapped, not read: seconds, and little memory."""
+    path, n = tmp_path / "out/tokens/train.npy", 1_000_000_000
+    with open(path, "r+b") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<u2", "fortran_order": False, "shape": (n,)})
+        file.truncate(file.tell() + 2 * n)
+    info = json.loads((tmp_path / "out/tokens/info.json").read_text())
+    (tmp_path / "out/tokens/info.json").write_text(json.dumps(info | {"train": [n, 0]}))
+    done = subprocess.run([sys.executable, "-c", HUGE, ROOT], cwd=tmp_path, text=True,
+                          capture_output=True)
+    assert done.returncode == 0, done.stderr
+    status, seconds, kilobytes = json.loads(done.stdout.splitlines()[-1])
+    assert status == 0 and kilobytes < 900_000, (status, seconds, kilobytes)
