@@ -20,6 +20,7 @@ people stays text. Left out: accounts, encryption, everything that a server for 
 """
 import argparse
 import base64
+import codecs
 import functools
 import hashlib
 import html
@@ -45,7 +46,7 @@ from data import c4_lines, life_of, read_settings
 from kernels import probabilities
 from kernels.plain import attention_weights, split_heads
 from model import Buffers, check_ids, count, transformer
-from sample import ANSWER_SHARE, fit, generate, split_thoughts, stop_ids, stream, texts_of, trim
+from sample import ANSWER_SHARE, fit, generate, stop_ids, stream, trim
 
 PAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "look.html")
 MAX_BODY = 1 << 16  # bytes of a request
@@ -315,22 +316,24 @@ def check_messages(messages):
 
 
 def chat(out, asked):
-    """Yields the answer of one model in parts {"text", "thought"}. A base model knows no turns: it
-    goes on with the text of the last message."""
-    net = _, config, tokenizer = open_net(out, asked)
-    messages, new = asked.get("messages"), []
+    """Yields the answer of one model in parts {"text"}, as it is written. A base model knows no
+    turns: it goes on with the text of the last message."""
+    params, config, tokenizer = open_net(out, asked)
+    messages, stop, n_tokens = asked.get("messages"), stop_ids(config, tokenizer), 0
     check_messages(messages)
     if set(CHAT_SPECIALS) <= set(tokenizer.special_tokens):
-        _, ids = trim(tokenizer, messages, config.ctx - int(config.ctx * ANSWER_SHARE))
+        _, ids = trim(tokenizer, [], messages, int(config.ctx * (1 - ANSWER_SHARE)))
     else:
         ids = [*config.bos, *tokenizer.encode(words(messages[-1], "content"))]
-    how = {"max_new_tokens": number(asked, "tokens", 100, 1, MAX_NEW),
-           "temperature": number(asked, "temperature", 0.8, 0, 5),
-           "seed": number(asked, "seed", 0, 0, 10**9)}
-    for text, thought in split_thoughts(texts_of(net, fit(ids, config, MAX_NEW),
-                                                 stop_ids(config, tokenizer), how, new)):
-        yield {"text": text, "thought": thought}
-    yield {"text": "", "thought": False, "tokens": len(new)}
+    # A token may end inside a character: the decoder keeps such bytes until the rest has come.
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for _, (token,), _, _ in stream(
+            params, config, [fit(ids, config, MAX_NEW)], number(asked, "tokens", 100, 1, MAX_NEW),
+            number(asked, "temperature", 0.8, 0, 5), seed=number(asked, "seed", 0, 0, 10**9),
+            stop=stop):
+        n_tokens += 1
+        yield {"text": "" if token in stop else decoder.decode(tokenizer.token_bytes(int(token)))}
+    yield {"text": decoder.decode(b"", final=True), "tokens": n_tokens}
 
 
 def rollouts(out, asked):
@@ -558,8 +561,8 @@ def chat_turns(out, asked):
     questions = {line.get("kind"): line["messages"] for _, line in read_json_lines(path)}
     for name in [name for name in ("base", "sft", "rl") if name in model_names(out)]:
         models.append({"model": name, "turns": [
-            {"question": messages[-1]["content"], "parts": list(chat(out, {
-                "model": name, "messages": messages, "tokens": 60}))}
+            {"question": messages[-1]["content"], "answer": "".join(part["text"] for part in chat(
+                out, {"model": name, "messages": messages, "tokens": 60}))}
             for messages in list(questions.values())[:5]]})
     return {"models": models}
 
