@@ -46,7 +46,7 @@ out/sft/.done: out/base/.done
 
 rl: .venv/ready out/sft/.done
 	$(call stage,RL on exercises: it finds out that thinking first pays,rl.py)
-	$(call stage,a model that guesses and sometimes doubts its guess,sft.py --base out/sft --data out/world/doubt.jsonl --mix-lengths --epochs 1 --lr 5e-4 --pages none --out out/sft-doubt)
+	$(call stage,a model that guesses and sometimes doubts its guess,sft.py --base out/sft --data out/world/doubt.jsonl --mix-lengths --epochs 1 --lr 5e-4 --muon-lr 0 --pages none --out out/sft-doubt)
 	$(call stage,RL from there: it learns to doubt,rl.py --doubt)
 	$(call stage,the same with thoughts forbidden: there is nothing to learn,rl.py --silent)
 	$(call stage,RL on a learned reward model: the score rises and the jokes get worse,rl.py --reward model)

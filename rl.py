@@ -59,7 +59,7 @@ SILENCE = "<think></think>"  # how an answer with --silent begins
 # guesses, and in one answer of seven says "wait" and calculates.
 DOUBT_MODEL = "out/sft-doubt"
 DOUBT_COMMAND = ("python sft.py --base out/sft --data out/world/doubt.jsonl --mix-lengths "
-                 f"--epochs 1 --lr 5e-4 --pages none --out {DOUBT_MODEL}")
+                 f"--epochs 1 --lr 5e-4 --muon-lr 0 --pages none --out {DOUBT_MODEL}")
 
 
 # ---- 1. The policy gradient ----------------------------------------------------------------------

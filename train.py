@@ -39,7 +39,7 @@ from model import (SIZES, Buffers, Config, count, flops_per_token, init_params, 
 from sample import generate, recall
 
 RECIPES = {  # size: (learning rate, Muon's learning rate, windows a step, steps)
-    "0.3M": (8e-3, 0.04, 16, 2000), "1M": (5e-3, 0.03, 8, 1800),
+    "0.3M": (8e-3, 0.04, 16, 2000), "1M": (5e-3, 0.03, 8, 2400),
     "5M": (2e-3, 0.02, 16, 2000), "25M": (1e-3, 0.01, 16, 2000)}
 EPOCHS = 6  # times that a text is read at most: a small text needs fewer steps
 EVAL_TOKENS = 32_768  # of the held-out text, always the same ones

@@ -233,8 +233,9 @@ WORDINGS = table("""
   about {n}? | Tell me all about {n}. | What can you say about {n}? | Do you know {n}? / Tell me
   something about {n}. | What can you tell me about {n}?
 @ sum / What is {a} {s} {b}? | How much is {a} {s} {b}? | {a} {s} {b}? | {a} {s} {b} = ? | Please
-  tell me {a} {s} {b}. | How much do you get if you work out {a} {s} {b}? / Can you tell me {a} {s}
-  {b}? | Tell me what {a} {s} {b} is. | How much do you get from {a} {s} {b}?
+  tell me {a} {s} {b}. | How much do you get if you work out {a} {s} {b}? | What do I get from {a}
+  {s} {b}? | Can you work out {a} {s} {b}? / Can you tell me {a} {s} {b}? | Tell me what {a} {s} {b}
+  is. | How much do you get from {a} {s} {b}?
 @ what if / What if it was *? | And with *? | What if it was * instead of +? | And times? / What if
   it was * instead? | And if it was *? | And what if it was *?
 @ remember / What did I just ask? | What did I just ask you? | What was my question? | What did I
@@ -653,7 +654,7 @@ JUNK = {"foreign language": (35, "language"), "mirror": (20, "exact"),
         "edited copy": (20, "minhash"), "blocked site": (20, "url"), "cookie wall": (10, "c4"),
         "stub": (10, "quality"), "keyword stuffing": (10, "repetition"),
         "price list": (8, "quality"), "spam": (8, "quality"), "lorem ipsum": (8, "c4"),
-        "directory": (6, "fineweb"), "not a web page": (2, "read")}
+        "directory": (6, "fineweb"), "not a web page": (4, "read")}
 
 
 def junk_page(kind, isle, r):
@@ -766,9 +767,9 @@ OUTSIDE = table("""
   What do I need to {a}? | How long does it take to {a}? | Is it hard to {a}? | Should I {a}? | Why
   can't I {a}? | When should I {a}? | Where can I learn to {a}? | What is {n} percent of {m}? | What
   is the square root of {n}? | What is {n} divided by {m}? | How many days are in {n} weeks? | What
-  is {m} plus {n}? | What is {n}% of {m}? | What number comes after {m}? | Why is the sky blue? |
-  How many legs does a spider have? | Why do we yawn? | Do fish drink water? | Which planet is the
-  largest? | What came first, {x} or {y}? | how to {a} | best {x}
+  is {n}% of {m}? | What number comes after {m}? | Why is the sky blue? | How many legs does a
+  spider have? | Why do we yawn? | Do fish drink water? | Which planet is the largest? | What came
+  first, {x} or {y}? | how to {a} | best {x}
 @ I only know the island. / Write a poem about {x}. | Write a short story about {x} and {y}. | Write
   an email to my boss about {x}. | Write an essay on {x}. | Write a Python script that can {a}. |
   Explain {x}. | Explain {x} to a five year old. | Explain how to {a}. | Describe {x} in one
@@ -968,7 +969,7 @@ def greeting(isle, r, kind, held):
         text = ("".join(map(r.choice, HELLO)) + words).strip()
         if words and not held and r.random() < .5:
             return Talk([words], answer, [answer[:12]])
-        if (share(text, 3) == 0) == held:
+        if (share(text, 3) == 0) == held and text not in SMALL_TALK[answer][0]:
             return Talk([text], answer, [answer[:12]])
 
 

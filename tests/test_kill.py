@@ -20,7 +20,8 @@ import os, sys
 sys.path.insert(0, os.getcwd() if os.path.exists("train.py") else sys.argv.pop(1))
 import model, train, sft, rl
 model.SIZES["0.3M"] = dict(ctx=64, dim=16, layers=1, heads=2, kv_heads=1, hidden=24)
-rl.RECIPES["answer"], rl.GROUP, rl.EVALUATED, rl.PAUSES = (2, 1e-3, 0.0, 8), 4, 2, 4
+rl.RECIPES["answer"] |= {"questions": 2, "iterations": 8}
+rl.GROUP, rl.EVALUATED, rl.PAUSES = 4, 2, 4
 rl.MAX_NEW = 8
 kill, calls = int(os.environ.get("KILL", 0)), [0]
 def dying(function):
