@@ -7,8 +7,8 @@
 The page shows each stage of the pipeline: what the crawl lost to which rule, text as tokens, curves
 that grow while another terminal trains, the candidates of every token, what the attention heads
 look at, what fine-tuning learns from, a chat with several models side by side, and rollouts with
-their rewards. Nothing is trained here and nothing in out/ is changed; a view whose files are not
-there yet says which command makes them. It starts in a second or two.
+their rewards. Nothing is trained here, and no file of the run is changed. A view whose files are
+not there yet says which command makes them. It starts in a second or two.
 
 Reading order: the views (each a function: what the page asked -> what it shows), the drawings, the
 report. The server at the end can be skipped at first. The page itself is look.html: it asks for

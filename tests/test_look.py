@@ -23,12 +23,12 @@ import look
 import model
 
 SCRIPT = "<script>document.title = 'owned'</script>"
-CHROME = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROME = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    """A folder like out/ after a whole run, tiny: untrained base and sft, logs, exercises, a crawl."""
+    """A folder like out/ after a tiny run: untrained base and sft, logs, exercises, a crawl."""
     out = tmp_path_factory.mktemp("look")
     (out / "world").mkdir()
     text = "the cat sat on the mat. the hat! How many? It is 7."
@@ -54,10 +54,10 @@ def out(tmp_path_factory):
         (out / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
     with open(out / "rl-jokes" / "live.jsonl", "a") as file:
         file.write('{"iteration": 4, "rew')  # a run is just writing this line
-    record = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<html><body><p>%s</p></body></html>"
+    record = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<html><body><p>%s</p></html>"
     (out / "world" / "crawl.warc.gz").write_bytes(b"".join(
-        b"WARC/1.1\r\nWARC-Type: response\r\nWARC-Target-URI: %s\r\nContent-Type: application/http; "
-        b"msgtype=response\r\nContent-Length: %d\r\n\r\n%s\r\n\r\n" % (url, len(body), body)
+        b"WARC/1.1\r\nWARC-Type: response\r\nWARC-Target-URI: %s\r\nContent-Type: application/http"
+        b"; msgtype=response\r\nContent-Length: %d\r\n\r\n%s\r\n\r\n" % (url, len(body), body)
         for url, body in ((b"http://a.example/", record % b"The old harbour keeps a small red boat "
                            b"for every child who learns to sail there."),
                           (b"http://b.example/porn", record % b"&lt;script&gt;"))))
@@ -106,7 +106,8 @@ def test_the_crawl_and_every_rule_of_one_page(server):
     row = next(row for row in shown["rows"] if row["rule"] == "short_doc")
     assert row == {"stage": "quality", "rule": "short_doc", "value": "16", "limit": "< 50",
                    "fails": True}
-    assert ask(server, "explain", url="http://b.example/porn")["verdict"].startswith("dropped at url")
+    shown = ask(server, "explain", url="http://b.example/porn")
+    assert shown["verdict"].startswith("dropped at url")
     assert ask(server, "explain", pasted="<p>" + SCRIPT.replace("<", "&lt;"))["text"] == SCRIPT
 
 
@@ -124,7 +125,7 @@ def test_tokens_with_all_merges_and_with_fewer(server, out):
 
 
 def test_curves_of_runs_and_of_one_that_goes_on(server):
-    """Base has losses and recall, in words too; a run under way is read up to its last whole line."""
+    """Base has losses and recall, in words too; a run under way is read to its last whole line."""
     runs = {run["name"]: run for run in ask(server, "curves")["runs"]}
     assert list(runs) == ["base", "sft", "rl-jokes"] and runs["rl-jokes"]["live"]
     assert [panel["say"] for panel in runs["base"]["panels"]] == [
@@ -135,7 +136,7 @@ def test_curves_of_runs_and_of_one_that_goes_on(server):
 
 
 def test_another_candidate_leads_elsewhere(server):
-    """Candidates are sorted probabilities; the network goes on after the ids that the page sends."""
+    """Candidates are sorted probabilities; the network goes on after the ids that were sent."""
     shown = ask(server, "candidates", prompt="the cat", tokens=5)
     first = shown["steps"][0]
     p = [rival["p"] for rival in first["candidates"]]
@@ -186,7 +187,7 @@ def test_a_chat_streams_and_the_same_seed_gives_the_same_text(server):
 
 
 def test_rollouts_have_rewards_and_advantages(server, monkeypatch):
-    """Right answers that ended get 1, also after a thought; the advantage is what exceeds the mean."""
+    """Right answers that ended get 1, also after a thought; advantage is reward minus mean."""
     tokenizer = look.run_tokenizer(server.out)
     end = tokenizer.special_tokens["<|im_end|>"]
     texts = ["7", "<think>7</think> 7", "<think>7</think> 8", "7 cats"] * 4
@@ -238,7 +239,7 @@ def test_foreign_and_oversized_requests(server, status, method, path, headers):
     ("tokens", b"{"), ("tokens", b"[]"), ("tokens", b"[" * 60_000), ("tokens", b"\xff\xfe"),
     ("tokens", {"text": 7}), ("tokens", {"text": "x" * 5000}), ("tokens", {"merges": -1}),
     ("tokens", b'{"merges": NaN}'), ("tokens", {"merges": True}), ("tokens", {"merges": 1e99}),
-    ("attention", {"layer": 99}), ("attention", {"model": "../base"}), ("attention", {"model": "/"}),
+    ("attention", {"layer": 99}), ("attention", {"model": "../base"}), ("chat", {"model": "/"}),
     ("candidates", {"ids": [10**30]}), ("candidates", {"ids": [-1]}), ("candidates", {"ids": "ab"}),
     ("candidates", {"ids": [1.5]}), ("candidates", {"temperature": -1}),
     ("candidates", {"tokens": 10**9}), ("chat", {"messages": []}), ("chat", {"messages": ["x"]}),
@@ -287,8 +288,8 @@ def test_a_stream_stops_when_the_browser_goes_away(server, monkeypatch):
             closed.set()
     monkeypatch.setitem(look.VIEWS, "endless", endless)
     with socket.create_connection(("127.0.0.1", server.server_port)) as raw:
-        raw.sendall(f"POST /endless HTTP/1.1\r\nHost: {server.names[0]}\r\nContent-Type: application"
-                    "/json\r\nContent-Length: 2\r\n\r\n{}".encode())
+        raw.sendall(f"POST /endless HTTP/1.1\r\nHost: {server.names[0]}\r\nContent-Type: "
+                    "application/json\r\nContent-Length: 2\r\n\r\n{}".encode())
         assert b"200" in raw.recv(100)
     assert closed.wait(10) and written
     assert request(server, "POST", "/overview", {})[0] == 200
@@ -362,7 +363,7 @@ def test_the_command_says_where_to_look(tmp_path, capsys):
 # ---- A real browser ----
 
 class Browser:
-    """A headless Chromium, driven through two pipes: a command is JSON that ends with a zero byte."""
+    """A headless Chromium, driven through two pipes: a command is JSON and a zero byte."""
 
     def __init__(self, folder, width, height):
         (their_in, our_out), (our_in, their_out) = os.pipe(), os.pipe()
@@ -411,7 +412,7 @@ class Browser:
 @pytest.mark.skipif(not CHROME, reason="no Chromium or Chrome is installed")
 @pytest.mark.parametrize("width,height", [(1200, 900), (390, 844)])
 def test_the_page_in_a_browser(server, out, tmp_path, width, height):
-    """One types and sees tokens, chooses a candidate, chats; <script> stays text; it fits a phone."""
+    """One types, sees tokens, chooses a candidate, chats; <script> stays text; a phone fits."""
     browser = Browser(tmp_path, width, height)
     try:
         browser.send("Page.navigate", url=f"http://{server.names[0]}/#tokens")
