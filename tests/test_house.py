@@ -10,7 +10,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # From the ground up; a file imports only from lines before its own (within a folder,
 # also from files of the same folder). The last line stands side by side: files pass between them.
 LAYERS = ["common", "kernels", ("crawl", "formats"), ("world", "data", "bpe"), "model", "optimizer", "checkpoint",
-          "sample", ("train", "sft", "rl")]
+          "sample", ("train", "sft", "rl", "look")]
 RANK = {name: rank for rank, names in enumerate(LAYERS)
         for name in ((names,) if isinstance(names, str) else names)}
 NOT_BY_STAGES = {"train": {"world", "data"}, "sft": {"world", "data"}, "rl": {"world", "data"}}
