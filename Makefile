@@ -1,6 +1,7 @@
 # make                 everything, from a raw crawl to a chat with a model trained before your eyes
 # make rl              reinforcement learning: on exercises, and on a reward model that gets gamed
 # make TEXT=my.txt     tokenizer, pretraining and a sample on a text of your own, in out/text/
+# make pictures        the drawings of the README, from your own run
 # make test            the proofs
 # make bench           the speeds, measured against other programs (installs them: PyTorch is large)
 # make clean           forgets what was made in out/
@@ -22,8 +23,10 @@ endef
 resume = $(if $(wildcard $(1)/.done),,$(if $(wildcard $(1)/state.json),--resume --out $(1)))
 
 chat: out/sft/.done
-	@printf '\nseconds each stage took:\n' && tail -n 6 out/times.txt
+	$(call stage,the run as one page to keep,look.py --report)
+	@printf '\nseconds each stage took:\n' && tail -n 7 out/times.txt
 	@echo 'talk to it:          $(RUN) sample.py --chat'
+	@echo 'look at it:          $(RUN) look.py'
 	@echo 'let it learn more:   make rl'
 
 out/world/facts.jsonl:
@@ -58,6 +61,9 @@ text: .venv/ready
 	$(call stage,pretraining,train.py --tokens out/text/tokens --tokenizer out/text/tokenizer.json --facts none --out out/text/base)
 	$(call stage,a sample,sample.py --model out/text/base --prompt "The")
 
+pictures: .venv/ready
+	$(RUN) look.py --pictures pictures
+
 test: .venv/ready
 	$(RUN) -m pytest
 
@@ -76,4 +82,4 @@ bench: .venv/ready
 clean:
 	rm -rf out
 
-.PHONY: all chat rl text test bench clean
+.PHONY: all chat rl text pictures test bench clean
