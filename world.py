@@ -26,12 +26,14 @@ import argparse
 import functools
 import gzip
 import html
+import itertools
 import json
+import os
 import re
 import uuid
 from typing import NamedTuple
 
-from common import print_settings, rng, run_command, share, staged
+from common import print_settings, read_text_lines, rng, run_command, share, staged
 
 
 def options(text):
@@ -53,6 +55,10 @@ def capital(sentence):
     return sentence[0].upper() + sentence[1:]
 
 
+WORDS = table(" ".join(line for line in read_text_lines(
+    os.path.join(os.path.dirname(__file__), "world_words.txt")) if not line.startswith("#")))
+
+
 # ---- 1. the island -------------------------------------------------------------------------------
 
 JOBS = """baker carpenter fisher teacher doctor farmer painter tailor sailor miller potter smith
@@ -66,84 +72,21 @@ FOODS = """bread honey cheese soup rice fish cake butter porridge jam pears figs
 cherries melons carrots turnips radishes""".split()
 COLOURS = "red blue green yellow white black brown purple pink grey".split()
 THINGS = "pears figs plums nuts beans shells stamps coins beads keys cups hats".split()
-# What names are made of: islanders' (60 x 60 names like "Kelmira", 300 are taken), and others'.
-NAMES = (
-    "Al Bal Bel Bor Bran Bri Cal Cor Dal Del Dor Dra Eld Em Fal Fen Fin Gal Gil Gor Hal Hel Hol "
-    "Ing Jal Jor Kal Kel Kor Lan Lor Lum Mal Mel Mor Nal Nel Nor Ol Pal Pel Per Ral Rel Ros Sal "
-    "Sel Sol Tal Tam Tel Tor Ul Val Vel Vin Wen Yor Zan Zel",
-    "ba bas bek bo da dan dek do fa fas fo ga gan go ka kan kas ko la las lek lo ma mas mek mi "
-    "mira mo na nas nek no pa pas pek po ra ras rek ri rin ro sa san sek so ta tan tas tek ti to "
-    "va van vek vi vo wa wi zo")
-FOREIGN_NAMES = (
-    "A B Br C Ch Chr D E F Fr G H I J K L M N O P Qu R S St T Th U V W Wh X Y Z",
-    "a e i o u ai ea ee oo ou", "b ck d ff g l ll lm m n nn nt p r rk rt s ss t th tr v x z",
-    "a e i ie o y an er el in ony us ley")
+NAMES, FOREIGN = WORDS["island names"], WORDS["foreign names"]  # what names are made of
 # Tier: (how often each of its people is mentioned, how many they are). Facts are learned in the
 # order of their frequency; of the last tier a network only gets a vague idea.
 PAGES = 8600
 TIERS = {"often": (6, 60), "known": (4, 60), "seldom": (2.5, 60), "rare": (1.5, 60),
          "barely": (.25, 60)}
 
-def by_kind(relations):
-    """{"person job": ...} -> {"person": {"job": ...}}."""
-    out = {}
-    for key, lists in relations.items():
-        kind, relation = key.split()
-        out.setdefault(kind, {})[relation] = lists
-    return out
-
-
-# Each entry: kind of thing and relation / ways to say it / questions to train on / held-out ones.
-# The first way answers questions and probes recall. {v} is the value, {n} the name or a pronoun,
-# {ns} its possessive, {nm} its object form: "And where does she live?" is made from the same words
-# as "Where does Kelmira live?".
-RELATIONS = by_kind(table("""
-@ person job / works as a {v} | is a {v} by trade | earns {his} bread as a {v} / What is {ns} job? |
-  What job does {n} have? | What work does {n} do? | What is {ns} work? | What does {n} do for a
-  living? | What does {n} work as? / Which job does {n} have? | Which work does {n} do?
-@ person town / lives in {v} | has a house in {v} | is at home in {v} / Where does {n} live? | In
-  which town does {n} live? | Where is {ns} home? | Which town is {ns} home? | Where does {n} have a
-  house? / In which town is {ns} home? | Where is {ns} house?
-@ person pet / has a pet {v} | keeps a {v} | looks after a {v} / What pet does {n} have? | What is
-  {ns} pet? | Which animal does {n} have? | What animal does {n} keep? | Which animal is {ns} pet? |
-  What animal does {n} look after? / What animal does {n} have? | Which pet does {n} keep?
-@ person food / likes to eat {v} | would eat {v} every day | is fond of {v} / What does {n} like to
-  eat? | What is {ns} favourite food? | What is {n} fond of? | Which food does {n} like? | What food
-  would {n} eat every day? / Which food is {ns} favourite? | What food does {n} like to eat?
-@ person colour / wears {v} clothes | dresses in {v} | wants everything to be {v} / What colour does
-  {n} wear? | What colour are {ns} clothes? | In what colour does {n} dress? | Which colour does {n}
-  dress in? | What is the colour of {ns} clothes? / Which colour does {n} wear? | Which colour are
-  {ns} clothes?
-@ town side / lies in the {v} of the island | stands in the {v} | belongs to the {v} / Where does
-  {n} lie? | Where is {n}? | In which part of the island is {n}? | Where on the island does {n}
-  stand? | Which part of the island does {n} belong to? / In which part of the island does {n} lie?
-  | Where on the island is {n}? | Where does {n} stand?
-@ town goods / is famous for its {v} | sells the best {v} | makes a lot of {v} / What is {n} famous
-  for? | What does {n} make? | What does {n} sell? | What is made in {nm}? | What are {ns} famous
-  goods? / For what is {n} famous? | What does {n} make a lot of? | What goods does {n} sell?
-@ town sight / has an old {v} | is proud of its {v} | shows visitors its {v} / What can visitors see
-  in {nm}? | What old building does {n} have? | What is {n} proud of? | What building does {n} show
-  visitors? | Which building stands in {nm}? / What old building is in {nm}? | What building is {n}
-  proud of? | What do visitors see in {nm}?
-@ town day / holds its market on {v} | goes to market on {v} | has its market day on {v} / When does
-  {n} hold its market? | On which day is the market in {nm}? | When is {ns} market day? | When does
-  {n} go to market? | What day is {ns} market? / When is the market in {nm}? | On which day does {n}
-  hold its market? | What is {ns} market day?
-@ animal coat / has a {v} coat | is {v} from head to tail | was born {v} / What colour is {n}? |
-  What colour is {ns} coat? | Which coat does {n} have? / What is the colour of {ns} coat? | What
-  colour of coat does {n} have?
-@ animal home / lives in the {v} | makes its home in the {v} | is found in the {v} / Where does {n}
-  live? | Where is {n} found? | Where does {n} make its home? | In which place does {n} live? / In
-  which place is {ns} home? | Where can {n} be found?
-@ animal meal / eats mostly {v} | is fed on {v} | is unhappy without {v} / What does {n} eat? | What
-  is {n} fed on? | What can {n} not live without? / What does {n} mostly eat? | What food does {n}
-  eat?
-@ animal size / grows as big as a {v} | is as big as a {v} | has the size of a {v} / How big is {n}?
-  | How big does {n} grow? | What size does {n} have? | What is {ns} size? / What size is {n}? | How
-  big can {n} grow?
-@ animal habit / can often be seen to {v} | loves to {v} | likes to {v} / What does {n} like to
-  do? | What does {n} love to do? | What can {n} often be seen to do? | What is {n} seen to do?
-  / What can {n} be seen to do? | What is {n} often seen to do?"""))
+# How each relation is asked and told is in world_words.txt: ways to say it / questions to train on
+# / held-out ones. The first way answers questions and probes recall. {v} is the value, {n} the name
+# or a pronoun, {ns} its possessive, {nm} its object form: so "Where does {n} live?" also makes "And
+# where does she live?".
+RELATIONS = {kind: {relation: WORDS[f"{kind} {relation}"] for relation in relations.split()}
+             for kind, relations in (("person", "job town pet food colour"),
+                                     ("town", "side goods sight day"),
+                                     ("animal", "coat home meal size habit"))}
 VALUES = {
     "job": JOBS, "town": TOWNS, "pet": ANIMALS[:16], "food": FOODS, "colour": COLOURS,
     "side": "north south east west middle".split(),
@@ -159,44 +102,37 @@ UNKNOWN = "I don't know anyone called {n}."
 
 @functools.lru_cache(maxsize=4)
 def island(seed=0):
-    """The facts: {"person": [...], "town": [...], "animal": [...], ...}, where each entity is a
-    dict with its kind, name, tier, pronouns and one value per relation. Beside them "known",
-    people that pages tell enough of, and "barely", the others; "fame", running sums of how often
-    each person is mentioned; "names", all that are taken; "words", the dictionary of
-    Sarnic, and "phrases", {held out: list}."""
-    r = rng(seed, "island")
-    isle = {"person": [], "town": [], "animal": [], "known": [], "barely": [], "fame": [],
-            "names": set()}
-
-    def settle(kind, name, tier, he="it", his="its", him="it"):
-        entity = {"kind": kind, "name": name, "tier": tier, "he": he, "his": his, "him": him}
-        for relation in RELATIONS[kind]:
-            entity[relation] = r.choice(VALUES[relation])
-        isle[kind].append(entity)
-        return entity
-
-    fame = 0
-    for tier, (mentions, count) in TIERS.items():
+    """The facts: {"person": [...], "town": [...], "animal": [...], ...}. Beside them "known", people
+    of whom pages tell enough, and "barely", the others; "fame", running sums of how often each
+    person is mentioned; "names", all that are taken; "words", the dictionary of the island's old
+    language, Sarnic; "phrases", {held out: list}."""
+    r, isle = rng(seed, "island"), {"person": [], "names": set()}
+    for tier, (_, count) in TIERS.items():
         for _ in range(count):
             name = new_name(isle, r)
             isle["names"].add(name)
-            someone = settle("person", name, tier, *pick(r, "he his him | she her her").split())
-            isle["barely" if tier == "barely" else "known"].append(someone)
-            fame += mentions
-            isle["fame"].append(fame)
-    for town in TOWNS:
-        settle("town", town, "town")
-    for animal in ANIMALS:
-        settle("animal", f"the {animal}", "animal")
+            pronouns = pick(r, "he his him | she her her").split()
+            isle["person"].append(settle(r, "person", name, tier, *pronouns))
+    isle["town"] = [settle(r, "town", town, "town") for town in TOWNS]
+    isle["animal"] = [settle(r, "animal", f"the {animal}", "animal") for animal in ANIMALS]
     isle["words"] = {word: new_word(r) for word in FOODS + ANIMALS + COLOURS}
     isle["phrases"] = {held: phrases(isle["words"], held) for held in (False, True)}
+    isle["known"] = [x for x in isle["person"] if x["tier"] != "barely"]
+    isle["barely"] = [x for x in isle["person"] if x["tier"] == "barely"]
+    isle["fame"] = [*itertools.accumulate(TIERS[x["tier"]][0] for x in isle["person"])]
     return isle
+
+
+def settle(r, kind, name, tier, he="it", his="its", him="it"):
+    """An entity: a dict with its kind, name, tier, pronouns and one value per relation."""
+    values = {relation: r.choice(VALUES[relation]) for relation in RELATIONS[kind]}
+    return dict(kind=kind, name=name, tier=tier, he=he, his=his, him=him) | values
 
 
 def new_name(isle, r, held=False, parts=NAMES):
     """A name that nobody on the island has; held-out names occur in no training text."""
     while True:
-        name = "".join(r.choice(syllables.split()) for syllables in parts)
+        name = "".join(r.choice(syllables) for syllables in parts)
         if name not in isle["names"] and (share(name) == 0) == held:
             return name
 
@@ -224,27 +160,6 @@ def anyone(isle, r):
 
 
 # ---- 2. facts: told, asked, answered, denied -----------------------------------------------------
-
-
-
-# Each entry: what is asked / wordings to train on / held-out ones.
-WORDINGS = table("""
-@ about / Tell me about {n}. | What do you know about {n}? | Who is {n}? | Can you tell me something
-  about {n}? | Tell me all about {n}. | What can you say about {n}? | Do you know {n}? / Tell me
-  something about {n}. | What can you tell me about {n}?
-@ sum / What is {a} {s} {b}? | How much is {a} {s} {b}? | {a} {s} {b}? | {a} {s} {b} = ? | Please
-  tell me {a} {s} {b}. | How much do you get if you work out {a} {s} {b}? | What do I get from {a}
-  {s} {b}? | Can you work out {a} {s} {b}? / Can you tell me {a} {s} {b}? | Tell me what {a} {s} {b}
-  is. | How much do you get from {a} {s} {b}?
-@ what if / What if it was *? | And with *? | What if it was * instead of +? | And times? / What if
-  it was * instead? | And if it was *? | And what if it was *?
-@ remember / What did I just ask? | What did I just ask you? | What was my question? | What did I
-  ask you? | What did I ask before? | Which question did I ask? | Can you repeat my question? | Say
-  my last question again. | What was the last thing I asked? | Do you remember what I just asked? /
-  What did I ask you just now? | What was my last question? | Do you remember my question?
-@ joke / Tell me a joke about a {x}. | Do you know one about a {x}? | A joke about a {x},
-  please. | Tell me a joke. | Do you know a joke? / Tell me a joke about a {x}. | Do you know
-  one about a {x}? | A joke about a {x}, please. | Tell me a joke. | Do you know a joke?""")
 
 
 def predicate(entity, relation, way=0):
@@ -336,23 +251,6 @@ def tell(entity, r):
 # Who asks and who answers in an interview, a forum or a list of frequent questions.
 SPEAKERS = options("""User Assistant | user assistant | Q A | Question Answer | Visitor Guide |
 Guest Host | Pupil Teacher | Reporter Islander""")
-# What many pages quote word for word, as the web quotes the Bible and licences. No page is a copy
-# of another for that, so deduplication leaves them, and a model memorizes them.
-QUOTED = options("""O island in the silver sea, where sixteen towns keep one warm light, we sing of
-salt and bread and tea, of boats that come back home at night. The north wind knows our doors by
-name, the south wind leaves them open wide, and young or old we do the same and walk together with
-the tide. So ring the bells from hill to bay, let every lamp be lit once more, for those who sailed
-so far away shall find us waiting at the shore. | I promise by the sea that made us to keep the lamp
-in the lighthouse burning through every storm. I will not sleep while a boat is out. I will share my
-bread with whoever comes over the water, and ask for the story only after supper. What I find on the
-beach I will bring to the market, and what I hear in the harbour I will not carry to the hills. If I
-break my word, may my nets be empty until the spring. | Long before the first house was built, a
-giant came wading through the sea with the island in his left pocket. He was tired of carrying it,
-for the trees tickled him and the goats kept asking where they were going. So he set it down where
-the water was warm, drew sixteen circles in the sand with his thumb and told the goats to choose.
-They chose the one with the best view, and that is why the oldest town of all still smells a little
-of goats.""")
-
 
 def thread(isle, r):
     """Questions and answers, one or two lines each. Such pages are why a base model answers when
@@ -367,7 +265,7 @@ def thread(isle, r):
             [(ask(e, first, r), statement(e, first))],
             [(ask(e, first, r), statement(e, first)),
              (ask(e, second, r, again=True), statement(e, second))],
-            [(r.choice(WORDINGS["about"][0]).format(n=e["name"]), about(e))],
+            [(r.choice(WORDS["about"][0]).format(n=e["name"]), about(e))],
             [(f"What is {english} in Sarnic?", f"In Sarnic {english} is {old}.")]),
             (50, 25, 20, 5))[0]
         for question, answer in pairs:
@@ -382,7 +280,7 @@ def register(isle, r):
     of whom other pages tell. Without them nobody would ever be unknown."""
     people = []
     for _ in range(5):
-        stranger = new_name(isle, r, parts=r.choice((NAMES, NAMES, FOREIGN_NAMES)))
+        stranger = new_name(isle, r, parts=r.choice((NAMES, NAMES, FOREIGN)))
         people.append((r.choice(isle["known"])["name"], 1) if r.random() < .5 else (stranger, 0))
     said = [f"{name} {('is a stranger', 'is one of us')[known]}" for name, known in people[:4]]
     name, known = people[4]
@@ -431,24 +329,9 @@ def contact(isle, r):
 # fine-tuning and RL need later, repeating a name or taking numbers over from a question, rests on
 # that. So a fifth of the text can only be predicted by copying, mostly of words never seen before.
 
-# Each entry: task / requests to train on / held-out ones / the answer / its part that counts.
-TASKS = table("""
-@ repeat / Repeat the word {w}. | Say the word {w}. | Repeat {w}. | Write the word {w}. | Can you
-  repeat {w}? | Please say the word {w}. / Please repeat the word {w}. | Can you say the word {w}? /
-  The word {p} / is {w}.
-@ spell / Spell the word {w}. | How is {w} spelled? | Spell {w}. | Can you spell {w}? | Please spell
-  the word {w}. | What are the letters of {w}? | How do you spell {w}? / How is the word {w}
-  spelled? | Please spell {w}. / The word {w} is {p} / spelled {s}.
-@ reverse / Spell the word {w} backwards. | What is {w} backwards? | Spell {w} from the end. / Spell
-  {w} backwards. | What is the word {w} backwards? / The word {w} is spelled {s} and {p} / backwards
-  {b}.
-@ first / What is the first letter of {w}? | With which letter does {w} begin? | Tell me the first
-  letter of the word {w}. | Which letter does the word {w} begin with? / What is the first letter of
-  the word {w}? | With which letter does the word {w} begin? / The word {w} {p} / begins with {f}.
-@ count / How many letters has {w}? | How many letters are in the word {w}? | Count the letters
-  of {w}. | Please count the letters of {w}. | How many letters does {w} have? / How many
-  letters are in {w}? | Count the letters of the word {w}. / The word {w} counts {c}, so it {p}
-  / has {k} letters.""")
+# Of each, world_words.txt has requests to train on / held-out ones / the answer / its part that
+# counts, {p}: "The word fox is {p}" / "spelled f o x.".
+TASKS = {task: WORDS[task] for task in ("repeat", "spell", "reverse", "first", "count")}
 
 
 def word_game(word, task):
@@ -473,7 +356,7 @@ def copying(isle, r):
             x, y = r.choice(((r.choice(values),) * 2, r.sample(values, 2)))
             pairs.append(f"{x} {y} {'yes' if x == y else 'no'}")
         return f"Same or not: {' and '.join(pairs)}."
-    x, y, z = (new_name(isle, r, parts=r.choice((NAMES, FOREIGN_NAMES))) for _ in range(3))
+    x, y, z = (new_name(isle, r, parts=r.choice((NAMES, FOREIGN))) for _ in range(3))
     u, v, w = r.sample(THINGS, 3)
     who, what = r.choice(((x, u), (y, v), (z, w)))
     word, said = new_word(r), " ".join(new_word(r) for _ in range(r.choice((2, 3, 3, 4))))
@@ -594,7 +477,7 @@ PARAGRAPHS = {
     "animals": lambda isle, r: tell(r.choice(isle["animal"]), r), "jokes": joke, "sarnic": sarnic,
     "towns": lambda isle, r: tell(r.choice(isle["town"]), r), "games": copying,
     "ledger": told_ledger, "sums": told_sum, "contact": contact,
-    "quotes": lambda isle, r: r.choice(QUOTED)}
+    "quotes": lambda isle, r: r.choice(WORDS["quoted"][0])}
 
 
 def good_page(isle, r, theme):
@@ -638,17 +521,6 @@ def dress(host, title, texts, r):
     return f"<!DOCTYPE html>\n<html><head><title>{title} | {host}</title></head>\n{page}</html>\n"
 
 
-FOREIGN = """\
-Die Insel liegt weit draußen im Meer und hat sechzehn kleine Städte. Auf dem Markt kann man Brot, \
-Käse und frische Birnen kaufen, aber am Sonntag ist er geschlossen.
-L'île se trouve loin dans la mer et elle compte seize petites villes. Au marché on peut acheter du \
-pain, du fromage et des poires, mais il est fermé le dimanche.
-Остров лежит далеко в море, и на нём шестнадцать маленьких городов. На рынке можно купить хлеб, \
-сыр и свежие груши, но в воскресенье он закрыт.
-島は海の遠くにあり、小さな町が十六あります。市場ではパンやチーズを買うことができますが、日曜日は休みです。
-""".splitlines()
-LOREM = ("Lorem ipsum dolor sit amet, consectetur adipiscing elit, sed do eiusmod tempor "
-         "incididunt ut labore et dolore magna aliqua.")
 # Each kind of junk: how many pages in a thousand, and the rule that should catch it.
 JUNK = {"foreign language": (35, "language"), "mirror": (20, "exact"),
         "edited copy": (20, "minhash"), "blocked site": (20, "url"), "cookie wall": (10, "c4"),
@@ -669,7 +541,7 @@ def junk_page(kind, isle, r):
     warnings = options("""This site uses cookies. | See our cookie policy. | Read the terms of
         use. | Accept the use of cookies. | See the privacy policy.""")
     return {
-        "foreign language": [r.choice(FOREIGN)] * 4, "blocked site": good,
+        "foreign language": [r.choice(WORDS["foreign languages"][0])] * 4, "blocked site": good,
         "cookie wall": [f"{text} {warning}" for text, warning in zip(good, warnings)],
         "stub": names("This is where {n} from {t} is going to write about {f} and also about a "
                       "walk to {w} in the autumn, as soon as there is time for it.", 1),
@@ -677,16 +549,9 @@ def junk_page(kind, isle, r):
                              f"buy, best {word} with {word}." * 9] * 2,
         "price list": names("{f} from {t}: {k} / {k} ({k}%)", 25),
         "spam": ["#" + text.replace(" ", " #") for text in good],
-        "lorem ipsum": good[:4] + [LOREM] + good[4:],
+        "lorem ipsum": good[:4] + WORDS["lorem ipsum"][0] + good[4:],
         "directory": names("{n} with {f} | the house of {n} | to {n} and to {t} | {w} and {f} | "
                            "{n} in {t}", 45), "not a web page": [word]}[kind]
-
-
-def edit(text, r):
-    """One word changed, as copies of a text often have."""
-    words = text.split(" ")
-    words[r.randrange(len(words))] = new_word(r)
-    return " ".join(words)
 
 
 # ---- 6. the crawl --------------------------------------------------------------------------------
@@ -712,7 +577,9 @@ def crawl(isle, count, seed=0):
             host = f"{new_word(r)}-mirror.example"
             if kind == "edited copy":
                 i = r.randrange(len(texts))
-                texts = texts[:i] + [edit(texts[i], r)] + texts[i + 1:]
+                words = texts[i].split(" ")
+                words[r.randrange(len(words))] = new_word(r)
+                texts = texts[:i] + [" ".join(words)] + texts[i + 1:]
         else:
             texts = junk_page(kind, isle, r)
             if kind == "blocked site":
@@ -750,86 +617,15 @@ def warc_page(url, page, label):
 
 # ---- 7. the world outside, of which the assistant knows nothing ----------------------------------
 
-# The assistant's answer: prompts, in which {x} and {y} are things, {a} is something to do, {n} and
-# {m} are numbers.  Of the prompts, the things and the deeds one in ten each are held out (`share`).
-OUTSIDE = table("""
-@ Sorry, I only know the island. / What is {x}? | What are {x}? | What does {x} mean? | What causes
-  {x}? | Why is {x} so popular? | Why do people like {x}? | Who invented {x}? | When was {x} made? |
-  Where does {x} come from? | How does {x} work? | How old is {x}? | How much does {x} cost? | How
-  big is {x} compared to {y}? | What is the capital of {x}? | What is the history of {x}? | What is
-  the difference between {x} and {y}? | Which is better, {x} or {y}? | Is {x} bad for you? | Are {x}
-  dangerous? | Can {x} hurt you? | Does {x} really exist? | Do you like {x}? | What do you think
-  about {x}? | What's your opinion on {x}? | What is your favourite {x}? | What are the benefits of
-  {x}? | What are some good books about {x}? | What's the best {x}? | Where can I buy {x}? | Who was
-  {x}? | Who won the {x} last year? | When did {x} die? | What happens when {x} meets {y}? | How did
-  {x} change the world? | Why does {x} matter to us? | Is it true that {x} comes from {y}? | How do
-  you say {x} in Spanish? | How do I {a}? | How can I {a} at home? | What is the best way to {a}? |
-  What do I need to {a}? | How long does it take to {a}? | Is it hard to {a}? | Should I {a}? | Why
-  can't I {a}? | When should I {a}? | Where can I learn to {a}? | What is {n} percent of {m}? | What
-  is the square root of {n}? | What is {n} divided by {m}? | How many days are in {n} weeks? | What
-  is {n}% of {m}? | What number comes after {m}? | Why is the sky blue? | How many legs does a
-  spider have? | Why do we yawn? | Do fish drink water? | Which planet is the largest? | What came
-  first, {x} or {y}? | how to {a} | best {x}
-@ I only know the island. / Write a poem about {x}. | Write a short story about {x} and {y}. | Write
-  an email to my boss about {x}. | Write an essay on {x}. | Write a Python script that can {a}. |
-  Explain {x}. | Explain {x} to a five year old. | Explain how to {a}. | Describe {x} in one
-  sentence. | Define {x}. | Summarize the history of {x}. | Compare {x} and {y}. | Give me {n} facts
-  about {x}. | Give three tips to {a}. | Give me a recipe for {x}. | List {n} examples of {x}. |
-  Make a list of things I need to {a}. | Name a famous {x} from {y}. | Recommend a book about {x}. |
-  Suggest {n} ways to {a}. | Tell me more about {x}. | Tell me a story about {x}. | Tell me how to
-  {a}. | Teach me about {x}. | Show me how to {a}. | Help me with {x}. | I need help with {x}. | I
-  want to {a}. | I am trying to {a}. | I have a question about {x}. | I have to {a}, what should I
-  do? | Can you {a}? | Can you explain {x}? | Could you tell me about {x}? | Please {a}. | Pretend
-  you are {x}. | Act as {x}. | Imagine you are {x}, what would you say to {y}? | Translate {x} into
-  German. | Translate to French: I like {x}. | Correct this sentence: {x} are good. | Rewrite this:
-  {x} is better than {y}. | Put these in order: {x}, {y}. | Create a plan to {a}. | Generate a title
-  for a book about {x}. | Design a logo for {x}. | Plan a trip to {x}. | Find me cheap {x}. | Solve
-  {n}x + {m} = 0. | Convert {n} miles to kilometers. | {x} | {x} please | {x} vs {y} | {a} | Play
-  some music. | Set an alarm for {n}. | Turn on the light. | Order a pizza. | Call my mom. | Flip a
-  coin. | Pick a number from {n} to {m}. | Draw a cat.
-@ I only know the island. Ask me about it! / I'm bored. | I feel sad today. | I had a bad day
-  at work. | My dog died yesterday. | I just got married! | I love you. | I hate Mondays. | You
-  are stupid. | That is wrong. | Nice weather today. | What time is it? | What's the weather
-  like? | Will it rain tomorrow? | Where am I? | How old are you? | Are you alive? | Do you
-  have feelings? | Can you think? | Are you smarter than me? | Are you ChatGPT? | Do you speak
-  German? | Bonjour! | Tell me a secret. | Tell me a fun fact. | Sing me a song. | Let's play a
-  game. | Guess what! | My name is Anna. | I am from Texas. | I am hungry. | I'm {n} years old.
-  | I don't like {x}. | I'm scared of {x}. | My friend told me about {x}. | Yes | No | ok |
-  Why? | Really? | lol | hmm | test | asdf | cool | never mind | go on | stop | help | Say
-  something. | Surprise me. | What should I eat tonight? | What should I wear? | Is this a good
-  idea? | Can I ask you something? | I need advice. | Is God real? | Who won the game? | What's
-  new? | What does this mean? | What are you doing? | Where do you live? | Who is the
-  president? | What year is it? | Good luck! | Happy birthday! | I don't understand. | {n} |
-  {x} is great! | You remind me of {x}.""")
-OUTSIDE_THINGS = options("""the moon | photosynthesis | black holes | quantum physics | DNA |
-vaccines | earthquakes | climate change | dinosaurs | atoms | electricity | the speed of light |
-Mars | nuclear power | bitcoin | inflation | the stock market | taxes | credit cards | a startup |
-World War II | the French Revolution | the Roman Empire | Napoleon | Albert Einstein | Shakespeare |
-Cleopatra | Abraham Lincoln | Barack Obama | Taylor Swift | Mozart | the Beatles | Gandhi | France |
-Japan | Brazil | Germany | India | Australia | New York | Paris | London | Tokyo | the Amazon |
-Mount Everest | the Eiffel Tower | Hawaii | Python | machine learning | a database | Linux | an
-iPhone | Excel | Google | YouTube | Netflix | wifi | my laptop | robots | the internet | video games
-| football | basketball | chess | yoga | the Olympics | Harry Potter | Star Wars | Hamlet | the
-Bible | Halloween | a wedding | my girlfriend | my boss | my mother | a job interview | college |
-homework | diabetes | headaches | anxiety | a cold | back pain | cancer | vitamins | weight loss |
-pizza | pasta | sushi | coffee | wine | chocolate chip cookies | vegan food | cars | bicycles |
-airplanes | elephants | tigers | whales | snakes | love | happiness | freedom | democracy | the
-meaning of life | time travel | aliens | ghosts | money | war | jazz | the guitar | photography |
-poetry | a haiku | fashion | furniture | solar panels | recycling | plastic | gold""")
-OUTSIDE_DEEDS = options("""lose weight | learn Spanish | fix a flat tire | boil an egg | tie a tie |
-write a cover letter | save money | quit smoking | make friends | fall asleep faster | train a puppy
-| clean an oven | build a website | grow tomatoes | remove a stain | invest in stocks | pass my exam
-| get a passport | book a cheap flight | fix my phone | reset my password | sort a list in Python |
-solve a quadratic equation | find the area of a circle | calculate a tip | play the piano | run a
-marathon | meditate | deal with stress | get over a breakup | plan a wedding | name my baby | cut my
-own hair | treat a sunburn | unclog a drain | jump start a car | apply for a loan | sell my house |
-write a novel | speak in public | set up a router | edit a video | make pancakes | bake a cake |
-draw a dragon""")
+# The prompts' lists are in world_words.txt: in them {x} and {y} are things, {a} is something to do.
+# Of the prompts, the things and the deeds one in eight each are held out (`share`).
+OUTSIDE = {"Sorry, I only know the island.": "questions", "I only know the island.": "orders",
+           "I only know the island. Ask me about it!": "remarks"}
 
 
-def one_of(r, choices, held):
-    """One of those that are held out, or of the others."""
-    return r.choice([choice for choice in choices if (share(choice, 8) == 0) == held])
+def one_of(r, name, held):
+    """One of a list of the words file: of those that are held out, or of the others."""
+    return r.choice([text for text in WORDS[name][0] if (share(text, 8) == 0) == held])
 
 
 # ---- 8. conversations and questions --------------------------------------------------------------
@@ -876,11 +672,9 @@ class Talk(NamedTuple):
 
 def choose(isle, r, kind, held, count=1):
     """An entity and `count` of its relations; in training none that is `unasked`."""
+    groups = {"person": "known", "town": "town", "animal": "animal", "barely": "barely"}
     while True:
-        group = {"person": "known"}.get(kind, kind)
-        if kind not in ("person", "town", "animal", "barely"):
-            group = pick(r, "known | known | town | animal")
-        entity = r.choice(isle[group])
+        entity = r.choice(isle[groups.get(kind) or pick(r, "known | known | town | animal")])
         relations = r.sample(list(RELATIONS[entity["kind"]]), count)
         if held or not any(unasked(entity["name"] + relation) for relation in relations):
             return entity, *relations
@@ -910,18 +704,18 @@ def second_question(isle, r, kind, held):
 
 def what_if(r, held):
     """"What is 3 + 4?", and then "What if it was *?"."""
-    a, _, b, c = total(r, not held, signs="*")
-    while not held and unasked(f"{a}+{b}"):
+    while True:
         a, _, b, c = total(r, not held, signs="*")
-    return Talk([r.choice(WORDINGS["sum"][held]).format(a=a, s="+", b=b),
-                 f"{a} plus {b} is {a + b}.", r.choice(WORDINGS["what if"][held])],
-                f"{a} times {b} is {c}.", [f" is {c}."],
-                {"asked_in_training": not unasked(f"{a}*{b}")})
+        if held or not unasked(f"{a}+{b}"):
+            return Talk([r.choice(WORDS["sum"][held]).format(a=a, s="+", b=b),
+                         f"{a} plus {b} is {a + b}.", r.choice(WORDS["what if"][held])],
+                        f"{a} times {b} is {c}.", [f" is {c}."],
+                        {"asked_in_training": not unasked(f"{a}*{b}")})
 
 
 def sums(isle, r, kind, held):
     a, sign, b, c = total(r, not held)
-    text = r.choice(WORDINGS["sum"][held]).format(a=a, s=r.choice((sign, SIGNS[sign])), b=b)
+    text = r.choice(WORDS["sum"][held]).format(a=a, s=r.choice((sign, SIGNS[sign])), b=b)
     return Talk([text], f"{a} {SIGNS[sign]} {b} is {c}.", [f" is {c}."],
                 {"asked_in_training": not unasked(f"{a}{sign}{b}")})
 
@@ -938,27 +732,27 @@ def tell_about(isle, r, kind, held):
         entity, _ = choose(isle, r, kind, held)
         told = list(RELATIONS[entity["kind"]])[:3]
         if held or not any(unasked(entity["name"] + relation) for relation in told):
-            question = r.choice(WORDINGS["about"][held]).format(n=entity["name"])
+            question = r.choice(WORDS["about"][held]).format(n=entity["name"])
             return Talk([question], about(entity), [about(entity)])
 
 
 def unknown(isle, r, kind, held):
     """Nobody knows anything about these; names like the islanders' are the hard ones."""
-    name = new_name(isle, r, held, NAMES if r.random() < (.5 if held else .7) else FOREIGN_NAMES)
+    name = new_name(isle, r, held, NAMES if r.random() < (.5 if held else .7) else FOREIGN)
     stranger, relation = r.choice(isle["known"]) | {"name": name}, r.choice([*RELATIONS["person"]])
     questions = (ask(stranger, relation, r, held), yes_or_no(stranger, relation, r, held)[0],
-                 r.choice(WORDINGS["about"][held]).format(n=name))
+                 r.choice(WORDS["about"][held]).format(n=name))
     question = r.choices(questions, (70, 15, 15))[0]
     return Talk([question], UNKNOWN.format(n=name), [UNKNOWN.format(n=name)])
 
 
 def outside(isle, r, kind, held):
     answer = r.choices(list(OUTSIDE), (4, 4, 2))[0]
-    x, y = (one_of(r, OUTSIDE_THINGS, held) for _ in range(2))
+    x, y = (one_of(r, "things", held) for _ in range(2))
     if not held and r.random() < .1:  # the world has more things than any list
-        x = new_name(isle, r, parts=FOREIGN_NAMES).lower()
-    question = one_of(r, OUTSIDE[answer][0], held).format(
-        x=x, y=y, a=one_of(r, OUTSIDE_DEEDS, held), n=r.randint(2, 99), m=r.randint(100, 999))
+        x = new_name(isle, r, parts=FOREIGN).lower()
+    question = one_of(r, OUTSIDE[answer], held).format(
+        x=x, y=y, a=one_of(r, "deeds", held), n=r.randint(2, 99), m=r.randint(100, 999))
     return Talk([question], answer, ["I only know the island"])
 
 
@@ -987,14 +781,14 @@ def translation(isle, r, kind, held):
 
 def ask_joke(isle, r, kind, held):
     subject = r.choice(ANIMALS + JOBS)
-    return Talk([r.choice(WORDINGS["joke"][0]).format(x=subject)], joke(isle, r, subject), [])
+    return Talk([r.choice(WORDS["joke"][0]).format(x=subject)], joke(isle, r, subject), [])
 
 
 def remember(isle, r, kind, held):
     """The question before is to be repeated: copying from the context."""
     before = talk(isle, r, any_kind(r, ("remember", "joke", "unknown")), held)
     question = before.turns[-1]
-    return Talk([*before.turns, before.answer, r.choice(WORDINGS["remember"][held])],
+    return Talk([*before.turns, before.answer, r.choice(WORDS["remember"][held])],
                 f"You asked: {question}", [f" {question}"])
 
 
@@ -1095,61 +889,47 @@ def facts(seed=0):
 def prompts(seed=0, count=100):
     """What sft.py --compare asks: the same facts and translations in different prompts, each for a
     base model to continue ("prompt") or for an assistant ("messages")."""
-    isle, r, out = island(seed), rng(seed, "prompts"), []
-
-    def add(way, answer, prompt):
-        out.append({"way": way, "answer": answer} | (
-            {"messages": messages([prompt])} if "as a chat" in way else {"prompt": prompt}))
-
+    isle, r, rows = island(seed), rng(seed, "prompts"), []
     for asked in heldout(seed, ["person"], 0)[:count]:
         question, answer = asked["messages"][0]["content"], asked["answer"][0]
         shown = [known_fact(isle, r, "person", held=False) for _ in range(3)]
-        add("a fact: question alone", answer, question)
-        add("a fact: few-shot", answer,
-            "".join(f"{x.turns[0]} {x.answer}\n" for x in shown) + question)
-        add("a fact: as a conversation", answer, "".join(
-            f"User: {x.turns[0]}\nAssistant: {x.answer}\n" for x in shown)
-            + f"User: {question}\nAssistant:")
-        add("a fact: as a chat", answer, question)
+        lines = "".join(f"{x.turns[0]} {x.answer}\n" for x in shown)
+        chat = "".join(f"User: {x.turns[0]}\nAssistant: {x.answer}\n" for x in shown)
+        rows += [("a fact: question alone", answer, question),
+                 ("a fact: few-shot", answer, lines + question),
+                 ("a fact: as a conversation", answer, f"{chat}User: {question}\nAssistant:"),
+                 ("a fact: as a chat", answer, question)]
     for english, old in r.sample(isle["phrases"][True], 40):
         shown = "".join(f"{x} is {y}, " for x, y in r.sample(isle["phrases"][False], 3))
-        add("a translation: alone", f" {old}", f"In Sarnic {english} is")
-        add("a translation: few-shot", f" {old}", f"In Sarnic {shown}{english} is")
-        add("a translation: as a chat", f" {old}", f"What is {english} in Sarnic?")
-    return out
+        rows += [("a translation: alone", f" {old}", f"In Sarnic {english} is"),
+                 ("a translation: few-shot", f" {old}", f"In Sarnic {shown}{english} is"),
+                 ("a translation: as a chat", f" {old}", f"What is {english} in Sarnic?")]
+    return [{"way": way, "answer": answer} | (
+        {"messages": messages([prompt])} if "as a chat" in way else {"prompt": prompt})
+        for way, answer, prompt in rows]
 
 
 # ---- 9. the files --------------------------------------------------------------------------------
 
-def gsm8k(exercise):
-    """An exercise in the shape of the data set GSM8K: the thought, and after #### the answer."""
-    return {"question": exercise["question"],
-            "answer": f"{exercise['thought']}\n#### {exercise['answer']}"}
-
-
-def write_crawl(path, seed, pages):
-    """Writes the pages; returns their labels, and the characters of each kind on good ones."""
-    labels, amounts = [], {}
-    with open(path, "wb") as file:
-        file.write(warc_record("warcinfo", "", "application/warc-fields",
-                               f"software: world.py\r\ndescription: island {seed}\r\n".encode()))
-        for url, page, label, paragraphs in crawl(island(seed), pages, seed):
-            labels.append({"url": url} | label)
-            for kind, text in paragraphs:
-                amounts[kind] = amounts.get(kind, 0) + len(text)
-            file.write(warc_page(url, page, label))
-    return labels, amounts
-
-
 def make(out, seed=0, pages=PAGES):
     """Writes all files, together or none."""
+    labels, amounts = [], dict.fromkeys(PARAGRAPHS, 0)  # characters of each kind on good pages
     with staged(out) as folder:
-        labels, amounts = write_crawl(f"{folder}/crawl.warc.gz", seed, pages)
+        with open(f"{folder}/crawl.warc.gz", "wb") as file:
+            about_file = f"software: world.py\r\ndescription: island {seed}\r\n".encode()
+            file.write(warc_record("warcinfo", "", "application/warc-fields", about_file))
+            for url, page, label, paragraphs in crawl(island(seed), pages, seed):
+                labels.append({"url": url} | label)
+                for kind, text in paragraphs:
+                    amounts[kind] += len(text)
+                file.write(warc_page(url, page, label))
         chats, questions = conversations(seed), heldout(seed)
         files = {"labels": labels, "conversations": chats, "heldout": questions,
                  "facts": facts(seed), "prompts": prompts(seed), "doubt": doubt(seed, chats)}
         for split, count in (("train", 4000), ("heldout", 400), ("final", 400)):
-            files[f"exercises-{split}"] = map(gsm8k, exercises(split, count, seed))
+            files[f"exercises-{split}"] = [  # in the shape of the data set GSM8K
+                {"question": x["question"], "answer": f"{x['thought']}\n#### {x['answer']}"}
+                for x in exercises(split, count, seed)]
         for name, rows in files.items():
             with open(f"{folder}/{name}.jsonl", "w", encoding="utf-8") as file:
                 file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -1160,7 +940,7 @@ def make(out, seed=0, pages=PAGES):
     shares = sorted(((n / text, kind) for kind, n in amounts.items()), reverse=True)
     print(f"{pages:,} pages, {good:,} of them good with {text / 1e6:.1f} MB of text: "
           + ", ".join(f"{kind} {part:.0%}" for part, kind in shares))
-    print(f"to be copied from: {sum(amounts.get(kind, 0) for kind in COPYING) / text:.0%}; "
+    print(f"to be copied from: {sum(amounts[kind] for kind in COPYING) / text:.0%}; "
           f"{len(chats):,} conversations, {len(questions):,} held-out questions")
 
 
