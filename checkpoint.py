@@ -1,12 +1,12 @@
 """Checkpoints: a network as a folder that other people's programs open, and theirs opened here.
 
     FOLDER/config.json            the sizes            FOLDER/model.safetensors       the parameters
-    FOLDER/tokenizer.json         the vocabulary       FOLDER/tokenizer_config.json   the chat format
+    FOLDER/tokenizer.json         the vocabulary       FOLDER/tokenizer_config.json   the chat form
     FOLDER/optimizer.safetensors  AdamW's averages     FOLDER/state.json, log.jsonl   the run so far
 
 The first four are a Hugging Face model folder (LlamaForCausalLM); the last three let training go on
-to the same bits. Nothing is pickled, so opening a model can't run code. The folder is replaced whole
-or not at all (common.staged). What we write carries checksums, so that a damaged file is named
+to the same bits. Nothing is pickled, so opening a model can't run code. The folder is replaced as a
+whole or not at all (common.staged). What we write carries checksums, so that a damaged file is named
 instead of used. Half-precision weights are read as float32; we write float32.
 
 Also read: folders of other Llama-family models (in parts, in half precision, with tied or untied
@@ -93,7 +93,7 @@ def load(path):
     # Half precision takes two bytes a number. Without this check a damaged config could ask for
     # more memory than there is.
     if 2 * count(config)[0] > sum(map(os.path.getsize, files)):
-        raise ValueError(f"{path}: config.json describes {count(config)[0]:,} parameters, more than "
+        raise ValueError(f"{path}: config.json has {count(config)[0]:,} parameters, more than "
                          "the weight files hold: these are cut short, or it is damaged")
     params, found = views(np.empty(count(config)[0], np.float32), config), set()
     for file in files:
@@ -144,7 +144,8 @@ def open_model(path, tokenizer_path=None):
     # Embeddings are often padded to a round number of rows. Such ids must never be sampled.
     known = [token is not None for token in tokenizer.tokens]
     known += [False] * (config.vocab - len(known))
-    return params, replace(config, unused=tuple(np.flatnonzero(np.invert(known)).tolist())), tokenizer
+    unused = np.flatnonzero(np.invert(known)).tolist()
+    return params, replace(config, unused=tuple(unused)), tokenizer
 
 
 def describe_tokenizer(tokenizer, config):

@@ -54,7 +54,7 @@ def run_command(parser, run, argv=None):
         print(f"{parser.prog}: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print("\n" * sys.stderr.isatty() + f"{parser.prog}: stopped; files written before are whole",
+        print("\n" * sys.stderr.isatty() + f"{parser.prog}: stopped; what was written is whole",
               file=sys.stderr)
         return 128 + (stop.args[0] if stop.args else signal.SIGINT)
     finally:
@@ -206,7 +206,7 @@ def read_json(path):
 
 
 def read_json_lines(path):
-    """Yields (line number, object) of a JSON lines file, gzipped or not; empty lines are skipped."""
+    """Yields (line number, object) of a JSON lines file, gzipped or not; skips empty lines."""
     for number, line in enumerate(read_text_lines(path), 1):
         if line.strip():
             yield number, parse_json(line, f"{path}, line {number}")
@@ -233,7 +233,7 @@ def map_in_order(work, jobs, workers=None):
 
 
 def start_worker():
-    """A worker leaves Ctrl-C to its parent, and ends when the parent is gone, however that ended."""
+    """A worker leaves Ctrl-C to its parent, and ends when the parent ends, also if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     parent = multiprocessing.parent_process().sentinel
@@ -279,11 +279,11 @@ def show_line(text, keep=True):
 
 @contextlib.contextmanager
 def compiling():
-    """Around a first, tiny use of the kernels. Numba compiles them then; if that took time, says so."""
+    """Around a first, tiny use of the kernels. Numba compiles them then, and this says so."""
     start = time.perf_counter()
     yield
     if (seconds := time.perf_counter() - start) > 3:
-        print(f"compiled the kernels in {seconds:.0f} s (kept on disk for the next run)", flush=True)
+        print(f"compiled the kernels in {seconds:.0f} s, kept on disk for the next run", flush=True)
 
 
 # ---- random numbers ------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ INIT_STD = 0.02  # standard deviation of all matrices at the start (GPT-2's)
 @dataclass(frozen=True)
 class Config:
     """The sizes of a network, and what its tokenizer's ids mean to it. The default is the 5M model.
-    To grow a network is to turn these few numbers up: Llama 3 405B has dim 16,384 and 126 layers."""
+    To grow a network is to turn these numbers up: Llama 3 405B has dim 16,384 and 126 layers."""
     vocab: int = 2048  # V
     ctx: int = 256  # the most tokens it can look at, the context
     dim: int = 256  # C
@@ -432,8 +432,8 @@ def pack(params, config):
 def init_params(config, seed=0, dtype=np.float32):
     """Matrices from N(0, 0.02^2); the two that write into the residual stream are smaller by
     sqrt(2L) (GPT-2): 2L terms are summed there, so its variance doesn't grow with depth. With
-    numbers this small all logits are near 0, and the first loss is near log(V): any token is equally
-    likely. Norms start as 1."""
+    numbers this small all logits are near 0, and the first loss is near log(V): all tokens are
+    equally likely. Norms start as 1."""
     rng = np.random.default_rng(seed)
     params = views(np.empty(count(config)[0], dtype), config)
     for name, p in params.items():

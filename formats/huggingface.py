@@ -78,7 +78,8 @@ def sizes_of(c):
         tied=bool(c.get("tie_word_embeddings", False)),
         rope_scaling=tuple(number(rope, key, whole=False) for key in SCALING)
         if kind == "llama3" else (),
-        bos=token_ids(c.get("bos_token_id"), vocab)[:1], eos=token_ids(c.get("eos_token_id"), vocab))
+        bos=token_ids(c.get("bos_token_id"), vocab)[:1],
+        eos=token_ids(c.get("eos_token_id"), vocab))
 
 
 def number(content, key, default=None, whole=True):

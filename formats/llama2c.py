@@ -12,7 +12,8 @@ MAX_SIZE = 1 << 24  # of any number in a header; a larger one is damage
 
 
 def read_model(path):
-    """(arguments of model.Config, name -> array) of a .bin file in llama2.c's first format: seven int32, then float32 matrices, each kind for all layers.
+    """(arguments of model.Config, name -> array) of a .bin file in llama2.c's first format: seven
+    int32, then float32 matrices, each kind for all layers.
 
     It rotates neighbours (0,1), (2,3) ... where we rotate halves, so the rows of q and k are put in
     another order: in each head the even ones first, then the odd ones. Scores don't change, as q
@@ -77,7 +78,7 @@ class Tokenizer:
                 if n < 0:
                     raise struct.error
         except struct.error:
-            raise ValueError(f"{path}: no llama2.c tokenizer, or cut short at byte {start}") from None
+            raise ValueError(f"{path}: no llama2.c tokenizer, or cut off at byte {start}") from None
         # The file writes bytes as "<0x0A>". Ids 0 to 2 are markers, which no text may produce.
         self.tokens[3:259] = [bytes([byte]) for byte in range(256)]
         self.ids = {token: k for k, token in enumerate(self.tokens) if k > 2}

@@ -299,6 +299,7 @@ def test_the_newest_assistant_is_chosen(tmp_path, monkeypatch):
 
 def test_what_was_memorized_is_shown(monkeypatch, capsys, tokenizer):
     """A network that knows the quoted text and nothing else recites every passage of just that."""
+    monkeypatch.setattr(sample, "PASSAGE", 64)
     parts = np.random.default_rng(1).integers(0, 256, (8, 300), np.uint16)
     quoted, val = parts[0, :70], np.concatenate([parts[6], parts[7], parts[0, :70]])
     train = np.concatenate([part for k in range(1, 6) for part in (parts[k], quoted)])
