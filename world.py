@@ -248,8 +248,8 @@ def tell(entity, r):
 def thread(isle, r):
     """Questions and answers, one or two lines each. Such pages are why a base model answers when
     its prompt looks like a conversation."""
-    pairs = [r.choice(WORDS["speakers"][0]).split() for _ in range(2)]
-    lines, speakers = [], r.choice((None, *pairs, (new_name(isle, r), new_name(isle, r))))
+    listed = [r.choice(WORDS["speakers"][0]).split() for _ in range(2)]
+    lines, speakers = [], r.choice((None, *listed, (new_name(isle, r), new_name(isle, r))))
     for _ in range(r.choice((2, 3, 3, 4))):
         e = anyone(isle, r)
         first, second = r.sample(list(RELATIONS[e["kind"]]), 2)
@@ -450,7 +450,7 @@ def told_sum(isle, r):
 # ---- 5. pages, good and bad ----------------------------------------------------------------------
 
 # What a page about each theme is called, and how many in a hundred of the paragraphs that are
-# mixed in anywhere are about it (good_page; a site's theme is drawn by the same shares).
+# mixed in anywhere are about it (good_page; a site's theme is sampled by the same shares).
 THEMES = {"people": ("The people of {t}", 28), "questions": ("Questions and answers from {t}", 7),
           "animals": ("Animals near {t}", 6), "towns": ("A visit to {t}", 5),
           "register": ("News from the post office of {t}", 8),
@@ -600,8 +600,8 @@ def warc_page(url, page, label):
 
 # ---- 7. the world outside, of which the assistant knows nothing ----------------------------------
 
-# The answer to each list of prompts in world_words.txt, in which {x} and {y} are things and {a} is a
-# deed. Of the prompts, the things and the deeds one in eight each are held out (`share`).
+# The answer to each list of prompts in world_words.txt, in which {x} and {y} are things and {a} is
+# a deed. Of the prompts, the things and the deeds one in eight each are held out (`share`).
 OUTSIDE = {"Sorry, I only know the island.": "questions", "I only know the island.": "orders",
            "I only know the island. Ask me about it!": "remarks"}
 
