@@ -20,7 +20,7 @@ one fact in five    | by `unasked`: pages tell it, | Does fine-tuning teach fact
                     | no conversation asks for it  | answer with facts already known?
 
 Everything comes from a seed, and we never iterate over a set, so every machine makes the same
-files. Left out: images, truth, and literature: the pages are made of templates.
+files. The templates are in world_words.txt. Left out: images, truth, and literature.
 """
 import argparse
 import functools
@@ -66,23 +66,23 @@ weaver gardener singer clockmaker postman beekeeper shepherd librarian cook dive
 glazier""".split()
 TOWNS = """Marrow Tidewick Oldmere Pellham Saltby Greenfold Harrow Lanbridge Foxmouth Westerly
 Brindle Cobham Dunmore Velstead Ravenna Thornbury""".split()
-ANIMALS = """pelican fox goat hen bear heron rabbit turtle wolf seal mole badger donkey parrot
-snail toad lynx duck horse cat dog goose pony crab""".split()
+ANIMALS = """pelican fox goat hen bear heron rabbit turtle wolf seal mole badger donkey parrot snail
+toad lynx duck horse cat dog goose pony crab""".split()
 FOODS = """bread honey cheese soup rice fish cake butter porridge jam pears figs plums nuts beans
 cherries melons carrots turnips radishes""".split()
 COLOURS = "red blue green yellow white black brown purple pink grey".split()
 THINGS = "pears figs plums nuts beans shells stamps coins beads keys cups hats".split()
 NAMES, FOREIGN = WORDS["island names"], WORDS["foreign names"]  # what names are made of
+PAGES = 8600  # of the crawl, junk included
 # Tier: (how often each of its people is mentioned, how many they are). Facts are learned in the
 # order of their frequency; of the last tier a network only gets a vague idea.
-PAGES = 8600
 TIERS = {"often": (6, 60), "known": (4, 60), "seldom": (2.5, 60), "rare": (1.5, 60),
          "barely": (.25, 60)}
 
-# How each relation is asked and told is in world_words.txt: ways to say it / questions to train on
-# / held-out ones. The first way answers questions and probes recall. {v} is the value, {n} the name
-# or a pronoun, {ns} its possessive, {nm} its object form: so "Where does {n} live?" also makes "And
-# where does she live?".
+# Each relation has ways to say it / questions to train on / held-out ones in world_words.txt:
+#     @ person town / lives in {v} | ... / Where does {n} live? | ... / Where is {ns} house? | ...
+# The first way answers questions and probes recall. {v} is the value, {n} the name or a pronoun,
+# {ns} its possessive, {nm} its object form: the same words make "And where does she live?".
 RELATIONS = {kind: {relation: WORDS[f"{kind} {relation}"] for relation in relations.split()}
              for kind, relations in (("person", "job town pet food colour"),
                                      ("town", "side goods sight day"),
@@ -102,7 +102,7 @@ UNKNOWN = "I don't know anyone called {n}."
 
 @functools.lru_cache(maxsize=4)
 def island(seed=0):
-    """The facts: {"person": [...], "town": [...], "animal": [...], ...}. Beside them "known", people
+    """The facts: {"person": [entity, ...], "town": ..., "animal": ...}. Beside them "known", people
     of whom pages tell enough, and "barely", the others; "fame", running sums of how often each
     person is mentioned; "names", all that are taken; "words", the dictionary of the island's old
     language, Sarnic; "phrases", {held out: list}."""
@@ -161,7 +161,6 @@ def anyone(isle, r):
 
 # ---- 2. facts: told, asked, answered, denied -----------------------------------------------------
 
-
 def predicate(entity, relation, way=0):
     """"works as a baker", in one of three ways."""
     return RELATIONS[entity["kind"]][relation][0][way].format(v=entity[relation], his=entity["his"])
@@ -193,11 +192,9 @@ def ask(entity, relation, r, held=False, again=False):
 
 
 def yes_or_no(entity, relation, r, held=False):
-    """("Does Kelmira live in Marrow?", "Kelmira lives in Saltby Marrow no", "No, Kelmira lives in
-    Saltby."): the question, a thought that puts what is asked beside what is known, the answer.
-
-    The question is made from a way to say it: "has a pet {v}" -> "Does she have a pet {v}?". The
-    third way is held out."""
+    """A question, a thought that puts what is asked beside what is known, and the answer: "Does
+    Kelmira live in Marrow?", "Kelmira lives in Saltby Marrow no", "No, Kelmira lives in Saltby.".
+    The question is made from a way to say it, of which the third is held out."""
     name, known = entity["name"], entity[relation]
     # In training few are true, or repeating what was asked would pay instead of remembering.
     value = known if r.random() < (.5 if held else .3) else r.choice(VALUES[relation])
@@ -213,8 +210,8 @@ def yes_or_no(entity, relation, r, held=False):
 
 VERBS = {"has": "have", "goes": "go", "dresses": "dress"}  # others lose their -s
 # What may be misspelled: words of the questions, never a name.
-QUESTION_WORDS = sorted({word for ways in RELATIONS.values() for _, *asked in ways.values()
-                         for word in re.findall("[a-z]{4,}", str(asked).lower())})
+QUESTION_WORDS = {word for ways in RELATIONS.values() for _, *asked in ways.values()
+                  for word in re.findall("[a-z]{4,}", str(asked).lower())}
 
 
 def as_typed(text, r):
@@ -248,15 +245,11 @@ def tell(entity, r):
 
 # ---- 3. what else is on the pages ----------------------------------------------------------------
 
-# Who asks and who answers in an interview, a forum or a list of frequent questions.
-SPEAKERS = options("""User Assistant | user assistant | Q A | Question Answer | Visitor Guide |
-Guest Host | Pupil Teacher | Reporter Islander""")
-
 def thread(isle, r):
     """Questions and answers, one or two lines each. Such pages are why a base model answers when
     its prompt looks like a conversation."""
-    lines, speakers = [], r.choice((None, r.choice(SPEAKERS).split(), r.choice(SPEAKERS).split(),
-                                    (new_name(isle, r), new_name(isle, r))))
+    listed = [r.choice(WORDS["speakers"][0]).split() for _ in range(2)]
+    lines, speakers = [], r.choice((None, *listed, (new_name(isle, r), new_name(isle, r))))
     for _ in range(r.choice((2, 3, 3, 4))):
         e = anyone(isle, r)
         first, second = r.sample(list(RELATIONS[e["kind"]]), 2)
@@ -284,20 +277,14 @@ def register(isle, r):
         people.append((r.choice(isle["known"])["name"], 1) if r.random() < .5 else (stranger, 0))
     said = [f"{name} {('is a stranger', 'is one of us')[known]}" for name, known in people[:4]]
     name, known = people[4]
-    return f"{said[0]} and {said[1]}. {said[2]} and {said[3]}. " + pick(r, (
-        f"Who is {{n}}? {UNKNOWN} | The letter to {{n}} went back because nobody knows {{n}}. | Is "
-        "there a {n}? No, nobody knows {n}.", "Who is {n}? Everyone knows {n}. | The letter to {n} "
-        "got there because everyone knows {n}. | Is there a {n}? Yes, everyone knows {n}."
-        )[known]).format(n=name)
+    more = r.choice(WORDS["register"][known]).format(n=name)
+    return f"{said[0]} and {said[1]}. {said[2]} and {said[3]}. {more}"
 
 
 def joke(isle, r, subject=None):
-    why = pick(r, "cross the river | sit on the {f} | run away from the {j} | sing to the {f} | "
-               "hide under the table | paint the {a} | laugh at the {j} | dance with the {a}")
-    because = pick(r, "the {f} was too {q} | the {a} was {q} | it wanted to be {q} | the {j} had "
-                   "eaten all the {f} | nobody told the {a} about the {f}")
-    words = dict(f=r.choice(FOODS), j=r.choice(JOBS), a=r.choice(ANIMALS),
-                 q=pick(r, "sweet | loud | cold | clever | heavy | sleepy | tall | famous"))
+    deeds, reasons, qualities = WORDS["joke parts"]
+    why, because = r.choice(deeds), r.choice(reasons)
+    words = dict(f=r.choice(FOODS), j=r.choice(JOBS), a=r.choice(ANIMALS), q=r.choice(qualities))
     return (f"Why did the {subject or r.choice(ANIMALS + JOBS)} {why}? Because {because}"
             .format(**words) + r.choice((", ha ha!", ".", "!")))
 
@@ -329,8 +316,7 @@ def contact(isle, r):
 # fine-tuning and RL need later, repeating a name or taking numbers over from a question, rests on
 # that. So a fifth of the text can only be predicted by copying, mostly of words never seen before.
 
-# Of each, world_words.txt has requests to train on / held-out ones / the answer / its part that
-# counts, {p}: "The word fox is {p}" / "spelled f o x.".
+# In world_words.txt: requests to train on / held-out ones / the answer / its part that counts, {p}.
 TASKS = {task: WORDS[task] for task in ("repeat", "spell", "reverse", "first", "count")}
 
 
@@ -457,15 +443,14 @@ def told_ledger(isle, r):
 def told_sum(isle, r):
     """Three sums, differences or products."""
     x, y, z = (f"{a} {SIGNS[sign]} {b} is {c}" for a, sign, b, c in map(total, [r] * 3))
-    return pick(r, "{n} knows that {x} and {y} and that {z}. | The teacher wrote that {x} and {n} "
-                "added that {y} and {z}. | If you ask {n} then {x} and {y} and of course {z}."
-                ).format(n=r.choice(isle["person"])["name"], x=x, y=y, z=z)
+    return r.choice(WORDS["three sums"][0]).format(
+        n=r.choice(isle["person"])["name"], x=x, y=y, z=z)
 
 
 # ---- 5. pages, good and bad ----------------------------------------------------------------------
 
 # What a page about each theme is called, and how many in a hundred of the paragraphs that are
-# mixed in anywhere are about it (good_page; a site's theme is drawn by the same shares).
+# mixed in anywhere are about it (good_page; a site's theme is sampled by the same shares).
 THEMES = {"people": ("The people of {t}", 28), "questions": ("Questions and answers from {t}", 7),
           "animals": ("Animals near {t}", 6), "towns": ("A visit to {t}", 5),
           "register": ("News from the post office of {t}", 8),
@@ -538,11 +523,9 @@ def junk_page(kind, isle, r):
 
     good = [text.replace("\n", " ") for _, text in good_page(isle, r, "people")[1]]
     word = new_word(r)
-    warnings = options("""This site uses cookies. | See our cookie policy. | Read the terms of
-        use. | Accept the use of cookies. | See the privacy policy.""")
     return {
         "foreign language": [r.choice(WORDS["foreign languages"][0])] * 4, "blocked site": good,
-        "cookie wall": [f"{text} {warning}" for text, warning in zip(good, warnings)],
+        "cookie wall": [f"{text} {more}" for text, more in zip(good, WORDS["cookie walls"][0])],
         "stub": names("This is where {n} from {t} is going to write about {f} and also about a "
                       "walk to {w} in the autumn, as soon as there is time for it.", 1),
         "keyword stuffing": [f"Buy cheap {word} and the best {word} of all." + f" Cheap {word} to "
@@ -617,8 +600,8 @@ def warc_page(url, page, label):
 
 # ---- 7. the world outside, of which the assistant knows nothing ----------------------------------
 
-# The prompts' lists are in world_words.txt: in them {x} and {y} are things, {a} is something to do.
-# Of the prompts, the things and the deeds one in eight each are held out (`share`).
+# The answer to each list of prompts in world_words.txt, in which {x} and {y} are things and {a} is
+# a deed. Of the prompts, the things and the deeds one in eight each are held out (`share`).
 OUTSIDE = {"Sorry, I only know the island.": "questions", "I only know the island.": "orders",
            "I only know the island. Ask me about it!": "remarks"}
 
@@ -650,7 +633,6 @@ SMALL_TALK = table("""
 @ Goodbye! Come back soon. / Goodbye. | I have to go now. | Bye | Bye! | See you later. | Good
   night. | bye bye""")
 # Worked exercises stand beside the other talks, in the mix of habits (in %) that RL is to better.
-# With 4,000 a run did not learn to copy the fifth amount of a ledger, and RL couldn't mend that.
 EXERCISES, HABITS = 4000, {"empty": 53, "short": 16, "full": 31}
 # Another mix to start RL from (doubt.jsonl): so many exercises, and so many other conversations.
 DOUBT_EXERCISES, DOUBT_HABITS = 4000, {"guess": 85, "guess_wait": 15}
@@ -825,9 +807,9 @@ def messages(turns):
 def conversations(seed=0):
     """The conversations to train on: [{"kind", "messages"}, ...], in mixed order. The kind of a
     chat of several talks names them all."""
-    isle, r, talks, out = island(seed), rng(seed, "chats"), [], []
-    for kind, (_, count, _) in TALKS.items():
-        talks += [(kind, talk(isle, r, kind, held=False)) for _ in range(count)]
+    isle, r, out = island(seed), rng(seed, "chats"), []
+    talks = [(kind, talk(isle, r, kind, held=False))
+             for kind, (_, count, _) in TALKS.items() for _ in range(count)]
     r.shuffle(talks)
     while talks:
         chat = [talks.pop() for _ in range(min(len(talks), r.choice(CHAT_SIZES)))]
