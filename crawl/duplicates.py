@@ -72,9 +72,11 @@ def signature(text, *, words=SHINGLE_WORDS, bands=BANDS, rows=ROWS):
 def near_duplicates(texts, *, words=SHINGLE_WORDS, bands=BANDS, rows=ROWS):
     """(N,) bool, True where a document stays: the first of each cluster of near-duplicates.
     FineWeb keeps an arbitrary one. A text too short for a shingle always stays."""
-    minhash = {"words": words, "bands": bands, "rows": rows}
-    keys = np.array([page_keys("", text, minhash)[2:] for text in texts], np.uint64)
-    return are_first(keys.reshape(-1, bands))
+    keys = np.zeros((len(texts), bands), np.uint64)
+    for row, text in zip(keys, texts):
+        if (found := signature(text, words=words, bands=bands, rows=rows)) is not None:
+            row[:] = found
+    return are_first(keys)
 
 
 def are_first(keys):
