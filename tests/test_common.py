@@ -184,7 +184,7 @@ def test_jobs_come_back_in_order():
 
 def test_workers_end_with_a_killed_parent():
     """After SIGKILL of the parent no worker is left behind."""
-    code = ("import common, os, time\ndef work(x):\n print(os.getpid(), flush=True)\n"
+    code = ("import common, os, time\ndef work(x):\n os.write(1, b'%d\\n' % os.getpid())\n"
             " time.sleep(30)\nlist(common.map_in_order(work, [(1,), (2,), (3,)], 2))")
     parent = python(code)
     workers = [int(parent.stdout.readline()) for _ in range(2)]
