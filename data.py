@@ -9,15 +9,15 @@ A page goes through these stages and leaves at the first rule that it breaks:
 
     read        WARC, WET, HTML, JSON lines, text     drops what is no page, or unreadable
     url         the address alone                     drops adult, gambling and spam sites
-    extract     HTML becomes its main text            menus, adverts and footers go
+    extract     HTML becomes its main text            boilerplate (menus, adverts) goes
     language    by its function words                 drops what is not English
     repetition  Gopher's rules                        drops lines and phrases said over and over
-    quality     Gopher's rules                        drops what is too short, or hardly words
+    quality     Gopher's quality filters              drops what is too short, or hardly words
     c4          C4's rules                            bad lines go; drops code, filler, fragments
     fineweb     FineWeb's rules                       drops lists and tables
     pii         personal data                         masks e-mail addresses, telephone numbers
-    exact       all pages together                    drops the second page of a URL or a text
-    minhash     all pages together                    drops what is nearly the same as another
+    exact       deduplication, all pages together     drops the second page of a URL or a text
+    minhash     deduplication, all pages together     drops what is nearly the same as another
 
 Writes out/docs/train-*.jsonl.gz, val-*.jsonl.gz (lines {"id", "url", "text", "language",
 "language_score"}) and stats.json. The default crawl of 10,500 small pages takes 8 s on two cores

@@ -4,7 +4,7 @@ What happens here
     ids (B,T) -> x = embedding[ids] (B,T,C) -> L decoder blocks, each x += attention(rmsnorm(x))
     and x += swiglu(rmsnorm(x)) -> rmsnorm -> logits (B,T,V): at each position, a score for every
     token that could come next. Training adds the way back: the gradient of the loss with respect
-    to every parameter, by the chain rule, layer by layer in reverse.
+    to every parameter, by the chain rule, layer by layer in reverse (backpropagation, backprop).
 
 How it is laid out
     All parameters are views into one flat vector, all gradients into another. Weights are (out, in)

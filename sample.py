@@ -44,7 +44,8 @@ SEARCHED, PASSAGE, QUOTED, PASSAGES = 5_000_000, 128, 4, 32
 
 def naive_generate(params, config, ids, max_new_tokens, temperature=1, top_k=0, top_p=1, seed=0):
     """All of inference: the network reads the whole text, the next token is sampled and appended,
-    and the network reads again. ids: a list; temperature above 0. Returns the new ids.
+    and the network reads again (autoregressive generation). ids: a list; temperature above 0.
+    Returns the new ids.
 
     Logits (2, 1, 0) give probabilities (0.67, 0.24, 0.09); temperature 0.5 sharpens them to (0.87,
     0.12, 0.02), 2 flattens them to (0.51, 0.31, 0.19). Laid end to end they fill the line from 0 to
