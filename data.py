@@ -20,8 +20,8 @@ A page goes through these stages and leaves at the first rule that it breaks:
     minhash     deduplication, all pages together     drops what is nearly the same as another
 
 Writes out/docs/train-*.jsonl.gz, val-*.jsonl.gz (lines {"id", "url", "text", "language",
-"language_score"}) and stats.json. The default crawl of 10,500 small pages takes 8 s on two cores
-(Zen 4), 343 real pages of 150 KB 2 s. A worker needs at most 600 MB (texts of 8 MB); the parent
+"language_score"}) and stats.json. The default crawl of 8,600 small pages takes 8 s on two cores
+(Zen 5), 343 real pages of 150 KB 2 s. A worker needs at most 600 MB (texts of 8 MB); the parent
 keeps 128 bytes of each good page. Reading order: `life_of` (one page), `clean_crawl` (all), then
 crawl/, where the stages are. Source of the recipe: FineWeb (arXiv 2406.17557). Left out: C4's list
 of bad words, duplicates across runs, JavaScript, learned quality classifiers.

@@ -10,9 +10,9 @@
 
 The network is the *policy*. It writes sixteen answers to each question (*rollouts*), and each gets
 a number (its *reward*). An update makes answers above the group's mean more likely and those below
-it less likely. That is all. On two cores (Zen 4) the first run takes 46 s. 29% of its sampled
-answers are right before, 90% after; 43% contain a *chain of thought* (a calculation in steps)
-before, all do after. Without thoughts at most 12% become right.
+it less likely. That is all. The first run takes about a minute. 35% of its sampled answers are
+right before, 93% after; 45% contain a *chain of thought* (a calculation in steps) before, all do
+after. Without thoughts 8% are right after (one seed each).
 
 Reads exercises-train.jsonl, exercises-final.jsonl and jokes.json in out/world/. Reading order: 1
 and 2 are the algorithm, 3 rewards by checking, 4 rewards by a model of them, 5 the loop. Sources:

@@ -4,7 +4,7 @@ The island exists nowhere else, so what a model says about it, it has learned fr
 pages state the facts (pretraining), conversations show how to answer (fine-tuning), exercises have
 one checkable answer each (reinforcement learning).
 
-    python world.py               6 s on one core of an AMD EPYC (Zen 4)  ->  out/world/
+    python world.py               3 s on one core of an AMD EPYC (Zen 5)  ->  out/world/
     crawl.warc.gz, labels.jsonl   web pages with the web's usual junk; for each what it is
     conversations.jsonl           to fine-tune on
     heldout.jsonl                 questions to evaluate with, and the accepted answers
