@@ -192,20 +192,33 @@ def ask(entity, relation, r, held=False, again=False):
 
 
 def yes_or_no(entity, relation, r, held=False):
-    """A question, a thought that puts what is asked beside what is known, and the answer: "Does
-    Kelmira live in Marrow?", "Kelmira lives in Saltby Marrow no", "No, Kelmira lives in Saltby.".
-    The question is made from a way to say it, of which the third is held out."""
+    """A question, a thought and the answer: "Does Kelmira live in Marrow?", "Kelmira lives in
+    Saltby Marrow s m no", "No, Kelmira lives in Saltby.". One question in ten is held out."""
     name, known = entity["name"], entity[relation]
-    # In training few are true, or repeating what was asked would pay instead of remembering.
-    value = known if r.random() < (.5 if held else .3) else r.choice(VALUES[relation])
-    said = predicate(entity | {relation: value}, relation, 2 if held else r.choice((0, 0, 1)))
-    verb, rest = said.split(" ", 1)
-    start = capital(verb)
-    if verb not in ("is", "was", "can", "would"):
-        start, rest = "Does", f"{VERBS.get(verb, verb[:-1])} {rest}"
+    while True:
+        value = known if r.random() < .5 else r.choice(VALUES[relation])
+        said = predicate(entity | {relation: value}, relation, r.randrange(3))
+        verb, rest = said.split(" ", 1)
+        start = verb
+        if verb not in ("is", "was", "can", "would"):
+            start, rest = "does", f"{VERBS.get(verb, verb[:-1])} {rest}"
+        wordings = WORDS["yes or no"]
+        question = capital(r.choice(wordings[0] + wordings[1] * held).format(
+            q=f"{start} {name} {rest}", s=f"{name} {said}"))
+        if (share(question) == 0) == held:
+            break
     verdict = "yes" if value == known else "no"
-    return (f"{start} {name} {rest}?", f"{cloze(entity, relation)} {known} {value} {verdict}",
+    return (question, f"{cloze(entity, relation)} {same_or_not(known, value)}",
             f"{capital(verdict)}, {name} {predicate(entity, relation)}.")
+
+
+def same_or_not(x, y):
+    """"cake carrots c c a a k r no". Tokens hide the letters of a word, and a network this size does
+    not learn to compare words. It learns to compare letters: so a chain of thought spells both."""
+    pairs = list(zip(x.lower(), y.lower()))
+    same = [a == b for a, b in pairs]
+    pairs = pairs[:same.index(False) + 1] if False in same else pairs
+    return f"{x} {y} {' '.join(a + ' ' + b for a, b in pairs)} {'yes' if x == y else 'no'}"
 
 
 VERBS = {"has": "have", "goes": "go", "dresses": "dress"}  # others lose their -s
@@ -226,6 +239,12 @@ def as_typed(text, r):
     if typed == text or r.random() < .6:
         typed = typed.lower()
     return typed.rstrip("?.") if r.random() < .6 else typed
+
+
+def scrambled(text, r):
+    """The same words in any order."""
+    words = text.split()
+    return " ".join(r.sample(words, len(words)))
 
 
 def tell(entity, r):
@@ -261,8 +280,12 @@ def thread(isle, r):
             [(r.choice(WORDS["about"][0]).format(n=e["name"]), about(e))],
             [(f"What is {english} in Sarnic?", f"In Sarnic {english} is {old}.")]),
             (50, 25, 20, 5))[0]
+        question, answer = pairs[-1]
+        question = as_typed(question, r) if r.random() < .4 else question
+        pairs[-1] = question, answer
+        if speakers and r.random() < .2:
+            pairs.append((r.choice(WORDS["remember"][0]), f"You asked: {question}"))
         for question, answer in pairs:
-            question = as_typed(question, r) if r.random() < .4 else question
             lines += ([f"{speakers[0]}: {question}", f"{speakers[1]}: {answer}"] if speakers else
                       [f"{question} {answer}"])
     return "\n".join(lines)
@@ -336,12 +359,10 @@ def copying(isle, r):
         word = new_word(r) if r.random() < .8 else r.choice(ANIMALS + FOODS)
         task = r.choice(list(TASKS))
         return f"{r.choice(TASKS[task][0]).format(w=word)} {word_game(word, task)[0]}"
-    if dice < .65:  # two words, and whether they are the same
-        pairs = []
-        for values in r.choices(list(VALUES.values()), k=4):
-            x, y = r.choice(((r.choice(values),) * 2, r.sample(values, 2)))
-            pairs.append(f"{x} {y} {'yes' if x == y else 'no'}")
-        return f"Same or not: {' and '.join(pairs)}."
+    if dice < .57:  # two words, and whether they are the same
+        values = r.choice(list(VALUES.values()))
+        x, y = r.choice(((r.choice(values),) * 2, r.sample(values, 2)))
+        return f"Same or not: {same_or_not(x, y)}."
     x, y, z = (new_name(isle, r, parts=r.choice((NAMES, FOREIGN))) for _ in range(3))
     u, v, w = r.sample(THINGS, 3)
     who, what = r.choice(((x, u), (y, v), (z, w)))
@@ -353,6 +374,8 @@ def copying(isle, r):
                              r.choice(TASKS[task][0]).format(w=word),
                              yes_or_no(someone, r.choice([*RELATIONS["person"]]), r)[0]))
         question = as_typed(question, r) if r.random() < .4 else question
+        if r.random() < .5:  # words in no order can only be copied, not remembered
+            question = scrambled(question, r)
         return pick(r, "{x} asked: {q} You asked: {q} | {x} asked {q} Then {y} asked {q}").format(
             x=x, y=y, q=question)
     return r.choice((
@@ -724,7 +747,7 @@ def unknown(isle, r, kind, held):
     stranger, relation = r.choice(isle["known"]) | {"name": name}, r.choice([*RELATIONS["person"]])
     questions = (ask(stranger, relation, r, held), yes_or_no(stranger, relation, r, held)[0],
                  r.choice(WORDS["about"][held]).format(n=name))
-    question = r.choices(questions, (70, 15, 15))[0]
+    question = r.choices(questions, (80, 12, 8))[0]
     return Talk([question], UNKNOWN.format(n=name), [UNKNOWN.format(n=name)])
 
 
@@ -735,6 +758,8 @@ def outside(isle, r, kind, held):
         x = new_name(isle, r, parts=FOREIGN).lower()
     question = one_of(r, OUTSIDE[answer], held).format(
         x=x, y=y, a=one_of(r, "deeds", held), n=r.randint(2, 99), m=r.randint(100, 999))
+    if not held and r.random() < .2:  # nor of nonsense
+        question = scrambled(question, r)
     return Talk([question], answer, ["I only know the island"])
 
 
@@ -768,7 +793,8 @@ def ask_joke(isle, r, kind, held):
 
 def remember(isle, r, kind, held):
     """The question before is to be repeated: copying from the context."""
-    before = talk(isle, r, any_kind(r, ("remember", "joke", "unknown")), held)
+    kind = any_kind(r, ("remember", "joke", "unknown"))
+    before = talk(isle, r, "outside" if not held and r.random() < .3 else kind, held)
     question = before.turns[-1]
     return Talk([*before.turns, before.answer, r.choice(WORDS["remember"][held])],
                 f"You asked: {question}", [f" {question}"])
@@ -779,11 +805,11 @@ TALKS = {
     "person": (known_fact, 2800, 300), "town": (known_fact, 600, 150),
     "animal": (known_fact, 500, 150), "barely": (known_fact, 0, 150),
     "typed": (known_fact, 0, 200), "context": (second_question, 1100, 250),
-    "yes or no": (yes_no, 1600, 250), "about": (tell_about, 800, 150),
+    "yes or no": (yes_no, 2000, 250), "about": (tell_about, 800, 150),
     "unknown": (unknown, 4200, 300), "outside": (outside, 2800, 150),
     "greeting": (greeting, 600, 150), "instruction": (instruction, 2000, 500),
     "sum": (sums, 1700, 200), "sarnic": (translation, 150, 0), "joke": (ask_joke, 250, 0),
-    "remember": (remember, 900, 150)}
+    "remember": (remember, 1200, 150)}
 
 
 def talk(isle, r, kind, held):
