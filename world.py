@@ -361,11 +361,11 @@ def word_game(word, task):
 def copying(isle, r):
     """A short text with something in it that stands there, or follows from it, a second time."""
     dice = r.random()
-    if dice < .45:
+    if dice < .42:
         word = new_word(r) if r.random() < .8 else r.choice(ANIMALS + FOODS)
         task = r.choice(list(TASKS))
         return f"{r.choice(TASKS[task][0]).format(w=word)} {word_game(word, task)[0]}"
-    if dice < .57:  # two words, and whether they are the same
+    if dice < .59:  # two words, and whether they are the same
         values = r.choice(list(VALUES.values()))
         x = r.choice(values)
         y = x if r.random() < .5 else other_value(x, values, r)
@@ -375,7 +375,7 @@ def copying(isle, r):
     who, what = r.choice(((x, u), (y, v), (z, w)))
     word, said = new_word(r), " ".join(new_word(r) for _ in range(r.choice((2, 3, 3, 4))))
     letters = r.sample("abcdefghijklmnopqrstuvwxyz", 5)
-    if dice < .82:
+    if dice < .84:
         task, someone = r.choice(list(TASKS)), r.choice(isle["person"]) | {"name": z}
         question = r.choice((ask(someone, r.choice([*RELATIONS["person"]]), r),
                              r.choice(TASKS[task][0]).format(w=word),
@@ -483,7 +483,7 @@ def told_sum(isle, r):
 # mixed in anywhere are about it (good_page; a site's theme is sampled by the same shares).
 THEMES = {"people": ("The people of {t}", 28), "questions": ("Questions and answers from {t}", 7),
           "animals": ("Animals near {t}", 6), "towns": ("A visit to {t}", 5),
-          "register": ("News from the post office of {t}", 8),
+          "register": ("News from the post office of {t}", 9),
           "games": ("Word games from {t}", 26), "jokes": ("What makes {t} laugh", 2),
           "sarnic": ("The old language of {t}", 4)}
 COPYING = ("games", "ledger")  # the kinds of paragraph that are there to be copied from
@@ -813,7 +813,7 @@ TALKS = {
     "animal": (known_fact, 700, 150), "barely": (known_fact, 0, 150),
     "typed": (known_fact, 0, 200), "context": (second_question, 1500, 250),
     "yes or no": (yes_no, 2800, 250), "about": (tell_about, 1000, 150),
-    "unknown": (unknown, 5800, 300), "outside": (outside, 3600, 150),
+    "unknown": (unknown, 6200, 300), "outside": (outside, 3600, 150),
     "greeting": (greeting, 800, 150), "instruction": (instruction, 2600, 500),
     "sum": (sums, 2200, 200), "sarnic": (translation, 200, 0), "joke": (ask_joke, 300, 0),
     "remember": (remember, 1700, 150)}
