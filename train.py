@@ -59,8 +59,8 @@ def sample_windows(rng, tokens, B, T):
 
 
 def show_one_step(params, config, tokenizer, tokens, lr):
-    """Prints how the text's first window begins, and what one step on that window does: the
-    probability of every right token before and after. The step is taken on a copy of the weights."""
+    """Prints how the first window of the text begins, and what one step on that window does to the
+    probabilities of the right tokens. The step is taken on a copy of the weights."""
     params = views(vector(params).copy(), config)
     window = tokens[None, :config.ctx + 1].astype(np.int64)  # (1,T+1)
     ids, targets = window[:, :-1], window[:, 1:]
