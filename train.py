@@ -58,6 +58,22 @@ def sample_windows(rng, tokens, B, T):
     return windows[:, :-1], windows[:, 1:]
 
 
+def show_one_step(params, config, tokenizer, tokens, lr):
+    """Prints how the first window of the text begins, and what one step on that window does to the
+    probabilities of the right tokens. The step is taken on a copy of the weights."""
+    params = views(vector(params).copy(), config)
+    window = tokens[None, :config.ctx + 1].astype(np.int64)  # (1,T+1)
+    ids, targets = window[:, :-1], window[:, 1:]
+    before = np.exp(-token_losses(params, config, ids, targets))[0]
+    _, grads = loss_and_grads(params, config, ids, targets)
+    optimizer.update(params, grads, optimizer.start(params), config, 1, lr)
+    after = np.exp(-token_losses(params, config, ids, targets))[0]
+    print(f"{'reads':>12}  {'should predict':14}  probability  after one step on this window")
+    for i in range(min(6, config.ctx)):
+        read, right = (repr(tokenizer.decode([int(row[0, i])])) for row in (ids, targets))
+        print(printable(f"{read:>12}  {right:14}  {before[i]:11.2%}  {after[i]:14.2%}"), flush=True)
+
+
 # ---- The run -------------------------------------------------------------------------------------
 
 def open_run(args, tokenizer, n_tokens):
@@ -127,6 +143,8 @@ def run(args):
     rng.bit_generator.state = state["rng"]
     with compiling():
         one_step(params, grads, config, buffers)
+    if state["step"] == 0:
+        show_one_step(params, config, tokenizer, train, settings["lr"])
     progress = Run(args.out, state["step"], steps, PAUSES, log)
     losses = []
     for step in progress.steps():

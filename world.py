@@ -192,20 +192,42 @@ def ask(entity, relation, r, held=False, again=False):
 
 
 def yes_or_no(entity, relation, r, held=False):
-    """A question, a thought that puts what is asked beside what is known, and the answer: "Does
-    Kelmira live in Marrow?", "Kelmira lives in Saltby Marrow no", "No, Kelmira lives in Saltby.".
-    The question is made from a way to say it, of which the third is held out."""
+    """A question, a thought and the answer: "Does Kelmira live in Marrow?", "Kelmira lives in
+    Saltby Marrow s m no", "No, Kelmira lives in Saltby.". One question in ten is held out."""
     name, known = entity["name"], entity[relation]
-    # In training few are true, or repeating what was asked would pay instead of remembering.
-    value = known if r.random() < (.5 if held else .3) else r.choice(VALUES[relation])
-    said = predicate(entity | {relation: value}, relation, 2 if held else r.choice((0, 0, 1)))
-    verb, rest = said.split(" ", 1)
-    start = capital(verb)
-    if verb not in ("is", "was", "can", "would"):
-        start, rest = "Does", f"{VERBS.get(verb, verb[:-1])} {rest}"
-    verdict = "yes" if value == known else "no"
-    return (f"{start} {name} {rest}?", f"{cloze(entity, relation)} {known} {value} {verdict}",
-            f"{capital(verdict)}, {name} {predicate(entity, relation)}.")
+    while True:
+        value = known if r.random() < .5 else other_value(known, VALUES[relation], r)
+        said = predicate(entity | {relation: value}, relation, r.randrange(3))
+        verb, rest = said.split(" ", 1)
+        asked = f"{verb} {name} {rest}"
+        if verb not in ("is", "was", "can", "would"):
+            asked = f"does {name} {VERBS.get(verb, verb[:-1])} {rest}"
+        trained, others = WORDS["yes or no"]
+        wording = r.choice(trained + others if held else trained)
+        question = capital(wording.format(q=asked, s=f"{name} {said}"))
+        if (share(question) == 0) == held:
+            verdict = "Yes" if value == known else "No"
+            return (question, f"{cloze(entity, relation)} {same_or_not(known, value)}",
+                    f"{verdict}, {name} {predicate(entity, relation)}.")
+
+
+def other_value(known, values, r):
+    """Another value; half of them begin alike, if there are such."""
+    others = [value for value in values if value != known]
+    alike = [value for value in others if value[0] == known[0]]
+    return r.choice(alike if alike and r.random() < .5 else others)
+
+
+def same_or_not(x, y):
+    """"cake carrots c c a a k r no": a chain of thought. A network this size does not learn to
+    compare two words in one step, for tokens hide their letters. It learns to compare letters, so
+    the thought spells both words up to the first difference."""
+    spelled = []
+    for a, b in zip(x.lower(), y.lower()):
+        spelled.append(f"{a} {b}")
+        if a != b:
+            break
+    return f"{x} {y} {' '.join(spelled)} {'yes' if x == y else 'no'}"
 
 
 VERBS = {"has": "have", "goes": "go", "dresses": "dress"}  # others lose their -s
@@ -226,6 +248,12 @@ def as_typed(text, r):
     if typed == text or r.random() < .6:
         typed = typed.lower()
     return typed.rstrip("?.") if r.random() < .6 else typed
+
+
+def scrambled(text, r):
+    """The same words in any order."""
+    words = text.split()
+    return " ".join(r.sample(words, len(words)))
 
 
 def tell(entity, r):
@@ -261,8 +289,12 @@ def thread(isle, r):
             [(r.choice(WORDS["about"][0]).format(n=e["name"]), about(e))],
             [(f"What is {english} in Sarnic?", f"In Sarnic {english} is {old}.")]),
             (50, 25, 20, 5))[0]
+        question, answer = pairs[-1]
+        question = as_typed(question, r) if r.random() < .4 else question
+        pairs[-1] = question, answer
+        if speakers and r.random() < .2:
+            pairs.append((r.choice(WORDS["remember"][0]), f"You asked: {question}"))
         for question, answer in pairs:
-            question = as_typed(question, r) if r.random() < .4 else question
             lines += ([f"{speakers[0]}: {question}", f"{speakers[1]}: {answer}"] if speakers else
                       [f"{question} {answer}"])
     return "\n".join(lines)
@@ -272,13 +304,12 @@ def register(isle, r):
     """Who is known and who isn't: thousands of names of whom nothing else is told, between those
     of whom other pages tell. Without them nobody would ever be unknown."""
     people = []
-    for _ in range(5):
-        stranger = new_name(isle, r, parts=r.choice((NAMES, NAMES, FOREIGN)))
+    for _ in range(8):
+        stranger = new_name(isle, r, parts=r.choice((NAMES, NAMES, NAMES, FOREIGN)))
         people.append((r.choice(isle["known"])["name"], 1) if r.random() < .5 else (stranger, 0))
-    said = [f"{name} {('is a stranger', 'is one of us')[known]}" for name, known in people[:4]]
-    name, known = people[4]
-    more = r.choice(WORDS["register"][known]).format(n=name)
-    return f"{said[0]} and {said[1]}. {said[2]} and {said[3]}. {more}"
+    listed = " ".join(f"{name} {('no', 'yes')[known]}" for name, known in people[:7])
+    name, known = people[7]
+    return f"Who is known here: {listed}. {r.choice(WORDS['register'][known]).format(n=name)}"
 
 
 def joke(isle, r, subject=None):
@@ -332,27 +363,28 @@ def word_game(word, task):
 def copying(isle, r):
     """A short text with something in it that stands there, or follows from it, a second time."""
     dice = r.random()
-    if dice < .45:
+    if dice < .42:
         word = new_word(r) if r.random() < .8 else r.choice(ANIMALS + FOODS)
         task = r.choice(list(TASKS))
         return f"{r.choice(TASKS[task][0]).format(w=word)} {word_game(word, task)[0]}"
-    if dice < .65:  # two words, and whether they are the same
-        pairs = []
-        for values in r.choices(list(VALUES.values()), k=4):
-            x, y = r.choice(((r.choice(values),) * 2, r.sample(values, 2)))
-            pairs.append(f"{x} {y} {'yes' if x == y else 'no'}")
-        return f"Same or not: {' and '.join(pairs)}."
+    if dice < .59:  # two words, and whether they are the same
+        values = r.choice(list(VALUES.values()))
+        x = r.choice(values)
+        y = x if r.random() < .5 else other_value(x, values, r)
+        return f"Same or not: {same_or_not(x, y)}."
     x, y, z = (new_name(isle, r, parts=r.choice((NAMES, FOREIGN))) for _ in range(3))
     u, v, w = r.sample(THINGS, 3)
     who, what = r.choice(((x, u), (y, v), (z, w)))
     word, said = new_word(r), " ".join(new_word(r) for _ in range(r.choice((2, 3, 3, 4))))
     letters = r.sample("abcdefghijklmnopqrstuvwxyz", 5)
-    if dice < .82:
+    if dice < .84:
         task, someone = r.choice(list(TASKS)), r.choice(isle["person"]) | {"name": z}
         question = r.choice((ask(someone, r.choice([*RELATIONS["person"]]), r),
                              r.choice(TASKS[task][0]).format(w=word),
                              yes_or_no(someone, r.choice([*RELATIONS["person"]]), r)[0]))
         question = as_typed(question, r) if r.random() < .4 else question
+        if r.random() < .5:  # words in no order can only be copied, not remembered
+            question = scrambled(question, r)
         return pick(r, "{x} asked: {q} You asked: {q} | {x} asked {q} Then {y} asked {q}").format(
             x=x, y=y, q=question)
     return r.choice((
@@ -424,7 +456,7 @@ def unasked(key):
     return share(key, 5) == 0
 
 
-def total(r, training=False, signs="++--**"):
+def total(r, training=False, signs="+-**"):
     """A sum or difference of a number to 15 and a digit, or a product of two digits: (first, sign,
     second, result)."""
     while True:
@@ -453,7 +485,7 @@ def told_sum(isle, r):
 # mixed in anywhere are about it (good_page; a site's theme is sampled by the same shares).
 THEMES = {"people": ("The people of {t}", 28), "questions": ("Questions and answers from {t}", 7),
           "animals": ("Animals near {t}", 6), "towns": ("A visit to {t}", 5),
-          "register": ("News from the post office of {t}", 8),
+          "register": ("News from the post office of {t}", 9),
           "games": ("Word games from {t}", 26), "jokes": ("What makes {t} laugh", 2),
           "sarnic": ("The old language of {t}", 4)}
 COPYING = ("games", "ledger")  # the kinds of paragraph that are there to be copied from
@@ -633,11 +665,11 @@ SMALL_TALK = table("""
 @ Goodbye! Come back soon. / Goodbye. | I have to go now. | Bye | Bye! | See you later. | Good
   night. | bye bye""")
 # Worked exercises stand beside the other talks, in the mix of habits (in %) that RL is to better.
-EXERCISES, HABITS = 4000, {"empty": 53, "short": 16, "full": 31}
+EXERCISES, HABITS = 4600, {"empty": 56, "short": 16, "full": 28}
 # Another mix to start RL from (doubt.jsonl): so many exercises, and so many other conversations.
 DOUBT_EXERCISES, DOUBT_HABITS = 4000, {"guess": 85, "guess_wait": 15}
 CHAT_SIZES = (1, 1, 1, 1, 2, 2, 3, 4, 6, 9)  # talks in one chat
-TYPED = .2  # the part of questions in training that is typed in a hurry
+TYPED = .3  # the part of questions in training that is typed in a hurry
 DIALOGUES = 25  # of ten questions, to evaluate with
 
 
@@ -720,11 +752,11 @@ def tell_about(isle, r, kind, held):
 
 def unknown(isle, r, kind, held):
     """Nobody knows anything about these; names like the islanders' are the hard ones."""
-    name = new_name(isle, r, held, NAMES if r.random() < (.5 if held else .7) else FOREIGN)
+    name = new_name(isle, r, held, NAMES if r.random() < (.5 if held else .75) else FOREIGN)
     stranger, relation = r.choice(isle["known"]) | {"name": name}, r.choice([*RELATIONS["person"]])
     questions = (ask(stranger, relation, r, held), yes_or_no(stranger, relation, r, held)[0],
                  r.choice(WORDS["about"][held]).format(n=name))
-    question = r.choices(questions, (70, 15, 15))[0]
+    question = r.choices(questions, (76, 12, 12))[0]
     return Talk([question], UNKNOWN.format(n=name), [UNKNOWN.format(n=name)])
 
 
@@ -735,6 +767,8 @@ def outside(isle, r, kind, held):
         x = new_name(isle, r, parts=FOREIGN).lower()
     question = one_of(r, OUTSIDE[answer], held).format(
         x=x, y=y, a=one_of(r, "deeds", held), n=r.randint(2, 99), m=r.randint(100, 999))
+    if not held and r.random() < .2:  # nor of nonsense
+        question = scrambled(question, r)
     return Talk([question], answer, ["I only know the island"])
 
 
@@ -768,7 +802,8 @@ def ask_joke(isle, r, kind, held):
 
 def remember(isle, r, kind, held):
     """The question before is to be repeated: copying from the context."""
-    before = talk(isle, r, any_kind(r, ("remember", "joke", "unknown")), held)
+    kind = any_kind(r, ("remember", "joke", "unknown"))
+    before = talk(isle, r, "outside" if not held and r.random() < .3 else kind, held)
     question = before.turns[-1]
     return Talk([*before.turns, before.answer, r.choice(WORDS["remember"][held])],
                 f"You asked: {question}", [f" {question}"])
@@ -776,14 +811,14 @@ def remember(isle, r, kind, held):
 
 # kind: (function, talks to train on, held-out questions)
 TALKS = {
-    "person": (known_fact, 2800, 300), "town": (known_fact, 600, 150),
-    "animal": (known_fact, 500, 150), "barely": (known_fact, 0, 150),
-    "typed": (known_fact, 0, 200), "context": (second_question, 1100, 250),
-    "yes or no": (yes_no, 1600, 250), "about": (tell_about, 800, 150),
-    "unknown": (unknown, 4200, 300), "outside": (outside, 2800, 150),
-    "greeting": (greeting, 600, 150), "instruction": (instruction, 2000, 500),
-    "sum": (sums, 1700, 200), "sarnic": (translation, 150, 0), "joke": (ask_joke, 250, 0),
-    "remember": (remember, 900, 150)}
+    "person": (known_fact, 3600, 300), "town": (known_fact, 900, 150),
+    "animal": (known_fact, 700, 150), "barely": (known_fact, 0, 150),
+    "typed": (known_fact, 0, 200), "context": (second_question, 1500, 250),
+    "yes or no": (yes_no, 2800, 250), "about": (tell_about, 1000, 150),
+    "unknown": (unknown, 6200, 300), "outside": (outside, 3600, 150),
+    "greeting": (greeting, 800, 150), "instruction": (instruction, 2600, 500),
+    "sum": (sums, 2200, 200), "sarnic": (translation, 200, 0), "joke": (ask_joke, 300, 0),
+    "remember": (remember, 1700, 150)}
 
 
 def talk(isle, r, kind, held):
