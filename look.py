@@ -53,7 +53,7 @@ MAX_MAP = 24  # tokens of an attention map: more would be too small to see
 N_CANDIDATES = 8  # of each token
 GROUP = 16  # rollouts of a problem, as in rl.py
 MAX_NEW = 60  # tokens of an answer, a rollout, a text with candidates
-MAX_BODY = 1 << 16  # bytes of a request
+MAX_BODY = 1 << 18  # bytes of a request
 CONNECTIONS = 16  # open at a time; the next ones wait
 SECONDS = 30  # after which a browser that neither sends nor reads is given up
 
@@ -236,34 +236,33 @@ def mask(out, conversation: int = 0):
     to_arrays)."""
     line, tokenizer = line_of(f"{out}/world/conversations.jsonl", conversation), run_tokenizer(out)
     ids, on = render_chat(tokenizer, line["messages"])
-    return {"tokens": [token | {"on": k} for token, k in zip(named(tokenizer, ids), on)]}
+    messages = []
+    for token, k in zip(named(tokenizer, ids), on):
+        messages += [[]] if token["text"] == CHAT_SPECIALS[0] else []
+        messages[-1].append(token | {"on": k})
+    return {"messages": messages}
 
 
 def chat(out, question: str = "", temperature: float = 0.8, seed: int = 0, *, history: dict = {}):
     """Chat. The same question to each model: the base model continues the text, the assistant
     answers, the reasoner thinks first, which is dimmed (sample.py: chat; bpe.py: render_chat)."""
-    # Yields {"question"}, then {"model", "text" so far} of each model in turn, again and again.
-    # history: model -> messages before. Without a question QUESTIONS are asked, each "anew".
+    # Yields {"question"}, then all "texts" so far, model -> text, a token longer each time. history:
+    # model -> messages before. Without a question QUESTIONS are asked, each "anew".
     names = [name for name in ("base", "sft", "rl") if name in model_names(out)]
     if not names:
         raise ValueError(f"{out}: no model there yet; python train.py makes one")
     for text in [question] if question else QUESTIONS:
         yield {"question": text, "models": names, "anew": not question}
-        writing = {name: answer(open_net(out, name), history.get(name, []), text, temperature, seed)
-                   for name in names}
-        while writing:
-            for name in list(writing):
-                part = next(writing[name], None)
-                if part is None:
-                    del writing[name]
-                else:
-                    yield {"model": name, "text": part}
+        for texts in itertools.zip_longest(*[answer(
+                open_net(out, name), history.get(name, []), text, temperature, seed)
+                for name in names]):
+            yield {"texts": dict(zip(names, texts))}  # None: its text is complete
     yield {"anew": not question}
 
 
 def answer(net, history, question, temperature, seed):
-    """Yields one model's answer so far, a token longer each time. A base model knows no conversation: it goes on
-    with the text of the question."""
+    """Yields one model's answer so far, a token longer each time. A base model knows no
+    conversation: it goes on with the text of the question."""
     params, config, tokenizer = net
     stop = stop_ids(config, tokenizer)
     ids = [*config.bos, *tokenizer.encode(question)]
@@ -296,13 +295,13 @@ def rollouts(out, problem: int = 0, model: str = "", seed: int = 0):
     rewards = [int(row[-1] == end and form.fullmatch(text) is not None)
                for row, text in zip(new, texts)]
     mean = sum(rewards) / GROUP
-    return {"question": exercise["question"], "answer": right, "mean": mean, "rollouts": [
-        {"text": text, "reward": reward, "advantage": reward - mean}
-        for text, reward in zip(texts, rewards)]}
+    return {"question": exercise["question"], "answer": right, "mean": mean, "rows": [
+        [reward, round(reward - mean, 3), text] for reward, text in zip(rewards, texts)]}
 
 
 def overview(out):
-    """What the page is built from: the models, and of each view its docstring and its fields."""
+    """What the page is built from: the models, and of each view its docstring and its fields (the
+    arguments before *)."""
     views = {name: {"about": " ".join(view.__doc__.split()), "fields": dict(zip(
         view.__code__.co_varnames[1:], view.__defaults__ or ()))}
         for name, view in VIEWS.items() if view is not overview}
@@ -329,7 +328,7 @@ def answers(view, out, body):
 
 
 # ---- The drawings: SVG, by hand ------------------------------------------------------------------
-# Colours are classes, so that one style gives a light and a dark version; no meaning is in a colour
+# Colours are classes, so that one style gives a light and a dark version. No meaning is in a colour
 # alone.
 
 STYLE = (
@@ -444,11 +443,8 @@ def draw_attention(out):
 
 def draw_mask(out):
     """The first conversation, a message a row; what the loss counts is filled."""
-    rows = []
-    for token in mask(out)["tokens"]:
-        rows += [[]] if token["text"] == CHAT_SPECIALS[0] else []
-        rows[-1].append((token["text"], 8 * len(token["text"]) + 10, token["on"]))
-    return cells(rows)
+    return cells([[(token["text"], 8 * len(token["text"]) + 10, token["on"]) for token in row]
+                  for row in mask(out)["messages"]])
 
 
 def draw_run(out, name, panels, command):
@@ -528,31 +524,28 @@ class Handler(http.server.BaseHTTPRequestHandler):
     timeout = SECONDS
 
     def do_GET(self):
-        if not self.refused(self.path == "/"):
-            self.begin(200, "text/html; charset=utf-8")
+        if self.accepts(self.path == "/"):
+            self.begin("text/html; charset=utf-8")
             self.wfile.write(read_page().encode())
 
     def do_POST(self):
-        """A line of JSON for each part of the answer, as it comes. Writing fails when the browser
+        """A line of JSON for each dict of the view, as it comes. Writing fails when the browser
         went away, and that ends the view too."""
         name, length = self.path[1:], self.headers.get("Content-Length", "")
-        if self.refused(name in VIEWS, self.headers.get_content_type() == "application/json",
-                        re.fullmatch("[0-9]{1,9}", length) and int(length) <= MAX_BODY):
+        if not self.accepts(name in VIEWS, self.headers.get_content_type() == "application/json",
+                            re.fullmatch("[0-9]{1,9}", length) and int(length) <= MAX_BODY):
             return
         parts = answers(VIEWS[name], self.server.out, self.rfile.read(int(length)))
-        status = None
+        self.begin("application/x-ndjson")
         while True:
             with self.server.network:
                 part = next(parts, None)
             if part is None:
                 return
-            if status is None:
-                status = 400 if "error" in part else 200
-                self.begin(status, "application/x-ndjson")
             self.wfile.write(json.dumps(part).encode() + b"\n")
 
-    def refused(self, known, is_json=True, fits=True):
-        """Whether the request was refused, with the reason."""
+    def accepts(self, known, is_json=True, fits=True):
+        """Whether the request may be answered; if not, the reason is sent."""
         hosts, origin = self.headers.get_all("Host", []), self.headers.get("Origin", "")
         for fine, status, why in (
                 (len(hosts) == 1 and hosts[0] in self.server.names, 403,
@@ -562,13 +555,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 (known, 404, "no such page"), (is_json, 415, "a request must be application/json"),
                 (fits, 413, f"a request must say its length, at most {MAX_BODY:,} bytes")):
             if not fine:
-                self.begin(status, "application/json")
-                self.wfile.write(json.dumps({"error": why}).encode())
-                return True
-        return False
+                self.send_error(status, why)
+                return False
+        return True
 
-    def begin(self, status, kind):
-        self.send_response(status)
+    def begin(self, kind):
+        self.send_response(200)
         for name, value in (("Content-Type", kind), ("X-Content-Type-Options", "nosniff"),
                             ("X-Frame-Options", "DENY"), ("Cache-Control", "no-store")):
             self.send_header(name, value)
