@@ -1,7 +1,6 @@
 """Looking at the run: every view over HTTP, what is refused, streams, the report, the pictures, and
 the page in a real browser."""
 import gc
-import http.client
 import json
 import os
 import re
@@ -12,6 +11,7 @@ import subprocess
 import threading
 import time
 import xml.etree.ElementTree
+from http.client import HTTPConnection
 
 import numpy as np
 import pytest
@@ -22,8 +22,10 @@ import data
 import look
 import model
 import rl
+from pages import PROSE, http, record, write
 
 SCRIPT = "<script>document.title = 'owned'</script>"
+CONVERSATION = [{"role": "user", "content": SCRIPT}, {"role": "assistant", "content": "the hat"}]
 CHROME = shutil.which("chromium") or shutil.which("google-chrome")
 
 
@@ -31,8 +33,8 @@ CHROME = shutil.which("chromium") or shutil.which("google-chrome")
 def out(tmp_path_factory):
     """A folder like out/ after a tiny run: untrained base and sft, logs, exercises, a crawl."""
     out = tmp_path_factory.mktemp("look")
-    text = "the cat sat on the mat. the hat! How many? It is 7."
-    tokenizer = bpe.train([text] * 3, 290, (bpe.END,))
+    tokenizer = bpe.train(["the cat sat on the mat. the hat! How many? It is 7."] * 3, 290,
+                          (bpe.END,))
     tokenizer.save(str(out / "tokenizer.json"))
     for name in ("base", "sft"):
         end = tokenizer.special_tokens[bpe.END]
@@ -43,27 +45,21 @@ def out(tmp_path_factory):
         tokenizer.add_special_tokens(bpe.CHAT_SPECIALS)
     for name in ("world", "tokens", "rl-jokes"):
         (out / name).mkdir()
-    np.save(out / "tokens" / "train.npy", np.arange(9, dtype=np.uint16))
-    np.save(out / "tokens" / "val.npy", np.arange(9, dtype=np.uint16))
-    for name, lines in {
-            "world/exercises-final.jsonl": [{"question": "How many?", "answer": "it\n#### 7"}],
-            "world/conversations.jsonl": [{"messages": [
-                {"role": "user", "content": SCRIPT}, {"role": "assistant", "content": "the hat"}]}],
-            "rl-jokes/live.jsonl": [{"iteration": k, "reward_model": k / 3, "gold_reward": -k}
-                                    for k in range(4)]}.items():
-        (out / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with open(out / "rl-jokes" / "live.jsonl", "a") as file:
-        file.write('{"iteration": 4, "rew')  # a run is just writing this line
-    record = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<html><body><p>%s</p></html>"
-    (out / "world" / "crawl.warc.gz").write_bytes(b"".join(
-        b"WARC/1.1\r\nWARC-Type: response\r\nWARC-Target-URI: %s\r\nContent-Type: application/http"
-        b"; msgtype=response\r\nContent-Length: %d\r\n\r\n%s\r\n\r\n" % (url, len(body), body)
-        for url, body in ((b"http://a.example/", record % b"The old harbour keeps a small red boat "
-                           b"for every child who learns to sail there."),
-                          (b"http://b.example/porn", record % b"&lt;script&gt;"))))
-    data.main([str(out / "world" / "crawl.warc.gz"), "--out", str(out / "docs"), "--workers", "1",
-               *[f"--set={rule}=off" for rule in ("gopher_repetition", "gopher_quality", "c4",
-                                                  "fineweb", "language")]])
+    for name in ("train", "val"):
+        np.save(out / "tokens" / f"{name}.npy", np.arange(9, dtype=np.uint16))
+    for name, text in {
+            "world/exercises-final.jsonl": '{"question": "How many?", "answer": "it\\n#### 7"}\n',
+            "world/conversations.jsonl": json.dumps({"messages": CONVERSATION}) + "\n",
+            # A run is just writing its last line.
+            "rl-jokes/live.jsonl": '{"iteration": 0, "reward_model": 1, "gold_reward": 2}\n'
+                                   '{"iteration": 3, "reward_model": 2, "gold_reward": -3}\n{"it'
+            }.items():
+        (out / name).write_text(text)
+    crawl = write(out / "world", record(http("<p>" + PROSE[:83]), "http://a.example/")
+                  + record(http("<p>&lt;script&gt;"), "http://b.example/porn"), "crawl.warc.gz")
+    rules = "gopher_repetition", "gopher_quality", "c4", "fineweb", "language"
+    data.main([crawl, "--out", str(out / "docs"), "--workers", "1",
+               *[f"--set={rule}=off" for rule in rules]])
     return str(out)
 
 
@@ -76,22 +72,18 @@ def server(out):
         server.shutdown()
 
 
-def request(server, method, path, body=None, **headers):
-    """(status, headers, body) of a request as the page sends it, but for the headers given."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
-    body = json.dumps(body).encode() if isinstance(body, dict) else body
-    headers = {"Content-Type": "application/json"} | {
-        name.replace("_", "-"): value for name, value in headers.items()}
-    connection.request(method, path, body, headers)
-    response = connection.getresponse()
-    found = response.status, response.headers, response.read()
-    connection.close()
-    return found
+def send(server, method, path, body=b"{}", **headers):
+    """The response to a request as the page sends it, but for the headers given."""
+    connection = HTTPConnection("127.0.0.1", server.server_port, timeout=60)
+    connection.request(method, path, body, {"Content-Type": "application/json"} | {
+        name.replace("_", "-"): value for name, value in headers.items()})
+    return connection.getresponse()
 
 
 def ask(server, view, **asked):
-    """What a view answers first."""
-    return json.loads(request(server, "POST", "/" + view, asked)[2].splitlines()[0])
+    """What a view answers, the last line of it."""
+    with send(server, "POST", "/" + view, json.dumps(asked).encode()) as response:
+        return json.loads(response.read().splitlines()[-1])
 
 
 # ---- Views ----
@@ -129,7 +121,7 @@ def test_curves_of_runs_and_of_one_that_goes_on(server):
         "loss, nats per token, at step 20: held-out 4.5, training 5.5",
         "share of answers, at step 20: facts recalled 25%"]
     run, = ask(server, "reward")["runs"]
-    assert run["live"] and "iteration 3: reward model 1, gold reward -3" in run["charts"][0]["say"]
+    assert run["live"] and "iteration 3: reward model 2, gold reward -3" in run["charts"][0]["say"]
     xml.etree.ElementTree.fromstring(run["charts"][0]["svg"])
 
 
@@ -164,8 +156,7 @@ def test_the_mask_is_that_of_render_chat(server, out):
     """What the assistant says and its end are on, all else is off; text stays text."""
     shown = ask(server, "mask")["messages"]
     tokenizer = bpe.Tokenizer.load(out + "/sft/tokenizer.json")
-    ids, mask = bpe.render_chat(tokenizer, [{"role": "user", "content": SCRIPT},
-                                            {"role": "assistant", "content": "the hat"}])
+    ids, mask = bpe.render_chat(tokenizer, CONVERSATION)
     assert len(shown) == 2 and [
         (token["id"], token["on"]) for row in shown for token in row] == list(zip(ids, mask))
 
@@ -173,9 +164,9 @@ def test_the_mask_is_that_of_render_chat(server, out):
 def test_a_chat_streams_and_the_same_seed_gives_the_same_text(server):
     """All models answer side by side, a token longer each time; what was said before counts."""
     def said(**asked):
-        lines = request(server, "POST", "/chat", asked)[2].splitlines()
-        parts = [part for part in map(json.loads, lines) if "texts" in part]
-        assert json.loads(lines[0])["models"] == ["base", "sft"] and len(parts) > 20
+        with send(server, "POST", "/chat", json.dumps(asked).encode()) as response:
+            first, *parts, last = map(json.loads, response)
+        assert first["models"] == ["base", "sft"] and len(parts) > 20 and last == {"anew": False}
         return {name: [part["texts"][name] for part in parts if part["texts"][name] is not None][-1]
                 for name in ("base", "sft")}
     asked = {"question": "the cat", "temperature": 1, "seed": 3}
@@ -201,12 +192,9 @@ def test_rollouts_have_rewards_and_advantages(server, monkeypatch):
 
 def test_a_missing_stage_says_what_makes_it(tmp_path):
     """In an empty folder every view is an error that names a command."""
-    with look.Server(str(tmp_path), 0) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        for view in set(look.VIEWS) - {"overview"}:
-            assert "python " in ask(server, view)["error"], view
-        assert ask(server, "overview")["models"] == []
-        server.shutdown()
+    for name, view in look.VIEWS.items():
+        found, = look.answers(view, str(tmp_path), b"{}")
+        assert name == "overview" or "python " in found["error"], name
 
 
 # ---- What is refused ----
@@ -223,8 +211,8 @@ def test_a_missing_stage_says_what_makes_it(tmp_path):
     (413, "POST", "/overview", {"Content_Length": b"\xb2"})])  # Python calls it a digit
 def test_foreign_and_oversized_requests(server, status, method, path, headers):
     """Another host, site, path, method or type is refused, and so is a body too large to read."""
-    body = b"" if "Content_Length" in headers else b"{}"
-    assert request(server, method, path, body, **headers)[0] == status
+    assert send(server, method, path, b"" if "Content_Length" in headers else b"{}",
+                **headers).status == status
 
 
 @pytest.mark.parametrize("view,body", [
@@ -243,7 +231,9 @@ def test_foreign_and_oversized_requests(server, status, method, path, headers):
     ("explain", {"page": "http://nowhere.example/"})])
 def test_requests_that_make_no_sense(server, view, body, capfd):
     """A wrong value is one sentence, the answer's last line, never a traceback."""
-    assert json.loads(request(server, "POST", "/" + view, body)[2].splitlines()[-1])["error"]
+    body = json.dumps(body).encode() if isinstance(body, dict) else body
+    with send(server, "POST", "/" + view, body) as response:
+        assert json.loads(response.read().splitlines()[-1])["error"]
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -251,8 +241,9 @@ def test_the_page_may_load_nothing_else(server):
     """The policy allows our script and style, by a nonce that is new each time, and our server."""
     nonces = set()
     for _ in range(2):
-        status, headers, page = request(server, "GET", "/")
-        assert status == 200 and headers["X-Content-Type-Options"] == "nosniff"
+        response = send(server, "GET", "/")
+        assert response.status == 200 and response.headers["X-Content-Type-Options"] == "nosniff"
+        page = response.read()
         policy = re.search(rb'Security-Policy" content="(.*?)">', page, re.DOTALL)[1]
         assert b"default-src 'none'" in policy and b"unsafe" not in policy
         assert not re.search(rb"https?:|src=|@import|url\(|innerHTML", page)
@@ -287,12 +278,9 @@ def test_a_stream_stops_when_the_browser_goes_away(server, monkeypatch):
         finally:
             closed.set()
     monkeypatch.setitem(look.VIEWS, "endless", endless)
-    with socket.create_connection(("127.0.0.1", server.server_port)) as raw:
-        raw.sendall(f"POST /endless HTTP/1.1\r\nHost: {server.names[0]}\r\nContent-Type: "
-                    "application/json\r\nContent-Length: 2\r\n\r\n{}".encode())
-        assert b"200" in raw.recv(100)
-    assert closed.wait(60)
-    assert request(server, "POST", "/overview", {})[0] == 200
+    with send(server, "POST", "/endless") as response:
+        assert response.read(10) and not closed.is_set()
+    assert closed.wait(60) and ask(server, "overview")
 
 
 @pytest.mark.parametrize("n", [300, pytest.param(10_000, marks=pytest.mark.long)])
@@ -352,8 +340,7 @@ class Browser:
             pass_fds=(their_in, their_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         os.close(their_in), os.close(their_out)
         self.out, self.replies, self.session, self.n = our_out, os.fdopen(our_in, "rb"), {}, 0
-        page = next(target["targetId"] for target in self.send("Target.getTargets")["targetInfos"]
-                    if target["type"] == "page")
+        page = self.send("Target.createTarget", url="about:blank")["targetId"]
         self.session = {"sessionId": self.send("Target.attachToTarget", targetId=page,
                                                flatten=True)["sessionId"]}
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height,
