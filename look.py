@@ -394,7 +394,7 @@ def amount(y, shares):
     return f"{y:.0%}" if shares else f"{y:.3g}"
 
 
-def chart(title, curves, shares, unit, width=340, height=260):
+def chart(title, curves, shares, unit, width=320, height=260):
     """Curves [(name, [(x, y), ...]), ...], last points first, on common axes; the y axis begins at
     0. They differ in their dashes. Narrow enough for a phone."""
     left, top, bottom = 44, 30 + 18 * len(curves), height - 24
@@ -450,7 +450,7 @@ def draw_mask(out):
 def draw_run(out, name, panels, command):
     """Charts of one run, side by side."""
     drawn = draw_log(read_log(need(f"{out}/{name}/log.jsonl", command)), panels)
-    return svg(370 * len(drawn) - 30, 260, [chart["svg"].replace("<svg", f'<svg x="{370 * k}"', 1)
+    return svg(350 * len(drawn) - 30, 260, [chart["svg"].replace("<svg", f'<svg x="{350 * k}"', 1)
                                             for k, chart in enumerate(drawn)])
 
 

@@ -412,7 +412,7 @@ def test_the_page_in_a_browser(server, out, tmp_path, width, height):
 
         look.report(out)
         browser.send("Page.navigate", url=f"file://{out}/report.html")
-        browser.wait("document.querySelectorAll('details[open] .out > *').length > 40")
+        browser.wait("document.querySelectorAll('details[open] .out > *').length > 30")
         assert browser.run("document.querySelectorAll('.error:not(:empty)').length") == 0
     finally:
         browser.close()
