@@ -51,8 +51,7 @@ EXAMPLES = 400  # pages of the crawl that are searched for one example of each r
 MERGES = (0, 64, 256)  # of the smaller vocabularies that text is shown with
 MAX_MAP = 24  # tokens of an attention map: more would be too small to see
 N_CANDIDATES = 8  # of each token
-GROUP = 16  # rollouts of a problem, as in rl.py
-MAX_NEW = 60  # tokens of an answer, a rollout, a text with candidates
+GROUP, MAX_NEW = 16, 56  # rollouts of a problem; tokens of a rollout (as in rl.py) or an answer
 MAX_BODY = 1 << 18  # bytes of a request
 CONNECTIONS = 16  # open at a time; the next ones wait
 SECONDS = 30  # after which a browser that neither sends nor reads is given up
@@ -246,7 +245,7 @@ def mask(out, conversation: int = 0):
 def chat(out, question: str = "", temperature: float = 0.8, seed: int = 0, *, history: dict = {}):
     """Chat. The same question to each model: the base model continues the text, the assistant
     answers, the reasoner thinks first, which is dimmed (sample.py: chat; bpe.py: render_chat)."""
-    # Yields {"question"}, then all "texts" so far, model -> text, a token longer each time. history:
+    # Yields {"question"}, then {"texts": model -> its answer so far}, again and again. history:
     # model -> messages before. Without a question QUESTIONS are asked, each "anew".
     names = [name for name in ("base", "sft", "rl") if name in model_names(out)]
     if not names:
@@ -545,17 +544,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(json.dumps(part).encode() + b"\n")
 
     def accepts(self, known, is_json=True, fits=True):
-        """Whether the request may be answered; if not, the reason is sent."""
+        """Whether the request is one of our own page; otherwise it is refused."""
         hosts, origin = self.headers.get_all("Host", []), self.headers.get("Origin", "")
-        for fine, status, why in (
-                (len(hosts) == 1 and hosts[0] in self.server.names, 403,
-                 f"wrong host; open http://{self.server.names[0]}"),
-                (origin.removeprefix("http://") in ("", *self.server.names), 403,
-                 "another site's page may not ask"),
-                (known, 404, "no such page"), (is_json, 415, "a request must be application/json"),
-                (fits, 413, f"a request must say its length, at most {MAX_BODY:,} bytes")):
+        ours = (hosts in ([name] for name in self.server.names)
+                and origin.removeprefix("http://") in ("", *self.server.names))
+        for fine, status in (ours, 403), (known, 404), (is_json, 415), (fits, 413):
             if not fine:
-                self.send_error(status, why)
+                self.send_error(status, explain=f"the page is at http://{self.server.names[0]}")
                 return False
         return True
 
