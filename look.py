@@ -281,8 +281,8 @@ def rollouts(out, problem: int = 0, model: str = "", seed: int = 0):
     """Rollouts. Sixteen answers to one exercise. Those better than the mean become likelier, the
     others less likely; if all are alike, nothing is learned (rl.py: rollout, reward_exercises,
     advantages)."""
-    names = model_names(out)
-    params, config, tokenizer = open_net(out, model or ("rl" if "rl" in names else "sft"))
+    model = model or ("rl" if "rl" in model_names(out) else "sft")
+    params, config, tokenizer = open_net(out, model)
     exercise = line_of(f"{out}/world/exercises-final.jsonl", problem)
     right = exercise["answer"].split("####")[-1].strip()
     ids, _ = render_chat(tokenizer, [{"role": "user", "content": exercise["question"]}], True)
@@ -337,11 +337,11 @@ STYLE = (
     ".l2{stroke:#5f6f78;stroke-dasharray:2 3}@media(prefers-color-scheme:dark){text{fill:#e4ebed}"
     ".dim{fill:#9fb0b7}.inv{fill:#0f171a}.cell{fill:#4fc3c8}.box{stroke:#46555c}"
     ".grid{stroke:#2b373c}.line{stroke:#4fc3c8}.l1{stroke:#e4ebed}.l2{stroke:#9fb0b7}}")
-PANELS = (  # of a log: title, {key: name}, whether the numbers are shares
-    ("loss, nats per token", {"val_loss": "held-out", "loss": "training"}, False),
+PANELS = (  # of a log: title, {key: name}, how the numbers are written; shares reach up to 100%
+    ("loss, nats per token", {"val_loss": "held-out", "loss": "training"}, ".3g"),
     ("share of answers", {"recall": "facts recalled", "right": "right", "waits": "say wait",
-                          "thinks": "with a calculation"}, True),
-    ("mean score of a joke", {"reward_model": "reward model", "gold_reward": "gold reward"}, False))
+                          "thinks": "with a calculation"}, ".0%"),
+    ("mean score of a joke", {"reward_model": "reward model", "gold_reward": "gold reward"}, ".3g"))
 
 
 def svg(width, height, parts):
@@ -377,29 +377,25 @@ def cells(rows):
 def draw_log(lines, panels):
     """[{"svg", "say": the same in words}, ...] of the panels that a log has numbers for."""
     drawn, unit = [], "iteration" if any("iteration" in line for line in lines) else "step"
-    for title, names, shares in panels:
+    for title, names, form in panels:
         curves = [(name, [(line.get(unit, 0), line[key]) for line in lines
                           if type(line.get(key)) in (int, float)]) for key, name in names.items()]
         curves = [(name, points[::-(len(points) // 300 + 1)])  # the last one first
                   for name, points in curves if any(y for _, y in points)]
         if curves:
-            last = ", ".join(f"{name} {amount(points[0][1], shares)}" for name, points in curves)
+            last = ", ".join(f"{name} {points[0][1]:{form}}" for name, points in curves)
             drawn.append({"say": f"{title}, at {unit} {curves[0][1][0][0]}: {last}",
-                          "svg": chart(title, curves, shares, unit)})
+                          "svg": chart(title, curves, form, unit)})
     return drawn
 
 
-def amount(y, shares):
-    return f"{y:.0%}" if shares else f"{y:.3g}"
-
-
-def chart(title, curves, shares, unit, width=320, height=260):
+def chart(title, curves, form, unit, width=320, height=260):
     """Curves [(name, [(x, y), ...]), ...], last points first, on common axes; the y axis begins at
     0. They differ in their dashes. Narrow enough for a phone."""
     left, top, bottom = 44, 30 + 18 * len(curves), height - 24
     ys = [y for _, points in curves for _, y in points]
     x1 = max(x for _, points in curves for x, _ in points) or 1
-    y0, y1 = min(0, *ys), 1 if shares else max(0, *ys) * 1.05 or 1
+    y0, y1 = min(0, *ys), 1 if form == ".0%" else max(0, *ys) * 1.05 or 1
     # Grid lines at multiples of 1, 2 or 5 times a power of ten.
     step = 10 ** np.floor(np.log10((y1 - y0) / 2))
     step *= 5 if (y1 - y0) / step > 10 else 2 if (y1 - y0) / step > 4 else 1
@@ -408,12 +404,12 @@ def chart(title, curves, shares, unit, width=320, height=260):
     for k in range(int(np.ceil(y0 / step)), int(y1 / step + 1e-9) + 1):
         y = bottom - (bottom - top) * (k * step - y0) / (y1 - y0)
         parts += [f'<path class="grid" d="M{left} {y:.1f}H{width}"/>',
-                  label(left - 8, y + 4, amount(k * step, shares), "dim", "end")]
+                  label(left - 8, y + 4, f"{k * step:{form}}", "dim", "end")]
     for k, (name, points) in enumerate(curves):
         path = "L".join(f"{left + (width - left) * x / x1:.1f} "
                         f"{bottom - (bottom - top) * (y - y0) / (y1 - y0):.1f}" for x, y in points)
         parts += [f'<path class="line l{k}" d="M{path}M{left} {28 + 18 * k}h28"/>',
-                  label(left + 36, 32 + 18 * k, f"{name}: {amount(points[0][1], shares)}")]
+                  label(left + 36, 32 + 18 * k, f"{name}: {points[0][1]:{form}}")]
     return svg(width, height, parts)
 
 
