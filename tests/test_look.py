@@ -398,17 +398,17 @@ def test_the_page_in_a_browser(server, out, tmp_path, width, height):
         assert browser.run("document.querySelectorAll('script').length") == 2
         assert "owned" not in browser.run("document.title")
 
-        wanted = browser.run("document.querySelectorAll('#candidates .bar')[3].firstChild.innerText"
-                             )
-        browser.run("document.querySelectorAll('#candidates .bar')[3].click()")
+        wanted = browser.run("const bar = document.querySelectorAll('#candidates .bar')[3];"
+                             "bar.click(); bar.firstChild.innerText")
         browser.wait("document.querySelector('#candidates .chip').innerText == "
                      + json.dumps(wanted))
 
         browser.wait("!Object.keys(messages).length")  # the examples are answered
         browser.run("views.chat.form.question.value = 'the cat'")
         browser.run("views.chat.form.requestSubmit()")
-        browser.wait("document.querySelectorAll('#chat h2').length == 5 && [...document."
-                     "querySelectorAll('.columns:last-child p')].every(x => x.innerText.length > 9)")
+        browser.wait("document.querySelectorAll('#chat h2').length == 5")
+        browser.wait("[...document.querySelectorAll('.columns:last-child p')]"
+                     ".every(x => x.innerText.length > 9)")
 
         look.report(out)
         browser.send("Page.navigate", url=f"file://{out}/report.html")
