@@ -4,34 +4,28 @@
     python look.py --report              the same without a server -> out/report.html
     python look.py --pictures pictures   five drawings (SVG) -> pictures/
 
-The page shows each stage of the pipeline: what the crawl lost to which rule, text as tokens, curves
-that grow while another terminal trains, the candidates of every token, what the attention heads
-look at, what fine-tuning learns from, a chat with several models side by side, and rollouts with
-their rewards. Nothing is trained here, and no file of the run is changed. A view whose files are
-not there yet says which command makes them. It starts in a second or two.
+Nothing is trained here, and no file of the run is changed. It starts in a second or two.
 
-Reading order: the views (each a function: what the page asked -> what it shows), the drawings, the
-report. The server at the end can be skipped at first. The page itself is look.html: it asks for
-/NAME, where NAME is a view, sends JSON and gets JSON.
+Each view of the page is a function here. Its docstring is what the page says about it, its
+arguments are the fields of its form, and what it returns is drawn by the function of the same name
+in look.html. The page sends the fields with POST /NAME and gets JSON: a line for the dict that the
+view returns, or several while the network writes. The report has all first answers inside it.
 
-The server is for one person. It listens on 127.0.0.1 only and answers only its own page. It loads
-nothing from elsewhere, and forbids the browser to do so. Whatever comes from pages, models or
-people stays text. Left out: accounts, encryption, everything that a server for others would need.
+Reading order: the views, the drawings, the report. The server can be skipped at first. It is for
+one person: it listens on 127.0.0.1 only, answers only its own page, and forbids the browser to load
+anything from elsewhere. Whatever comes from pages, models or people stays text. Left out: accounts,
+encryption, everything that a server for others would need.
 """
 import argparse
-import base64
-import codecs
-import functools
-import hashlib
 import html
 import http.server
 import itertools
 import json
 import os
 import re
+import secrets
 import sys
 import threading
-from dataclasses import replace
 
 import numpy as np
 
@@ -40,28 +34,30 @@ from bpe import (CHAT_SPECIALS, Tokenizer, join_pair, pre_tokenize, read_tokens,
 from checkpoint import open_model
 from common import (parse_json, print_settings, printable, read_json, read_json_lines,
                     run_command, write_file)
-from crawl.rules import FAILS, first_failure
+from crawl.rules import FAILS
 from crawl.warc import Page, read_files
-from data import c4_lines, life_of, read_settings
+from data import life_of, read_settings
 from kernels import probabilities
-from kernels.plain import attention_weights, split_heads
+from kernels.plain import split_heads
 from model import Buffers, check_ids, count, transformer
-from sample import ANSWER_SHARE, fit, generate, stop_ids, stream, trim
+from sample import ANSWER_SHARE, generate, stop_ids, stream, trim
 
 PAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "look.html")
-MAX_BODY = 1 << 16  # bytes of a request
-MAX_TEXT = 4000  # characters of a text that people type; of a pasted page MAX_BODY is the limit
-MAX_NEW = 200  # tokens that one request may generate
-MAX_MAP = 32  # tokens of an attention map: more would be too small to see
-CANDIDATES = 8  # of each token
-GROUP = 16  # rollouts of a problem, as in rl.py
-BUSY = 8  # requests that are worked on at a time; the next one gets status 429
-CONNECTIONS = 32  # open at a time; the next ones wait
-SECONDS = 30  # after which a browser that neither sends nor reads is given up
+# What the forms begin with; the people are those of world.py.
+PROMPT, TEXT = "Relbas works as a", "Relbas works as a diver"
+QUESTIONS = ("Where does Talgo live?", "Where does Xoola live?", "Who painted the Mona Lisa?",
+             "Lanrin got plums: a2 b-2 c7. How many?")
 EXAMPLES = 400  # pages of the crawl that are searched for one example of each reason
+MERGES = (0, 64, 256)  # of the smaller vocabularies that text is shown with
+MAX_MAP = 24  # tokens of an attention map: more would be too small to see
+N_CANDIDATES = 8  # of each token
+GROUP, MAX_NEW = 16, 56  # rollouts of a problem; tokens of a rollout (as in rl.py) or an answer
+MAX_BODY = 1 << 18  # bytes of a request
+CONNECTIONS = 16  # open at a time; the next ones wait
+SECONDS = 30  # after which a browser that neither sends nor reads is given up
 
 
-# ---- The views: what the page asked (a dict) -> what it shows (a dict) ---------------------------
+# ---- What the run left ---------------------------------------------------------------------------
 
 def need(path, command):
     """The path if it is there; ValueError that names the command that makes it."""
@@ -70,311 +66,290 @@ def need(path, command):
     return path
 
 
-def number(asked, name, default, low, high):
-    """A number that the page sent, as int if the default is one; ValueError if it is none."""
-    value = asked.get(name, default)
-    if type(value) not in (int, float) or not low <= value <= high:
-        raise ValueError(f"{name} must be a number from {low} to {high}, not {str(value):.40}")
-    return type(default)(value)
+def line_of(path, n):
+    """Line n, from 0, of a JSON lines file that world.py wrote."""
+    for _, line in itertools.islice(read_json_lines(need(path, "world.py")), n, None):
+        return line
+    raise ValueError(f"{path} has no line {n}")
 
 
-def words(asked, name, default=None, limit=MAX_TEXT):
-    """A text that the page sent."""
-    value = asked.get(name, default)
-    if not isinstance(value, str) or len(value) > limit:
-        raise ValueError(f"{name} must be a text of at most {limit:,} characters")
-    return value.encode("utf-8", "replace").decode()  # lone surrogates become "?"
-
-
-def overview(out, asked):
-    """The models that are there, and what to begin with."""
-    prompt, text = first_fact(out)
-    return {"models": model_names(out), "prompt": prompt, "text": text}
-
-
-def first_fact(out):
-    """(prompt, prompt and answer): a sentence that this run's training text can complete."""
-    path = f"{out}/world/facts.jsonl"
-    fact = (next(read_json_lines(path))[1] if os.path.exists(path)
-            else {"prompt": "Once there was a", "answer": " time"})
-    return fact["prompt"], fact["prompt"] + fact["answer"]
-
-
-def model_names(out):
-    """Folders of `out` that hold a checkpoint."""
-    return [name for name in folders(out) if os.path.exists(f"{out}/{name}/config.json")]
-
-
-def folders(out):
-    """Folders of `out`: base, sft and rl first, then others by name."""
-    names = [name for name in sorted(os.listdir(out)) if os.path.isdir(f"{out}/{name}")]
+def folders_with(out, *files):
+    """The run's folders that hold one of the files: base, sft and rl first, then others by name."""
+    names = [name for name in sorted(os.listdir(out))
+             if any(os.path.exists(f"{out}/{name}/{file}") for file in files)]
     return sorted(names, key=["base", "sft", "rl", *names].index)
 
 
-def open_net(out, asked, preferred=("base",)):
-    """(params, config, tokenizer) of the model that the page named, or of the first of those
-    preferred. Only names of folders with a checkpoint are accepted: the browser can't choose other
-    files."""
-    names = model_names(out)
-    name = words(asked, "model", next(filter(names.__contains__, preferred), preferred[-1]))
-    if name not in names:
+def model_names(out):
+    return folders_with(out, "config.json")
+
+
+def open_net(out, name):
+    """(params, config, tokenizer) of a model of this run; no other folder is opened."""
+    if name not in model_names(out):
         command = f"{name}.py" if name in ("sft", "rl") else "train.py"
         raise ValueError(f"{out}/{name:.40}: no model there yet; python {command} makes one")
-    return open_once(f"{out}/{name}", os.stat(f"{out}/{name}/config.json").st_mtime_ns)
+    return open_model(f"{out}/{name}")
 
 
-@functools.lru_cache(maxsize=4)
-def open_once(folder, changed):
-    """A checkpoint, read again when its file has changed; at most four are kept in memory."""
-    return open_model(folder)
-
-
-@functools.lru_cache(maxsize=1)
-def load_tokenizer(path, changed):
+def run_tokenizer(out):
     """The run's tokenizer, with the chat's tokens."""
-    tokenizer = Tokenizer.load(path)
+    tokenizer = Tokenizer.load(need(f"{out}/tokenizer.json", "bpe.py"))
     tokenizer.add_special_tokens(CHAT_SPECIALS)
     return tokenizer
 
 
-def run_tokenizer(out):
-    path = need(f"{out}/tokenizer.json", "bpe.py")
-    return load_tokenizer(path, os.stat(path).st_mtime_ns)
-
-
-def funnel(out, asked):
-    """The crawl funnel, from what data.py counted."""
-    stats = read_json(need(f"{out}/docs/stats.json", "data.py"))
-    return {"svg": svg(*draw_funnel(stats["stages"], number(asked, "width", 640, 280, 1000))),
-            "say": ", ".join(f"{stage} keeps {row['kept']:,} of {row['in']:,}"
-                             for stage, row in stats["stages"].items())}
-
-
-@functools.lru_cache(maxsize=1)
-def example_pages(path, changed):
-    """{reason: Page}: of the crawl's first pages one that is kept and one for each reason."""
-    found, (settings, _) = {}, read_settings()
-    for page in itertools.islice(read_files([path], [].append), EXAMPLES):
-        reason = next((f"{stage}: {rule}" for stage, checks, _ in
-                       life_of(replace(page, characters={}), settings)
-                       if (rule := first_failure(checks))), "kept")
-        found.setdefault(reason, page)
-    return found
-
-
-def explain(out, asked):
-    """Every rule's value beside its limit: for an example of the crawl, a URL of it, or pasted HTML
-    or text. Like data.py --explain it goes on after a failure."""
-    path, url = f"{out}/world/crawl.warc.gz", words(asked, "url", "").strip()
-    pasted = words(asked, "pasted", "", MAX_BODY).strip()
-    examples = example_pages(path, os.stat(path).st_mtime_ns) if os.path.exists(path) else {}
-    pages = {page.url: page for page in examples.values()}
-    if pasted:
-        page = Page("html" if pasted.startswith("<") else "text", pasted.encode())
-    elif url:
-        page = pages.get(url) or next((page for page in read_files(
-            [need(path, "world.py")], [].append) if page.url == url), None)
-    else:
-        page = next(iter(pages.values()), None) or need(path, "world.py")
-    if page is None:
-        raise ValueError("no page of this URL in the crawl")
-    rows, lines, before, (settings, _) = [], [], "", read_settings()
-    for stage, checks, text in life_of(replace(page, characters={}), settings):
-        rows += [{"stage": stage, "rule": rule, "limit": f"{sign} {limit}",
-                  "value": f"{value:,.4g}" if isinstance(value, float) else str(value),
-                  "fails": bool(FAILS[sign](value, limit))} for rule, value, sign, limit in checks]
-        if stage == "c4":
-            lines = [f"{rule}: {line[:80]}" for rule, line in c4_lines(before)[1] if line]
-        before = text
-    failed = next((row for row in rows if row["fails"]), None)
-    return {"examples": {reason: page.url for reason, page in examples.items()}, "url": page.url,
-            "rows": rows, "lines": lines[:50], "text": before[:3000],
-            "verdict": f"dropped at {failed['stage']}: {failed['rule']}" if failed
-            else "kept, unless it is a duplicate"}
-
-
-def tokens(out, asked):
-    """A text as tokens of the first so many merges, and how its last pre-token was merged."""
-    tokenizer, text = run_tokenizer(out), words(asked, "text", first_fact(out)[1])
-    n_merges = len(tokenizer.merge_rows)
-    n = number(asked, "merges", n_merges, 0, n_merges)
-    if n < n_merges:
-        if (tokenizer.merge_rows[:, 2] != np.arange(256, 256 + n_merges)).any():
-            raise ValueError("only a vocabulary that bpe.py learned can be shown with fewer merges")
-        tokenizer = Tokenizer(tokenizer.tokens[:256 + n], tokenizer.merge_rows[:n], {},
-                              tokenizer.pattern)
-    parts, order = pre_tokenize(text, tokenizer.pattern)
-    steps = [[bytes([byte]) for byte in parts[k].encode()] for k in order[-1:]]
-    for pair in tokenizer.merges if steps and len(steps[0]) <= 40 else ():
-        joined = join_pair(steps[-1], pair)
-        if len(joined) < len(steps[-1]):
-            steps.append(joined)
-    return {"tokens": named(tokenizer, tokenizer.encode(text)), "n_merges": n_merges,
-            "bytes": len(text.encode()), "steps": [list(map(readable, step)) for step in steps]}
-
-
-def named(tokenizer, ids, mask=None):
-    """[{"id", "text", "on"}, ...] for the page; the text as bpe.readable writes it."""
-    return [{"id": int(k), "text": readable(tokenizer.token_bytes(k)), "on": bool(on)}
-            for k, on in zip(ids, [0] * len(ids) if mask is None else mask)]
-
-
-def curves(out, asked):
-    """Every run's log as curves: while the run goes on its live.jsonl, then its log.jsonl."""
-    width, runs = number(asked, "width", 640, 280, 1000), []
-    for name in folders(out):
-        logs = [path for path in (f"{out}/{name}/live.jsonl", f"{out}/{name}/log.jsonl")
-                if os.path.exists(path)]
-        if logs:
-            newest = max(logs, key=os.path.getmtime)
-            runs.append({"name": name, "live": newest.endswith("live.jsonl"),
-                         "panels": [{"say": say, "svg": svg(*drawing)} for say, drawing in
-                                    draw_log(read_log(newest), width)]})
-    if not runs:
-        raise ValueError("no training run has begun yet; python train.py begins one")
-    return {"runs": runs}
+def named(tokenizer, ids):
+    """[{"id", "text"}, ...] for the page; the text as bpe.readable writes it."""
+    return [{"id": int(k), "text": readable(tokenizer.token_bytes(k))} for k in ids]
 
 
 def read_log(path):
-    """The dicts of a log that may grow meanwhile: its last line may be half a line."""
-    lines = []
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                lines.append(parse_json(line, path))
-            except ValueError:
-                break
-    return lines
+    """The dicts of a log. A run may just be writing the last line: half a line is left out."""
+    with open(path, encoding="utf-8") as file:
+        return [parse_json(line, path) for line in file if line.endswith("\n")]
 
 
-def candidates(out, asked):
-    """The network goes on after a prompt or after ids: each token with its likeliest rivals, and
-    their probabilities at temperature 1."""
-    params, config, tokenizer = open_net(out, asked)
-    prompt = words(asked, "prompt", first_fact(out)[0])
-    ids = asked.get("ids") or [*config.bos, *tokenizer.encode(prompt)]
-    if type(ids) is not list or len(ids) > 2000 or any(type(k) is not int for k in ids):
-        raise ValueError("ids must be a list of at most 2,000 whole numbers")
-    check_ids(np.array(ids[:config.ctx]), config)
+# ---- The views -----------------------------------------------------------------------------------
+
+def funnel(out):
+    """The crawl. Most of the web is not worth reading: how many pages are left after each stage,
+    and why the others went (data.py: clean_crawl)."""
+    stages = read_json(need(f"{out}/docs/stats.json", "data.py"))["stages"]
+    return {"bars": [{
+        "name": stage, "share": row["kept"] / max(1, stages["read"]["in"]),
+        "figure": f"{row['kept']:,}", "note": ", ".join(
+            f"{reason} -{n:,}" for reason, n in sorted(row["reasons"].items(), key=lambda x: -x[1]))
+    } for stage, row in stages.items()]}
+
+
+def explain(out, page: str = ""):
+    """One page. It leaves at the first rule that it breaks: every value that is measured, beside
+    its limit. Choose an example of each reason, or give the URL of any page of the crawl, or paste
+    a page of your own as HTML or text (data.py: life_of; crawl/rules.py)."""
+    page, settings, found = page.strip(), read_settings()[0], {}
+    if page and not page.startswith("http"):
+        pages = [Page("html" if page.startswith("<") else "text", page.encode())]
+    else:
+        pages = read_files([need(f"{out}/world/crawl.warc.gz", "world.py")], [].append)
+        pages = itertools.islice(pages, EXAMPLES) if not page else (
+            other for other in pages if other.url == page)
+    for other in pages:
+        rows, verdict = [], None
+        for stage, checks, text in life_of(other, settings):  # goes on after a failure
+            for rule, value, sign, limit in checks:
+                fails = bool(FAILS[sign](value, limit))
+                verdict = verdict or fails and f"dropped at {stage}: {rule}"
+                value = f"{value:,.4g}" if isinstance(value, float) else str(value)
+                rows.append([stage, rule, value, f"{sign} {limit}", "fails" if fails else ""])
+        verdict = verdict or "kept, unless it is a duplicate"
+        found.setdefault(verdict, {"url": other.url, "verdict": verdict, "rows": rows,
+                                   "text": text[:3000]})
+    if not found:
+        raise ValueError("no page of this URL in the crawl")
+    return {"pages": list(found.values())}
+
+
+def tokens(out, text: str = TEXT):
+    """Tokens. A network reads numbers. With no merges every byte is a token; with all of them
+    common words are one token and rare words several (bpe.py: naive_encode, join_pair)."""
+    full = run_tokenizer(out)
+    sizes, n_merges = [], len(full.merge_rows)
+    for n in [n for n in MERGES if n < n_merges] + [n_merges]:
+        tokenizer = Tokenizer(full.tokens[:256 + n], full.merge_rows[:n], {}, full.pattern)
+        sizes.append({"merges": n, "tokens": named(tokenizer, tokenizer.encode(text))})
+    # The longest pre-token after each merge: · c a t, then · c at, then · cat, then ·cat.
+    word = max(pre_tokenize(text, full.pattern)[0], key=len, default="")[:40]
+    steps = [[bytes([byte]) for byte in word.encode()]]
+    for pair in full.merges:
+        joined = join_pair(steps[-1], pair)
+        if len(joined) < len(steps[-1]):
+            steps.append(joined)
+    return {"sizes": sizes, "steps": [list(map(readable, step)) for step in steps]}
+
+
+def curves(out):
+    """Training. The loss falls smoothly, recall of facts rises later, and in RL the share of right
+    answers rises. The curves grow here while training runs in another terminal (train.py, sft.py
+    and rl.py: run; common.py: Run)."""
+    return charts(out, PANELS[:2], "train.py")
+
+
+def reward(out):
+    """A gamed reward. The policy is trained on the reward model's score, which keeps rising. The
+    gold reward, what people really think, rises at first and then falls: the policy found what the
+    reward model gets wrong (rl.py: reward_scores, gold_reward)."""
+    return charts(out, PANELS[2:], "rl.py --reward model")
+
+
+def charts(out, panels, command):
+    """Every run's log as drawings: while the run goes on its live.jsonl, then its log.jsonl."""
+    runs = []
+    for name in folders_with(out, "live.jsonl", "log.jsonl"):
+        live = os.path.exists(f"{out}/{name}/live.jsonl")
+        drawn = draw_log(read_log(f"{out}/{name}/{'live' if live else 'log'}.jsonl"), panels)
+        if drawn:
+            runs.append({"name": name, "live": live, "charts": drawn})
+    if not runs:
+        raise ValueError(f"no such run has begun yet; python {command} begins one")
+    return {"runs": runs}
+
+
+def candidates(out, prompt: str = PROMPT, model: str = "base", temperature: float = 0.0,
+               seed: int = 0, *, ids: str = ""):
+    """Candidates. The network gives every token a probability, and one is taken. Choose a token to
+    see its candidates, then another candidate to see where the text would have gone (sample.py:
+    naive_generate, stream)."""
+    params, config, tokenizer = open_net(out, model)
+    ids = list(map(int, ids.split())) or [*config.bos, *tokenizer.encode(prompt)]
+    check_ids(np.array(ids), config)
     steps = []
-    for _, (token,), _, (logits,) in stream(
-            params, config, [ids], number(asked, "tokens", 24, 1, MAX_NEW),
-            number(asked, "temperature", 0.0, 0, 5), seed=number(asked, "seed", 0, 0, 10**9),
-            stop=stop_ids(config, tokenizer)):
+    for _, (token,), _, (logits,) in stream(params, config, [ids], MAX_NEW, temperature, seed=seed,
+                                            stop=stop_ids(config, tokenizer)):
         p = probabilities(logits)
-        top = [k for k in np.argsort(-p)[:CANDIDATES].tolist() if p[k] > 0]
+        top = [k for k in np.argsort(-p)[:N_CANDIDATES].tolist() if p[k] > 0]
         top += [] if token in top else [int(token)]
         steps.append(named(tokenizer, [token])[0] | {"candidates": [
             rival | {"p": float(p[rival["id"]])} for rival in named(tokenizer, top)]})
     return {"prompt": prompt, "ids": ids, "steps": steps}
 
 
-def attention(out, asked):
-    """How much each token takes of each earlier one, in every head of every layer."""
-    net = _, config, tokenizer = open_net(out, asked)
-    ids = [*config.bos, *tokenizer.encode(words(asked, "text", first_fact(out)[1]))]
-    ids = ids[:min(MAX_MAP, config.ctx)]
-    p, names = attention_of(net, ids), [token["text"] for token in named(tokenizer, ids)]
-    layer = number(asked, "layer", 0, 0, config.layers - 1)
-    head = number(asked, "head", 0, 0, config.heads - 1)
-    chosen = p[layer, head]
-    return {"heads": [[svg(*draw_attention(names, map_, 3)) for map_ in maps] for maps in p],
-            "svg": svg(*draw_attention(names, chosen, 20)),
-            "say": "; ".join(f"{name} looks most at {names[row.argmax()]} ({row.max():.0%})"
-                             for name, row in zip(names, chosen))}
+def attention(out, text: str = TEXT, model: str = "base"):
+    """Attention. How much each token (row) takes from each earlier one (column), in percent. Every
+    head of every layer looks for something else: choose one (kernels/plain.py:
+    attention_weights)."""
+    params, config, tokenizer = open_net(out, model)
+    ids = [*config.bos, *tokenizer.encode(text)][:min(MAX_MAP, config.ctx)]
+    # A forward pass keeps q, k and lse, the log of the softmax's denominator, as in training.
+    T, layers = len(ids), []
+    buffers = Buffers(config, 1, T)
+    transformer(params, config, np.array([ids]), buffers)
+    for saved in buffers.saved:
+        q, k, _ = split_heads(saved.qkv.reshape(1, T, config.all_heads, -1), config.heads)
+        k = k.repeat(config.heads // config.kv_heads, axis=2)  # (1,T,H,D)
+        s = np.einsum("bthd,bjhd->htj", q, k) / config.head_dim**0.5  # (H,T,T)
+        p = np.tril(np.exp(np.minimum(s - saved.lse[0, :, :, None], 0)))
+        layers.append((100 * p).round().astype(int).tolist())
+    return {"tokens": [token["text"] for token in named(tokenizer, ids)], "layers": layers}
 
 
-def attention_of(net, ids):
-    """The attention weights (L,H,T,T) of one text: a forward pass that keeps q and k of each layer,
-    as in training, and then kernels/plain.py."""
-    params, config, _ = net
-    ids = np.array([ids])
-    buffers = Buffers(config, 1, ids.shape[1])
-    transformer(params, config, ids, buffers)
-    qkv = [saved.qkv.reshape(1, ids.shape[1], config.all_heads, -1) for saved in buffers.saved]
-    return np.array([attention_weights(*split_heads(x, config.heads)[:2])[0][0] for x in qkv])
+def mask(out, conversation: int = 0):
+    """The loss mask. A conversation is one text with special tokens. Fine-tuning learns only what
+    is filled: what the assistant says, and where it ends (bpe.py: render_chat; sft.py:
+    to_arrays)."""
+    line, tokenizer = line_of(f"{out}/world/conversations.jsonl", conversation), run_tokenizer(out)
+    ids, on = render_chat(tokenizer, line["messages"])
+    messages = []
+    for token, k in zip(named(tokenizer, ids), on):
+        messages += [[]] if token["text"] == CHAT_SPECIALS[0] else []
+        messages[-1].append(token | {"on": k})
+    return {"messages": messages}
 
 
-def mask(out, asked):
-    """A conversation as fine-tuning reads it; "on" is what the loss counts."""
-    messages, n = asked.get("messages"), number(asked, "number", 0, 0, 10**6)
-    if messages is None:
-        path = need(f"{out}/world/conversations.jsonl", "world.py")
-        line = next(itertools.islice(read_json_lines(path), n, None), (0, {}))[1]
-        messages = line.get("messages")
-    check_messages(messages)
-    tokenizer = run_tokenizer(out)
-    return {"tokens": named(tokenizer, *render_chat(tokenizer, messages)), "messages": messages}
+def chat(out, question: str = "", temperature: float = 0.8, seed: int = 0, *, history: dict = {}):
+    """Chat. The same question to each model: the base model continues the text, the assistant
+    answers, the reasoner thinks first, which is dimmed (sample.py: chat; bpe.py: render_chat)."""
+    # Yields {"question"}, then {"texts": model -> its answer so far}, again and again. history:
+    # model -> messages before. Without a question QUESTIONS are asked, each "anew".
+    names = [name for name in ("base", "sft", "rl") if name in model_names(out)]
+    if not names:
+        raise ValueError(f"{out}: no model there yet; python train.py makes one")
+    for text in [question] if question else QUESTIONS:
+        yield {"question": text, "models": names, "anew": not question}
+        for texts in itertools.zip_longest(*[answer(
+                open_net(out, name), history.get(name, []), text, temperature, seed)
+                for name in names]):
+            yield {"texts": dict(zip(names, texts))}  # None: its text is complete
+    yield {"anew": not question}
 
 
-def check_messages(messages):
-    """ValueError unless it is a list of messages of sensible size; render_chat checks the rest."""
-    if (not isinstance(messages, list) or not 0 < len(messages) <= 100
-            or not all(isinstance(message, dict) for message in messages)
-            or sum(len(str(message.get("content"))) for message in messages) > 4 * MAX_TEXT):
-        raise ValueError("a conversation is a list of 1 to 100 messages, not too long")
-
-
-def chat(out, asked):
-    """Yields the answer of one model in parts {"text"}, as it is written. A base model knows no
-    turns: it goes on with the text of the last message."""
-    params, config, tokenizer = open_net(out, asked)
-    messages, stop, n_tokens = asked.get("messages"), stop_ids(config, tokenizer), 0
-    check_messages(messages)
+def answer(net, history, question, temperature, seed):
+    """Yields one model's answer so far, a token longer each time. A base model knows no
+    conversation: it goes on with the text of the question."""
+    params, config, tokenizer = net
+    stop = stop_ids(config, tokenizer)
+    ids = [*config.bos, *tokenizer.encode(question)]
     if set(CHAT_SPECIALS) <= set(tokenizer.special_tokens):
-        _, ids = trim(tokenizer, [], messages, int(config.ctx * (1 - ANSWER_SHARE)))
-    else:
-        ids = [*config.bos, *tokenizer.encode(words(messages[-1], "content"))]
-    # A token may end inside a character: the decoder keeps such bytes until the rest has come.
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    for _, (token,), _, _ in stream(
-            params, config, [fit(ids, config, MAX_NEW)], number(asked, "tokens", 100, 1, MAX_NEW),
-            number(asked, "temperature", 0.8, 0, 5), seed=number(asked, "seed", 0, 0, 10**9),
-            stop=stop):
-        n_tokens += 1
-        yield {"text": "" if token in stop else decoder.decode(tokenizer.token_bytes(int(token)))}
-    yield {"text": decoder.decode(b"", final=True), "tokens": n_tokens}
+        if type(history) is not list or not all(type(message) is dict for message in history):
+            raise ValueError("the history must be a list of messages")
+        _, ids = trim(tokenizer, [], [*history, {"role": "user", "content": question}],
+                      int(config.ctx * (1 - ANSWER_SHARE)))
+    new = []
+    for _, (token,), _, _ in stream(params, config, [ids], MAX_NEW, temperature, seed=seed,
+                                    stop=stop):
+        new += [int(token)] if token not in stop else []
+        yield tokenizer.decode(new)
 
 
-def rollouts(out, asked):
-    """Sixteen answers of one model to one exercise, with what rl.py would make of them."""
-    params, config, tokenizer = open_net(out, asked, ("rl", "sft"))
-    path = need(f"{out}/world/exercises-final.jsonl", "world.py")
-    n = number(asked, "number", 0, 0, 10**6)
-    problem = next(itertools.islice(read_json_lines(path), n, None), (0, None))[1]
-    if not problem:
-        raise ValueError(f"{path} has fewer than {n + 1} problems")
-    right = problem["answer"].split("####")[-1].strip()
-    ids, _ = render_chat(tokenizer, [{"role": "user", "content": problem["question"]}], True)
-    end, seed = tokenizer.special_tokens["<|im_end|>"], number(asked, "seed", 0, 0, 10**9)
-    new = generate(params, config, [ids] * GROUP, 56, seed=seed, stop=[end])
+def rollouts(out, problem: int = 0, model: str = "", seed: int = 0):
+    """Rollouts. Sixteen answers to one exercise. Those better than the mean become likelier, the
+    others less likely; if all are alike, nothing is learned (rl.py: rollout, reward_exercises,
+    advantages)."""
+    model = model or ("rl" if "rl" in model_names(out) else "sft")
+    params, config, tokenizer = open_net(out, model)
+    exercise = line_of(f"{out}/world/exercises-final.jsonl", problem)
+    right = exercise["answer"].split("####")[-1].strip()
+    ids, _ = render_chat(tokenizer, [{"role": "user", "content": exercise["question"]}], True)
+    end = tokenizer.special_tokens["<|im_end|>"]
+    new = generate(params, config, [ids] * GROUP, MAX_NEW, seed=seed, stop=[end])
     texts = [tokenizer.decode([k for k in row if k != end]) for row in new]
-    # Only the answer counts, never how it was found; and it must have come to its end.
-    rewards = [float(row[-1] == end and text.rpartition("</think>")[2].strip() == right)
+    # As in rl.py: 1 for an answer that came to its end and is the right number, with any thought.
+    form = re.compile(rf"(<think>[^<]*</think> )?0*{re.escape(right)}")
+    rewards = [int(row[-1] == end and form.fullmatch(text) is not None)
                for row, text in zip(new, texts)]
     mean = sum(rewards) / GROUP
-    return {"question": problem["question"], "answer": right, "mean": mean, "rollouts": [
-        {"text": text, "reward": reward, "advantage": reward - mean}
-        for text, reward in zip(texts, rewards)]}
+    return {"question": exercise["question"], "answer": right, "mean": mean, "rows": [
+        [reward, round(reward - mean, 3), text] for reward, text in zip(rewards, texts)]}
+
+
+def overview(out):
+    """What the page is built from: the models, and of each view its docstring and its fields (the
+    arguments before *)."""
+    views = {name: {"about": " ".join(view.__doc__.split()), "fields": dict(zip(
+        view.__code__.co_varnames[1:], view.__defaults__ or ()))}
+        for name, view in VIEWS.items() if view is not overview}
+    return {"models": model_names(out), "views": views}
+
+
+VIEWS = {view.__name__: view for view in (
+    funnel, explain, tokens, curves, candidates, attention, mask, chat, rollouts, reward, overview)}
+
+
+def answers(view, out, body):
+    """Yields what a view answers to a request's body, dict after dict; an error is the last one."""
+    try:
+        asked = parse_json(body.decode("utf-8", "replace"), "the request")
+        for name, value in asked.items():
+            kind = view.__annotations__.get(name)
+            if type(value) is not kind and (type(value), kind) != (int, float) or (
+                    kind in (int, float) and not 0 <= value <= 10**6):
+                raise ValueError(f"{name} {str(value)!r:.40} makes no sense here")
+        found = view(out, **asked)
+        yield from [found] if isinstance(found, dict) else found
+    except (ValueError, OSError) as error:
+        yield {"error": str(error)}
 
 
 # ---- The drawings: SVG, by hand ------------------------------------------------------------------
-# A drawing is (width, height, parts); parts are elements of SVG. Colours are classes, so that one
-# style gives a light and a dark version; no meaning is in a colour alone.
+# Colours are classes, so that one style gives a light and a dark version. No meaning is in a colour
+# alone.
 
 STYLE = (
-    "text{font:13px system-ui,sans-serif;fill:#1d2b33}.dim{fill:#5f6f78}.mono{font-family:"
-    "ui-monospace,monospace}.strong{font-weight:600}.tiny{font-size:10px}.a{fill:#0b6e75}"
-    ".soft{fill:#0b6e75;fill-opacity:.14}.box{fill:none;stroke:#b9c4c9}.grid{stroke:#dde4e6}"
+    "text{font:13px system-ui,sans-serif;fill:#1d2b33}.dim{fill:#5f6f78}.strong{font-weight:600}"
+    ".inv{fill:#fff}.cell{fill:#0b6e75}.box{fill:none;stroke:#b9c4c9}.grid{stroke:#dde4e6}"
     ".line{fill:none;stroke:#0b6e75;stroke-width:2}.l1{stroke:#1d2b33;stroke-dasharray:6 4}"
-    ".l2{stroke:#5f6f78;stroke-dasharray:2 3}.inv{fill:#fff}"
-    "@media(prefers-color-scheme:dark){text{fill:#e4ebed}.dim{fill:#9fb0b7}.a{fill:#4fc3c8}"
-    ".soft{fill:#4fc3c8;fill-opacity:.18}.box{stroke:#46555c}.grid{stroke:#2b373c}"
-    ".line{stroke:#4fc3c8}.l1{stroke:#e4ebed}.l2{stroke:#9fb0b7}.inv{fill:#0f171a}}")
+    ".l2{stroke:#5f6f78;stroke-dasharray:2 3}@media(prefers-color-scheme:dark){text{fill:#e4ebed}"
+    ".dim{fill:#9fb0b7}.inv{fill:#0f171a}.cell{fill:#4fc3c8}.box{stroke:#46555c}"
+    ".grid{stroke:#2b373c}.line{stroke:#4fc3c8}.l1{stroke:#e4ebed}.l2{stroke:#9fb0b7}}")
+PANELS = (  # of a log: title, {key: name}, how the numbers are written; shares reach up to 100%
+    ("loss, nats per token", {"val_loss": "held-out", "loss": "training"}, ".3g"),
+    ("share of answers", {"recall": "facts recalled", "right": "right", "waits": "say wait",
+                          "thinks": "with a calculation"}, ".0%"),
+    ("mean score of a joke", {"reward_model": "reward model", "gold_reward": "gold reward"}, ".3g"))
 
 
 def svg(width, height, parts):
-    """A drawing as a file of its own."""
+    """A drawing as text, from its elements."""
     width, height = round(width) + 4, round(height) + 4
     return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
             f'viewBox="-2 -2 {width} {height}"><style>{STYLE}</style>' + "".join(parts) + "</svg>")
@@ -386,209 +361,128 @@ def label(x, y, text, kind="", anchor="start"):
             f'{html.escape(printable(str(text)))}</text>')
 
 
-def rect(x, y, width, height, kind, more=""):
-    return (f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(0, width):.1f}" height="{height:.1f}" '
-            f'rx="{min(2, height / 8):.1f}" class="{kind}" {more}/>')
+def cells(rows):
+    """Rows of cells [(text, width, fill from 0 to 1, or None for a text without a box), ...]."""
+    parts, width = [], 0
+    for y, row in enumerate(rows):
+        x = 0
+        for text, wide, fill in row:
+            if fill is not None:
+                box = f'x="{x}" y="{25 * y}" width="{wide}" height="25"'
+                parts.append(f'<rect {box} class="cell" fill-opacity="{fill:.2f}"/>'
+                             f'<rect {box} class="box"/>')
+            kind = "inv" if fill and fill > 0.5 else ""
+            parts.append(label(x + wide / 2, 25 * y + 17, text, kind, "middle"))
+            x += wide
+        width = max(width, x)
+    return svg(width, 25 * len(rows), parts)
 
 
-def stack(drawings):
-    """Drawings below each other."""
-    height, parts = 0, []
-    for _, tall, inside in drawings:
-        parts += [f'<g transform="translate(0 {height})">', *inside, "</g>"]
-        height += tall + 12
-    return max(width for width, _, _ in drawings), height, parts
-
-
-def draw_funnel(stages, width):
-    """One bar a stage: what it kept of all pages that were read, and why the others went."""
-    parts, total, y = [], max(1, stages["read"]["in"]), 0
-    for stage, row in stages.items():
-        reasons = ", ".join(f"{name} {n:,}" for name, n in
-                            sorted(row["reasons"].items(), key=lambda item: -item[1]))
-        room = int(width / 6.6)
-        reasons = reasons if len(reasons) <= room else reasons[:room - 3] + "..."
-        parts += [label(0, y + 14, stage, "strong"),
-                  label(width, y + 14, f"{row['kept']:,} kept", "", "end"),
-                  rect(0, y + 20, width, 10, "soft"),
-                  rect(0, y + 20, width * row["kept"] / total, 10, "a"),
-                  label(0, y + 45, f"- {reasons}" if reasons else "", "dim")]
-        y += 56 if reasons else 40
-    return width, y, parts
-
-
-PANELS = (  # of a log: title, {key: name}, whether the numbers are shares
-    ("loss, nats per token", {"val_loss": "held-out", "loss": "training"}, False),
-    ("shares", {"recall": "facts recalled", "right": "right answers", "waits": "that say wait",
-                "thinks": "with a calculation"}, True),
-    ("mean score of a joke", {"reward_model": "reward model", "gold_reward": "gold reward"}, False))
-
-
-def draw_log(lines, width):
-    """[(what it says in words, drawing), ...] of the panels that a log has numbers for."""
-    panels = []
-    for title, names, shares in PANELS:
-        curves = [(name, [(line.get("step", line.get("iteration", 0)), line[key]) for line in lines
+def draw_log(lines, panels):
+    """[{"svg", "say": the same in words}, ...] of the panels that a log has numbers for."""
+    drawn, unit = [], "iteration" if any("iteration" in line for line in lines) else "step"
+    for title, names, form in panels:
+        curves = [(name, [(line.get(unit, 0), line[key]) for line in lines
                           if type(line.get(key)) in (int, float)]) for key, name in names.items()]
-        curves = [(name, points) for name, points in curves if any(y for _, y in points)]
+        curves = [(name, points[::-(len(points) // 300 + 1)])  # the last one first
+                  for name, points in curves if any(y for _, y in points)]
         if curves:
-            unit = "iteration" if any("iteration" in line for line in lines) else "step"
-            last = ", ".join(f"{name} {amount(points[-1][1], shares)}" for name, points in curves)
-            panels.append((f"{title}, at {unit} {curves[0][1][-1][0]}: {last}",
-                           chart(title, curves, width, shares, unit)))
-    return panels
+            last = ", ".join(f"{name} {points[0][1]:{form}}" for name, points in curves)
+            drawn.append({"say": f"{title}, at {unit} {curves[0][1][0][0]}: {last}",
+                          "svg": chart(title, curves, form, unit)})
+    return drawn
 
 
-def amount(y, shares):
-    return f"{y:.0%}" if shares else f"{y:.3g}"
-
-
-def chart(title, curves, width, shares, unit):
-    """Curves [(name, [(x, y), ...]), ...] on common axes; the y axis begins at 0. They differ in
-    their dashes."""
-    left, top, bottom = 50, 30 + 18 * len(curves), 190 + 18 * len(curves)
+def chart(title, curves, form, unit, width=320, height=260):
+    """Curves [(name, [(x, y), ...]), ...], last points first, on common axes; the y axis begins at
+    0. They differ in their dashes. Narrow enough for a phone."""
+    left, top, bottom = 44, 30 + 18 * len(curves), height - 24
     ys = [y for _, points in curves for _, y in points]
     x1 = max(x for _, points in curves for x, _ in points) or 1
-    y0, y1 = min(0, *ys), 1 if shares else max(0, *ys) * 1.05 or 1
-    parts = [label(0, 14, title, "strong")]
+    y0, y1 = min(0, *ys), 1 if form == ".0%" else max(0, *ys) * 1.05 or 1
+    # Grid lines at multiples of 1, 2 or 5 times a power of ten.
     step = 10 ** np.floor(np.log10((y1 - y0) / 2))
     step *= 5 if (y1 - y0) / step > 10 else 2 if (y1 - y0) / step > 4 else 1
-    step = 0.25 if shares else step
+    parts = [label(0, 14, title, "strong"), label(left, height - 6, "0", "dim"),
+             label(width, height - 6, f"{unit} {x1:,}", "dim", "end")]
     for k in range(int(np.ceil(y0 / step)), int(y1 / step + 1e-9) + 1):
         y = bottom - (bottom - top) * (k * step - y0) / (y1 - y0)
         parts += [f'<path class="grid" d="M{left} {y:.1f}H{width}"/>',
-                  label(left - 8, y + 4, amount(k * step, shares), "dim", "end")]
+                  label(left - 8, y + 4, f"{k * step:{form}}", "dim", "end")]
     for k, (name, points) in enumerate(curves):
-        every = max(1, len(points) // 400)
-        path = "L".join(f"{left + (width - left - 6) * x / x1:.1f} "
-                        f"{bottom - (bottom - top) * (y - y0) / (y1 - y0):.1f}"
-                        for x, y in points[::-1][::every][::-1])
-        parts += [f'<path class="line l{k}" d="M{path}"/>',
-                  f'<path class="line l{k}" d="M{left} {30 + 18 * k}h28"/>',
-                  label(left + 36, 34 + 18 * k, f"{name}: {amount(points[-1][1], shares)}")]
-    return width, bottom + 24, parts + [label(left, bottom + 18, "0", "dim"),
-                                        label(width, bottom + 18, f"{unit} {x1:,}", "dim", "end")]
-
-
-def draw_attention(names, p, cell):
-    """A map (T,T): the row is the token that looks, the column the one looked at. Large cells have
-    names at the sides, and percents, so that it can be read without colours."""
-    large = cell >= 14
-    side = 7.6 * max(map(len, names)) + 12 if large else 0
-    parts = [rect(side, side, len(names) * cell, len(names) * cell, "box",
-                  f'stroke-width="{cell / 20}"')]
-    for t, name in enumerate(names):
-        if large:
-            parts += [label(side - 6, side + cell * (t + 0.7), name, "mono", "end"),
-                      f'<g transform="translate({side + cell * (t + 0.7):.1f} {side - 6:.1f}) '
-                      f'rotate(-90)">' + label(0, 0, name, "mono") + "</g>"]
-        for j in np.flatnonzero(p[t] >= 0.02).tolist():
-            parts.append(rect(side + j * cell, side + t * cell, cell, cell, "a",
-                              f'fill-opacity="{p[t, j]:.2f}"'))
-            if large and p[t, j] >= 0.1:
-                parts.append(label(side + cell * (j + 0.5), side + cell * (t + 0.7),
-                                   round(100 * p[t, j]), "tiny inv" if p[t, j] > 0.5 else "tiny",
-                                   "middle"))
-    size = side + len(names) * cell + 1
-    return size, size, parts
-
-
-def draw_tokens(tokens, width):
-    """Tokens in lines; those of a mask of 1 are filled, and underlined for those who see no
-    colours."""
-    parts, x, y = [], 0, 0
-    for token in tokens:
-        wide = 8 * len(token["text"]) + 10
-        if x and (x + wide > width or token["text"] == CHAT_SPECIALS[0]):
-            x, y = 0, y + 32
-        parts += [rect(x + 0.5, y + 0.5, wide, 23, "soft" if token["on"] else "box"),
-                  label(x + 5, y + 16, token["text"], "mono strong" if token["on"] else "mono dim")]
-        if token["on"]:
-            parts.append(rect(x + 0.5, y + 22, wide, 3, "a"))
-        x += wide + 4
-    return width, y + 30, parts
+        path = "L".join(f"{left + (width - left) * x / x1:.1f} "
+                        f"{bottom - (bottom - top) * (y - y0) / (y1 - y0):.1f}" for x, y in points)
+        parts += [f'<path class="line l{k}" d="M{path}M{left} {28 + 18 * k}h28"/>',
+                  label(left + 36, 32 + 18 * k, f"{name}: {points[0][1]:{form}}")]
+    return svg(width, height, parts)
 
 
 def draw_pipeline(out):
     """The stages from left to right, with what this run put through them."""
-    pages = documents = tokens = size = ""
-    if os.path.exists(f"{out}/docs/stats.json"):
-        stats = read_json(f"{out}/docs/stats.json")
-        pages = f"{stats['stages']['read']['in']:,} pages"
-        documents = f"{sum(stats['documents'].values()):,} documents"
-    if os.path.exists(f"{out}/tokens/train.npy"):
-        tokens = f"{read_tokens(f'{out}/tokens', 'train').size / 1e6:.1f} million"
-    if "base" in model_names(out):
-        size = f"{count(open_net(out, {})[1])[0] / 1e6:.1f}M parameters"
-    parts = []
-    for k, (title, put, script) in enumerate((
-            ("crawl", pages, "world.py"), ("clean text", documents, "data.py"),
-            ("tokens", tokens, "bpe.py"), ("base model", size, "train.py"),
-            ("assistant", "conversations", "sft.py"), ("reasoner", "rewards", "rl.py"))):
-        x = 148 * k
-        parts += [rect(x + 0.5, 0.5, 124, 76, "box"), label(x + 62, 24, title, "strong", "middle"),
-                  label(x + 62, 44, put, "dim", "middle"),
-                  label(x + 62, 65, script, "mono", "middle")]
-        if k:
-            parts.append(f'<path class="line" d="M{x - 20} 38h14m-5 -5l5 5l-5 5"/>')
-    return 148 * 6 - 22, 78, parts
+    stats = read_json(need(f"{out}/docs/stats.json", "data.py"))
+    columns = (("crawl", f"{stats['stages']['read']['in']:,} pages", "world.py"),
+               ("clean text", f"{sum(stats['documents'].values()):,} documents", "data.py"),
+               ("tokens", f"{read_tokens(f'{out}/tokens', 'train').size:,}", "bpe.py"),
+               ("base model", f"{count(open_net(out, 'base')[1])[0]:,} knobs", "train.py"),
+               ("assistant", "conversations", "sft.py"), ("reasoner", "rewards", "rl.py"))
+    return cells([[("→ " * (row == 0 < k) + column[row], 140, 0.14 if row == 0 else None)
+                   for k, column in enumerate(columns)] for row in range(3)])
 
 
-# ---- The report and the pictures -----------------------------------------------------------------
+def draw_attention(out):
+    """Of all heads the one that looks most at the token before, in percent."""
+    found = attention(out)
+    names, heads = found["tokens"], [p for heads in found["layers"] for p in heads]
+    p = max(heads, key=lambda p: sum(p[t][t - 1] for t in range(1, len(p))))
+    wide = 8 * max(map(len, names)) + 10
+    return cells([[(name, wide, None) for name in ["", *names]]] + [
+        [(names[t], wide, None)] + [(percent or "", wide, percent / 100)
+                                    for percent in p[t][:t + 1]] for t in range(len(p))])
+
+
+def draw_mask(out):
+    """The first conversation, a message a row; what the loss counts is filled."""
+    return cells([[(token["text"], 8 * len(token["text"]) + 10, token["on"]) for token in row]
+                  for row in mask(out)["messages"]])
+
+
+def draw_run(out, name, panels, command):
+    """Charts of one run, side by side."""
+    drawn = draw_log(read_log(need(f"{out}/{name}/log.jsonl", command)), panels)
+    return svg(350 * len(drawn) - 30, 260, [chart["svg"].replace("<svg", f'<svg x="{350 * k}"', 1)
+                                            for k, chart in enumerate(drawn)])
+
+
+# ---- The page, the report, the pictures ----------------------------------------------------------
+
+def read_page(recorded=None):
+    """The page, or with recorded answers the report. Its Content-Security-Policy lets only the
+    script and the style run that hold the nonce, a random number; so even a text that became HTML
+    by mistake could not run or load anything."""
+    with open(PAGE, encoding="utf-8") as file:
+        page = file.read().replace("NONCE", secrets.token_hex(16))
+    # "<" as an escape, so that no text can end the script element that holds it.
+    return page.replace(">null<", ">" + json.dumps(recorded).replace("<", "\\u003c") + "<", 1)
+
 
 def report(out):
     """Writes OUT/report.html: the page, with an answer of every view in it instead of a server."""
-    recorded = {"overview": overview(out, {})}
-    for name, view in VIEWS.items():
-        try:
-            recorded[name] = (chat_turns if view is chat else view)(out, {})
-        except ValueError as error:
-            recorded[name] = {"error": str(error)}
-    # "<" as an escape, so that no text can end the script element that holds it.
-    data = json.dumps(recorded).replace("<", "\\u003c")
-    page = read_page()
-    page = page.replace("<style>", '<meta http-equiv="Content-Security-Policy" '
-                        f'content="{policy(page)}">\n<style>', 1)
-    page = page.replace(
-        "<script>", f'<script type="application/json" id="recorded">{data}</script>\n<script>', 1)
+    page = read_page({name: list(answers(view, out, b"{}")) for name, view in VIEWS.items()})
     write_file(f"{out}/report.html", lambda file: file.write(page.encode()))
     print(f"wrote {out}/report.html, one file: open it in a browser, or send it to somebody")
 
 
-def chat_turns(out, asked):
-    """The same few held-out questions to base, sft and rl."""
-    path, models = need(f"{out}/world/heldout.jsonl", "world.py"), []
-    questions = {line.get("kind"): line["messages"] for _, line in read_json_lines(path)}
-    for name in [name for name in ("base", "sft", "rl") if name in model_names(out)]:
-        models.append({"model": name, "turns": [
-            {"question": messages[-1]["content"], "answer": "".join(part["text"] for part in chat(
-                out, {"model": name, "messages": messages, "tokens": 60}))}
-            for messages in list(questions.values())[:5]]})
-    return {"models": models}
-
-
 def pictures(out, folder):
     """Writes the README's drawings; those whose stage has not run yet are left out."""
-    for name in ("pipeline", "learning", "attention", "mask", "reward"):
+    for name, draw, *more in (
+            ("pipeline", draw_pipeline), ("learning", draw_run, "base", PANELS[:2], "train.py"),
+            ("attention", draw_attention), ("mask", draw_mask),
+            ("reward", draw_run, "rl-jokes", PANELS[2:], "rl.py --reward model")):
         try:
-            if name == "pipeline":
-                drawing = draw_pipeline(out)
-            elif name == "attention":
-                net = _, config, tokenizer = open_net(out, {"model": "base"})
-                ids = [*config.bos, *tokenizer.encode(first_fact(out)[1])]
-                drawing = draw_attention([token["text"] for token in named(tokenizer, ids)],
-                                         attention_of(net, ids)[0, 0], 30)
-            elif name == "mask":
-                drawing = draw_tokens(mask(out, {})["tokens"], 640)
-            else:
-                run, command = {"learning": ("base", "train.py"),
-                                "reward": ("rl-jokes", "rl.py --reward model")}[name]
-                log = read_log(need(f"{out}/{run}/log.jsonl", command))
-                drawing = stack([panel for _, panel in draw_log(log, 640)])
+            drawn = draw(out, *more).encode()
         except ValueError as error:
             print(f"no {name}.svg: {error}")
             continue
-        drawn = svg(*drawing).encode()
         write_file(f"{folder}/{name}.svg", lambda file, drawn=drawn: file.write(drawn))
         print(f"wrote {folder}/{name}.svg")
 
@@ -598,34 +492,14 @@ def pictures(out, folder):
 # 127.0.0.1. So a request must name this server as its host (against DNS rebinding), must not come
 # from another site's page, and must be JSON, which another site's form can't send.
 
-VIEWS = {view.__name__: view for view in (
-    funnel, explain, tokens, curves, candidates, attention, mask, chat, rollouts)}
-
-
-def read_page():
-    with open(PAGE, encoding="utf-8") as file:
-        return file.read()
-
-
-def policy(page):
-    """The Content-Security-Policy: our one script and one style, known by their hashes, and nothing
-    else; so even a text that became HTML by mistake could not run or load anything."""
-    hashes = ["'sha256-" + base64.b64encode(hashlib.sha256(re.search(
-        f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)[1].encode()).digest()).decode() + "'"
-        for tag in ("script", "style")]
-    return (f"default-src 'none'; script-src {hashes[0]}; style-src {hashes[1]}; img-src data:; "
-            "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
-
-
 class Server(http.server.ThreadingHTTPServer):
-    """One thread a connection, at most CONNECTIONS at a time, and at most BUSY requests under way.
-    The kernels are not made for several callers, so `network` lets one request compute at a time: a
+    """A thread for each connection, which is one request; at most CONNECTIONS at a time. The
+    kernels are not made for several callers, so `network` lets one request compute at a time: a
     whole answer, or one token of a stream."""
     daemon_threads = True
 
     def __init__(self, out, port):
         self.out, self.network = out, threading.Lock()
-        self.busy = threading.BoundedSemaphore(BUSY)
         self.connections = threading.BoundedSemaphore(CONNECTIONS)
         super().__init__(("127.0.0.1", port), Handler)
         self.names = [f"{host}:{self.server_port}" for host in ("127.0.0.1", "localhost")]
@@ -634,11 +508,9 @@ class Server(http.server.ThreadingHTTPServer):
         self.connections.acquire()
         super().process_request(request, address)
 
-    def process_request_thread(self, request, address):
-        try:
-            super().process_request_thread(request, address)
-        finally:
-            self.connections.release()
+    def shutdown_request(self, request):
+        super().shutdown_request(request)
+        self.connections.release()
 
     def handle_error(self, request, address):
         """A browser that went away is no error of ours; anything else is shown as usual."""
@@ -649,79 +521,43 @@ class Server(http.server.ThreadingHTTPServer):
 class Handler(http.server.BaseHTTPRequestHandler):
     """GET / is the page; POST /NAME is a view. Every request is checked first."""
     timeout = SECONDS
-    server_version, sys_version = "byhand", ""
 
     def do_GET(self):
-        if problem := self.problem():
-            return self.reply(403, {"error": problem})
-        if self.path != "/":
-            return self.reply(404, {"error": "there is only one page, /"})
-        page = read_page()
-        self.begin(200, "text/html; charset=utf-8", policy(page))
-        self.wfile.write(page.encode())
+        if self.accepts(self.path == "/"):
+            self.begin("text/html; charset=utf-8")
+            self.wfile.write(read_page().encode())
 
     def do_POST(self):
-        view = overview if self.path == "/overview" else VIEWS.get(self.path[1:])
-        length = self.headers.get("Content-Length", "")
-        if problem := self.problem():
-            return self.reply(403, {"error": problem})
-        if view is None:
-            return self.reply(404, {"error": "no such view"})
-        if self.headers.get_content_type() != "application/json":
-            return self.reply(415, {"error": "a request must be application/json"})
-        if not length.isascii() or not length.isdigit():
-            return self.reply(411, {"error": "a request must say its length"})
-        if len(length) > 9 or int(length) > MAX_BODY:
-            return self.reply(413, {"error": f"more than {MAX_BODY:,} bytes"})
-        body = self.rfile.read(int(length))
-        if not self.server.busy.acquire(blocking=False):
-            return self.reply(429, {"error": f"{BUSY} requests are under way; try again soon"})
-        try:
-            self.answer(view, body)
-        finally:
-            self.server.busy.release()
-
-    def problem(self):
-        """Why a request is not from our own page, or None."""
-        origin = self.headers.get("Origin")
-        if self.headers.get_all("Host", []) not in ([name] for name in self.server.names):
-            return "wrong host; open http://" + self.server.names[0]
-        if origin is not None and origin.removeprefix("http://") not in self.server.names or (
-                self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")):
-            return "another site's page may not ask"
-
-    def answer(self, view, body):
-        """Sends what the view returns, or the parts that it yields, one line each as they come."""
-        status = 200
-        try:
-            asked = parse_json(body.decode("utf-8", "replace"), "the request")
+        """A line of JSON for each dict of the view, as it comes. Writing fails when the browser
+        went away, and that ends the view too."""
+        name, length = self.path[1:], self.headers.get("Content-Length", "")
+        if not self.accepts(name in VIEWS, self.headers.get_content_type() == "application/json",
+                            re.fullmatch("[0-9]{1,9}", length) and int(length) <= MAX_BODY):
+            return
+        parts = answers(VIEWS[name], self.server.out, self.rfile.read(int(length)))
+        self.begin("application/x-ndjson")
+        while True:
             with self.server.network:
-                found = view(self.server.out, asked)
-                parts = None if isinstance(found, dict) else found
-                found = next(parts) if parts else found
-        except (ValueError, OSError) as error:
-            status, found, parts = 400, {"error": str(error)}, None
-        if parts is None:
-            return self.reply(status, found)
-        self.begin(200, "application/x-ndjson")
-        while found is not None:  # writing fails when the browser went away, and that ends it
-            self.wfile.write(json.dumps(found).encode() + b"\n")
-            try:
-                with self.server.network:
-                    found = next(parts, None)
-            except ValueError as error:  # after which next gives None
-                found = {"error": str(error)}
+                part = next(parts, None)
+            if part is None:
+                return
+            self.wfile.write(json.dumps(part).encode() + b"\n")
 
-    def reply(self, status, found):
-        self.begin(status, "application/json")
-        self.wfile.write(json.dumps(found).encode())
+    def accepts(self, known, is_json=True, fits=True):
+        """Whether the request is one of our own page; otherwise it is refused."""
+        hosts, origin = self.headers.get_all("Host", []), self.headers.get("Origin", "")
+        ours = (hosts in ([name] for name in self.server.names)
+                and origin.removeprefix("http://") in ("", *self.server.names))
+        for fine, status in (ours, 403), (known, 404), (is_json, 415), (fits, 413):
+            if not fine:
+                self.send_error(status, explain=f"the page is at http://{self.server.names[0]}")
+                return False
+        return True
 
-    def begin(self, status, kind, allowed="default-src 'none'"):
-        self.send_response(status)
-        for name, value in (("Content-Type", kind), ("Content-Security-Policy", allowed),
-                            ("X-Content-Type-Options", "nosniff"), ("Cache-Control", "no-store"),
-                            ("Referrer-Policy", "no-referrer"),
-                            ("Cross-Origin-Resource-Policy", "same-origin")):
+    def begin(self, kind):
+        self.send_response(200)
+        for name, value in (("Content-Type", kind), ("X-Content-Type-Options", "nosniff"),
+                            ("X-Frame-Options", "DENY"), ("Cache-Control", "no-store")):
             self.send_header(name, value)
         self.end_headers()
 
@@ -734,11 +570,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def run(args):
     if not os.path.isdir(args.out):
         raise ValueError(f"{args.out}: no such folder; python world.py begins a run")
+    if args.report:
+        report(args.out)
+    if args.pictures:
+        pictures(args.out, args.pictures)
     if args.report or args.pictures:
-        if args.report:
-            report(args.out)
-        if args.pictures:
-            pictures(args.out, args.pictures)
         return
     print_settings("look.py", {"out": args.out, "port": args.port})
     with Server(args.out, args.port) as server:
