@@ -1,8 +1,8 @@
 """The arithmetic of the network (and the loops of bpe.py and data.py), twice: plain and fast.
 
 plain.py is the complete algorithm in NumPy, with its derivations: read it first. rows.py (and how
-to read Numba), matmul.py and attention.py do the same faster. With PLAIN=1 in the environment the
-network runs on plain.py, and Numba is not imported here.
+to read Numba), matmul.py and attention.py do the same faster, in functions of the same names. With
+PLAIN=1 in the environment the network runs on plain.py, and Numba is not imported here.
 
 Numba compiles a kernel at its first call and keeps the machine code on disk, so only the first run
 waits. It compiles again when the kernel's own file has changed, but not when the change is in

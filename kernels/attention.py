@@ -1,13 +1,13 @@
 """Causal attention, faster; plain.py says what it computes and why.
 
-plain.py holds the weights p of all T x T pairs. Here 64 queries meet the keys block by block, 64 at
-a time (FlashAttention, Dao et al. 2022). The forward keeps lse, from which the backward makes p
-again. Three things make it fast:
+plain.py holds the weights p of all T x T pairs. Here a tile of 64 queries meets the keys in blocks
+of 64 (FlashAttention, Dao et al. 2022), so memory grows with T and not with its square. The forward
+keeps one number a query, lse, from which the backward makes p again. What makes it fast:
 
-  lanes     64 queries stand side by side, each in a lane of the vector unit. Maximum, exp and sum
-            run down the lanes. The price: q, do, o and dq are transposed.
-  skipping  What the mask hides is left out, in steps of 16 lanes.
-  threads   They take whole heads and share nothing: any number gives the same bits.
+  lanes     The 64 queries of a tile lie side by side, each in a lane of the vector unit. Maximum,
+            exp and sum run down the lanes, all queries at once. So q, do, o and dq are transposed.
+  skipping  What the causal mask hides is not computed, in steps of 16 lanes.
+  threads   Each takes whole heads and shares nothing: any number gives the same bits.
 
 Given up: other masks, dropout; T below 64 pays for lanes rounded up to 16; a NaN in v may also show
 up to 15 positions earlier (0 * NaN is NaN). Reading order: _forward, _backward, what they call.
@@ -29,23 +29,24 @@ MANY = 4  # texts from which a second thread pays in decoding
 
 
 def fused_attention_forward(qkv, n_heads, o, lse):
-    """Writes o (B,T,H,D) and lse (B,H,T) for qkv (B,T,H+2G,D), H = n_heads."""
+    """plain.fused_attention_forward: writes o (B,T,H,D), lse (B,H,T) for qkv (B,T,H+2G,D)."""
     _run(_forward, qkv, n_heads, o, lse, o, qkv)
 
 
 def fused_attention_backward(do, qkv, n_heads, o, lse, dqkv):
-    """Writes dqkv (B,T,H+2G,D), from do (B,T,H,D) and what the forward read and wrote."""
+    """plain.fused_attention_backward: writes dqkv (B,T,H+2G,D) from do (B,T,H,D) and what the
+    forward read and wrote."""
     _run(_backward, qkv, n_heads, o, lse, do, dqkv)
 
 
 def attention(q, k, v):
-    """o (B,T,H,D) from q (B,T,H,D) and k, v (B,T,G,D)."""
+    """plain.attention: o (B,T,H,D) from q (B,T,H,D) and k, v (B,T,G,D), which are copied."""
     return _outputs(np.concatenate((q, k, v), axis=2), q.shape[2])[0]
 
 
 def attention_backward(do, q, k, v, o=None, lse=None):
-    """dq (B,T,H,D), dk and dv (B,T,G,D) from do (B,T,H,D). o and lse, the forward's outputs, are
-    computed again unless they are given."""
+    """plain.attention_backward: dq (B,T,H,D), dk and dv (B,T,G,D) from do (B,T,H,D). o and lse, the
+    forward's outputs, are computed again unless they are given."""
     qkv, H = np.concatenate((q, k, v), axis=2), q.shape[2]
     dqkv, outputs = np.empty_like(qkv), (o, lse) if o is not None else _outputs(qkv, H)
     fused_attention_backward(np.ascontiguousarray(do), qkv, H, *outputs, dqkv)
@@ -60,7 +61,8 @@ def _outputs(qkv, n_heads):
 
 
 def _run(kernel, qkv, n_heads, o, lse, do, dqkv):
-    """Calls kernel on every thread, each array as one line of numbers."""
+    """Calls kernel on every thread, each array as one line of numbers. _forward reads no do and
+    dqkv; any arrays of these shapes stand in."""
     (B, T, heads, D), H = qkv.shape, n_heads
     G = (heads - H) // 2
     if H < 1 or G < 1 or heads != H + 2 * G or H % G:
@@ -95,15 +97,18 @@ def _on_threads(kernel, qkv, o, lse, do, dqkv, sizes, scale, parts):
 
 
 # ---- Forward: a softmax that never sees a whole row (Milakov and Gimelshein 2018) ----
-# Of one query, with scores s_j against the keys so far, keep
+# For each query, with scores s_j against the keys so far, keep
 #     top = max s_j,   total = sum exp(s_j - top),   out = sum exp(s_j - top) v_j
 # and o = out / total at the end. If the next block of keys raises the maximum to top', the factor
 # f = exp(top - top') brings both sums up to date, as exp(s_j - top') = exp(s_j - top) f.
-# Scores 1 and 3, one a block: top = total = 1; then top = 3, f = exp(-2), total = exp(-2) + 1.
+# Example, scores 1 and 3, one a block, with values 10 and 20:
+#     after 1:  top = 1               total = 1                       out = 10
+#     after 3:  top = 3, f = 0.135    total = 1 * 0.135 + 1 = 1.135   out = 10 * 0.135 + 20 = 21.4
+# and o = 21.4 / 1.135 = 18.8, as softmax(1, 3) = (0.12, 0.88) says: 0.12 * 10 + 0.88 * 20.
 #
 # A column of a tile is a query; row i begins at i * TILE. queries and out (D4,TILE) are q and the
 # sum so far; a row of p (TILE,TILE) is a key. keys and values (T4,D4) are k / sqrt(D) and v of one
-# head, T and D rounded up to fours. Which blocks of keys a tile meets:
+# head. D4 and T4 are D and T rounded up to fours. Which blocks of keys a tile meets:
 #     queries   0..63      64..127    128..191
 #     keys 0.   diagonal   whole      whole
 #     keys 64.             diagonal   whole
@@ -146,12 +151,13 @@ def _forward(qkv, o, lse, do, dqkv, sizes, scale, part, parts):
 
 @njit(fastmath=FAST)
 def _softmax(p, top, total, f, rows, lanes, diagonal):
-    """Scores p (rows,lanes) become exp(p - top'); top, total and f come up to date."""
+    """Scores p (rows,lanes) become exp(p - top'); top, total and f come up to date. Four keys at a
+    time, so that top and total are loaded and stored once for all four."""
     if diagonal:
         _mask(p, rows, -np.inf)
     for j in range(U(TILE)):
         f[j] = top[j]
-    for i in range(0, rows, 4):  # by fours: top and total are loaded and stored once for four keys
+    for i in range(0, rows, 4):
         c = U(i // 16 * 16 if diagonal else 0)
         x = U(i * TILE) + c
         for j in range((U(lanes) - c) // U(16) * U(16)):
@@ -178,14 +184,14 @@ def _softmax(p, top, total, f, rows, lanes, diagonal):
 
 
 # ---- Backward ----
-# Two changes to plain.py's. p is made again: p_tj = exp(s_tj - lse_t). And a row's sum in the
-# derivative of the softmax needs no row (Dao et al. 2022, appendix B):
+# Two things differ from plain.py. p is made again: p_tj = exp(s_tj - lse_t). And the sum over a row
+# in the derivative of the softmax needs no row (Dao et al. 2022, appendix B):
 #     delta_t = sum_j p_tj dp_tj = sum_j p_tj (do_t . v_j) = do_t . (sum_j p_tj v_j) = do_t . o_t
-# Five products make up a block; p and ds (TILE,TILE) are keys x queries:
+# Each block takes five products; p and ds (TILE,TILE) are keys x queries:
 #     p = keys @ queries,     ds = values @ douts     scores and dp; _softmax_backward finishes both
 #     dqueries += keys^T @ ds                         keys hold k / sqrt(D), as dq wants them
 #     dvalues += p @ dout_rows,     dkeys += ds @ query_rows
-# The last two sum over queries, and want q / sqrt(D) and do by rows too. There D above 64 is cut
+# The last two sum over queries, and want q / sqrt(D) and do by rows too. A D above 64 is there cut
 # into slabs of 64 columns, one behind the other, each with the row stride TILE.
 
 @njit(fastmath=FAST, cache=True)
@@ -252,7 +258,7 @@ def _softmax_backward(p, ds, lse, delta, rows, lanes, diagonal):
 # ---- Decoding: each key and value is used once, so tiles would gain nothing ----
 
 def attention_step(q, k_cache, v_cache, lengths, rows, o=None):
-    """o (N,H,D) for q (N,H,D), the caches (B,G,S,D), lengths and rows (N), as in plain.py."""
+    """plain.attention_step: o (N,H,D) for q (N,H,D), caches (B,G,S,D), lengths and rows (N)."""
     o = np.empty(q.shape, q.dtype) if o is None else o
     _text_by_text[len(q) >= MANY](q, k_cache, v_cache, lengths, rows, o)  # alone, or threads
     return o
@@ -271,8 +277,8 @@ def _text_by_text(q, k_cache, v_cache, lengths, rows, o):
 
 @njit(fastmath=FAST)
 def _one_query(q, keys, values, n, scale, p, o):
-    """o (D,): q (D,) against the first n of keys and values (.,D); p (n,) is scratch. Four keys at
-    a time: with one, the core would wait."""
+    """o (D,): q (D,) against the first n of keys and values (S,D); p (n,) is scratch. Four keys at
+    a time: their sums don't wait for each other."""
     D, zero, top = q.size, q.dtype.type(0), q.dtype.type(-np.inf)
     for t in range(0, n - 3, 4):
         s0, s1, s2, s3 = zero, zero, zero, zero
@@ -304,8 +310,8 @@ def _one_query(q, keys, values, n, scale, p, o):
         o[d] /= total
 
 
-# ---- The products, without what is 0 on the diagonal, where query j sees keys i <= j ----
-# rows and width are multiples of 4, lanes of 16.
+# ---- The products. On the diagonal, where query j sees keys i <= j, they leave out what is 0 ----
+# All step through matmul.py's four rows; rows and width are multiples of 4, lanes of 16.
 
 _four_rows = make_multiply_add(TILE)
 

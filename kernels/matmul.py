@@ -5,14 +5,16 @@
     matmul(a, b, trans_a=True)            a.T @ b  a (K,M): a weight's gradient, dw = dy.T @ x
     matmul(..., out=c, accumulate=True)   c += ...
 
-NumPy's `a @ b` calls a library for this; here is what such a library does. A naive triple loop
-reaches about 1% of a core's speed, because it waits for memory. The cure is to reuse what was
-loaded (Goto & van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication"):
+NumPy's `a @ b` calls a library for this; here is what such a library does. A triple loop in
+the order of the formula reaches about 1% of a core's speed, because it waits for memory. The cure
+is to use what was loaded many times (Goto & van de Geijn 2008, "Anatomy of High-Performance Matrix
+Multiplication"). Where the numbers are, for a (1024,256) @ b (256,688):
 
-  panel  256 columns of b, up to 256 deep, are copied ("packed", transposed too) into one array
-         that stays in the L2 cache while all rows of a pass over it.
-  tile   4 rows x 256 columns of the output are summed in an array that stays in the L1 cache.
-  step   16 numbers of a stay in registers while 4 rows of the panel and of the tile stream by.
+  main memory  a, b and out
+  L2 cache     panel: 256 columns of b, up to 256 deep, copied behind each other ("packed", and
+               transposed if need be). It serves all 1,024 rows: 3 panels here.
+  L1 cache     tile: 4 rows x 256 columns of out, summed up here: 256 tiles a panel.
+  registers    step: 16 numbers of a, which 4 rows of the panel and of the tile pass: 64 a tile.
 
 Given up: up to 3 rows are computed twice where M is no multiple of 4, up to 15 columns for nothing
 where N is no multiple of 16. Reading order: the step, drawn over make_multiply_add; _rectangle;
@@ -24,7 +26,7 @@ from numba import njit, prange
 
 from kernels.rows import FAST, alone_and_threads
 
-# np.int64: to Numba a plain number is a type of its own, and would compile callees once for each.
+# np.int64: to Numba a plain number is a type of its own, and callees would be compiled for each.
 PANEL = 256  # columns of a panel
 DEPTH = 256  # of a panel: 256 * 256 * 4 bytes = 256 KiB, inside the L2 cache of current cores
 STRIDE = np.int64(PANEL + 16)  # of panel and tile; a power of two would crowd few cache sets
@@ -34,10 +36,9 @@ U = np.uintp  # an unsigned index needs no test for Python's a[-1], which would 
 
 
 def matmul(a, b, trans_a=False, trans_b=False, out=None, accumulate=False):
-    """Returns out (M,N), the product of two matrices of one dtype (float32 or float64).
-
-    Arguments as in plain.py; out needs contiguous rows. The order of each sum depends on the
-    shapes alone, so any number of threads gives the same bits."""
+    """plain.matmul for two matrices of one dtype (float32 or float64): returns out (M,N), whose
+    rows must be contiguous. The order of each sum depends on the shapes alone, so any number of
+    threads gives the same bits."""
     M, K = a.shape[::-1] if trans_a else a.shape
     depth, N = b.shape[::-1] if trans_b else b.shape
     if K != depth:
@@ -56,8 +57,8 @@ def matmul(a, b, trans_a=False, trans_b=False, out=None, accumulate=False):
 
 @alone_and_threads
 def rectangles(a, b, trans_a, trans_b, out, accumulate, parts):
-    """Cuts the longer side of the output into one rectangle a thread, so that no thread waits for
-    another. Each packs its own panels: where rows are cut, b is copied once per thread."""
+    """Cuts the longer side of out into one rectangle a thread, so that none waits for another.
+    Given up: each packs its own panels, so where rows are cut, b is copied once per thread."""
     M, N = out.shape
     for part in prange(parts):
         if M >= N:
@@ -70,15 +71,15 @@ def rectangles(a, b, trans_a, trans_b, out, accumulate, parts):
 
 @njit
 def _cut(size, unit, part, parts):
-    """Where part begins if size is cut into equal parts of whole units. Units of 4 rows or 16
-    columns (a cache line of float32) keep steps whole and threads apart."""
+    """Where part begins if size is cut into equal parts of whole units: 4 rows, a step's height, or
+    16 columns, a cache line of float32, which two threads must not share."""
     return min(size, (size + unit - 1) // unit * part // parts * unit)
 
 
 @njit
 def _rectangle(a, b, trans_a, trans_b, out, accumulate, i0, i1, j0, j1):
-    """out[i0:i1, j0:j1] of the product; out has at least 4 rows. Panel by panel, a part of the
-    depth after the other; each is packed once and used by all rows, four at a time."""
+    """out[i0:i1, j0:j1] of the product; out has at least 4 rows. Each panel is packed once and used
+    by all rows, four at a time; where it is not the first of its columns, it adds to out."""
     M = out.shape[0]
     K = a.shape[0] if trans_a else a.shape[1]
     # a[row, depth] is number row * row_stride + depth * depth_stride of the flat array: to
@@ -136,7 +137,8 @@ def _pack(b, trans_b, k0, k1, j0, j1, panel):
 #     y0 y1 y2 y3   row i+1     tile[1] += y0 * b0 + y1 * b1 + y2 * b2 + y3 * b3
 #     z0 z1 z2 z3   row i+2     tile[2] += z0 * b0 + ...
 #     w0 w1 w2 w3   row i+3     tile[3] += w0 * b0 + ...
-# 16 multiply-adds for 8 loads and 4 stores, so the multipliers never wait for memory.
+# A column costs 16 multiply-adds for 8 loads and 4 stores: there is work while memory answers. A
+# plain dot product costs 2 loads for each multiply-add.
 
 def make_multiply_add(stride):
     """The step, compiled for panels and tiles whose rows lie `stride` numbers apart.
@@ -151,17 +153,14 @@ def make_multiply_add(stride):
     def multiply_add(a, x, row_stride, depth_stride, depth, panel, b, tile, t, columns):
         """tile (4,columns) += a (4,depth) @ panel (depth,columns), which begin at indices t, x, b.
         columns is a multiple of 16; depths beyond a multiple of 4 are added one at a time."""
-        down, on, x, b, t = U(row_stride), U(depth_stride), U(x), U(b), U(t)
+        down, d1, x, b, t = U(row_stride), U(depth_stride), U(x), U(b), U(t)
+        d2, d3, d4 = d1 + d1, d1 + d1 + d1, d1 + d1 + d1 + d1
         y, z, w = x + down, x + down + down, x + down + down + down
         for _ in range(depth // 4):
-            x0, y0, z0, w0 = a[x], a[y], a[z], a[w]
-            x, y, z, w = x + on, y + on, z + on, w + on
-            x1, y1, z1, w1 = a[x], a[y], a[z], a[w]
-            x, y, z, w = x + on, y + on, z + on, w + on
-            x2, y2, z2, w2 = a[x], a[y], a[z], a[w]
-            x, y, z, w = x + on, y + on, z + on, w + on
-            x3, y3, z3, w3 = a[x], a[y], a[z], a[w]
-            x, y, z, w = x + on, y + on, z + on, w + on
+            x0, x1, x2, x3 = a[x], a[x + d1], a[x + d2], a[x + d3]
+            y0, y1, y2, y3 = a[y], a[y + d1], a[y + d2], a[y + d3]
+            z0, z1, z2, z3 = a[z], a[z + d1], a[z + d2], a[z + d3]
+            w0, w1, w2, w3 = a[w], a[w + d1], a[w + d2], a[w + d3]
             for j in range(U(columns) // U(16) * U(16)):  # LLVM sees that there is no remainder
                 p, r = b + j, t + j
                 b0, b1, b2, b3 = panel[p], panel[p + one], panel[p + two], panel[p + three]
@@ -169,17 +168,16 @@ def make_multiply_add(stride):
                 tile[r + one] += y0 * b0 + y1 * b1 + y2 * b2 + y3 * b3
                 tile[r + two] += z0 * b0 + z1 * b1 + z2 * b2 + z3 * b3
                 tile[r + three] += w0 * b0 + w1 * b1 + w2 * b2 + w3 * b3
-            b += four
+            x, y, z, w, b = x + d4, y + d4, z + d4, w + d4, b + four
         for _ in range(depth % 4):
             x0, y0, z0, w0 = a[x], a[y], a[z], a[w]
-            x, y, z, w = x + on, y + on, z + on, w + on
             for j in range(U(columns) // U(16) * U(16)):
                 p, r = b + j, t + j
                 tile[r] += x0 * panel[p]
                 tile[r + one] += y0 * panel[p]
                 tile[r + two] += z0 * panel[p]
                 tile[r + three] += w0 * panel[p]
-            b += one
+            x, y, z, w, b = x + d1, y + d1, z + d1, w + d1, b + one
     return multiply_add
 
 
@@ -188,16 +186,15 @@ _multiply_add = make_multiply_add(STRIDE)
 
 @njit
 def aligned(size, like):
-    """Scratch that starts on a cache line (64 bytes): no load of a vector touches two."""
+    """Scratch that starts on a cache line (64 bytes), so that no load of a vector touches two."""
     scratch = np.empty(size + 16, like.dtype)
     return scratch[(-scratch.ctypes.data % 64) // scratch.itemsize:]
 
 
 @njit
 def transpose(source, x_step, rows, columns, target, y_step):
-    """target (columns,rows) = source.T, for source (rows,columns); steps lead from row to row.
-
-    In blocks of 4 x 4, loaded whole before any of it is stored: that happens in registers."""
+    """target (columns,rows) = source.T for source (rows,columns); steps lead from row to row.
+    Blocks of 4 x 4 are turned in registers: loaded whole before any of them is stored."""
     a, b = source, target
     for r in range(0, rows - 3, 4):
         for c in range(0, columns - 3, 4):
@@ -217,11 +214,11 @@ def transpose(source, x_step, rows, columns, target, y_step):
             b[c * y_step + r] = a[r * x_step + c]
 
 
-# ---- Few rows, as in decoding: reading b takes the time. It is read once, in order, unpacked ----
+# ---- Few rows, as in decoding: to read b takes the time. It is read once, in order, unpacked ----
 
 @alone_and_threads
 def few_rows(a, b, trans_b, out, accumulate, parts):
-    """Cuts the columns of the output into one stripe a thread; a (M,K) has few rows."""
+    """a (M,K) has few rows; each thread takes a stripe of columns of out."""
     (M, K), N = a.shape, out.shape[1]
     for part in prange(parts):
         j0, j1 = _cut(N, 16, part, parts), _cut(N, 16, part + 1, parts)
@@ -242,11 +239,11 @@ def few_rows(a, b, trans_b, out, accumulate, parts):
                         line[j] += x * row[j]
 
 
-# ---- Many products of equal sizes, as in the optimizer: a thread takes whole ones, so that none
-#      waits for another within a product that takes 40 us ----
+# ---- Many small products, as in the optimizer: a thread takes whole ones, waits for no other ----
 
 def matmul_stack(a, b, trans_b=False):
-    """out (S,M,N): the S products a[s] @ b[s] of a (S,M,K) and b (S,K,N); trans_b: b is (S,N,K)."""
+    """plain.matmul_stack: the S products a[s] @ b[s] of a (S,M,K) and b (S,K,N), or b (S,N,K) with
+    trans_b, as an array (S,M,N)."""
     if a.shape[1] <= FEW:
         return np.stack([matmul(x, y, trans_b=trans_b) for x, y in zip(a, b)])
     a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)

@@ -1,16 +1,18 @@
-"""The loops between the matrix products; plain.py says under the same names what they compute.
+"""The loops between the matrix products, each in as few passes over memory as it can.
 
-NumPy goes over main memory once for each square, mean, division and product. Here a row stays in
-the L1 cache until all is done with it.
+For rmsnorm NumPy goes over main memory five times: square, mean, two products, copy. Here a row
+stays in the core's fastest memory (the L1 cache) until all is done with it. Each kernel equals the
+function of its name in plain.py, which says what is computed and why.
 
 How to read it: @njit has Numba translate a function to machine code when it is first called.
 `prange` is a range whose iterations go to several threads. LLVM, the compiler underneath, works on
-8 or 16 numbers at once (a vector) where a loop lets it. Three habits serve that. Rows are taken out
-first (xi = x[i]). Constants are made in the array's own type: to Numba, 1 times float32 is float64,
-and half as many fit a vector. No function is called that LLVM can't see into.
+8 or 16 numbers at once (a vector) where a loop lets it. Three habits serve that:
+  - Rows are taken out first: xi = x[i].
+  - Constants get the array's own type. To Numba, 1 times float32 is float64, twice as wide.
+  - No function is called that LLVM can't see into, such as the C library's exp.
 
-Sums over rows go by chunks of fixed size: any number of threads gives the same bits. Given up:
-arguments are not checked, and within a sum the order is the compiler's, not NumPy's.
+Given up everywhere: arguments are not checked, and the compiler chooses the order within a sum.
+The order is the same for any number of threads, so the bits are too.
 """
 import math
 import types
@@ -20,18 +22,18 @@ import numpy as np
 from numba import njit, prange
 from numba.extending import overload
 
-FAST = {"contract", "reassoc"}  # fused multiply-add, free order of sums; NaN, infinity stay true
+FAST = {"contract", "reassoc"}  # a * b + c in one rounding, sums in any order; NaN stays NaN
 # "numpy": a division by zero gives infinity; Python's test for it would keep vectors away.
 FORM = {"fastmath": FAST, "error_model": "numpy", "cache": True}
-CHUNK = 64  # rows whose gradients are summed before they are added to other rows'
+CHUNK = 64  # rows that rmsnorm_backward sums up in one part
 FLAT = 65_536  # numbers of the flat parameter vector that a thread takes at a time
 LOWEST = np.float32(-87)  # exp's smallest argument
 ALONE = 65_536  # numbers up to which one thread is faster: to wake another takes 10 us
 
 
 def alone_and_threads(f):
-    """f compiled for one thread (where prange is a plain range), and f compiled for several. The
-    first gets a name of its own, since Numba's cache on disk does not look at parallel=True."""
+    """f compiled twice: for one thread, where prange is a plain range, and for several. The first
+    gets a name of its own, since Numba's cache on disk does not look at parallel=True."""
     alone = types.FunctionType(f.__code__, f.__globals__, f.__name__ + "_alone")
     alone.__qualname__ = alone.__name__
     return njit(**FORM)(alone), njit(parallel=True, **FORM)(f)
@@ -44,21 +46,21 @@ def row_kernel(f):
 
 
 def exp(x):
-    """e**x inside a kernel: 0.2 ns, with a relative error of 1e-7 (float32). The C library's takes
-    2.3 ns, since LLVM can't make vectors of a call.
+    """e**x inside a kernel: 0.2 ns in float32, where the C library's takes 2.3 ns.
 
-    x = n ln 2 + r with n whole and |r| <= ln 2 / 2, so e**x = 2**n e**r. A polynomial makes e**r
-    (coefficients of Cephes' expf). 2**n is n written into the exponent bits of a float32, which
-    stand above 23 bits of fraction and count from -127. ln 2 is subtracted in two parts (Cody &
-    Waite); n times the first is exact. Given up: it stays at 1.6e-38 below -87, at 1.7e38 above 88.
-    NaN stays NaN, since both comparisons with it are false."""
+    Write x = n ln 2 + r with n whole and |r| <= ln 2 / 2. Then e**x = 2**n e**r; x = 1 gives n = 1,
+    r = 0.307 and 2 * 1.359. A polynomial makes e**r (coefficients of Cephes' expf). 2**n is n in
+    the exponent bits of a float32, which stand above 23 bits of fraction and count from -127. ln 2
+    is subtracted in two parts (Cody & Waite), since n times a short first part is exact.
+    Given up: a relative error of 1e-7; it stays at 1.6e-38 below -87 and at 1.7e38 above 88. NaN
+    stays NaN, since both comparisons with it are false."""
     return math.exp(x)
 
 
-@overload(exp, jit_options={"fastmath": FAST})  # what Numba puts in a kernel, by x's type
+@overload(exp, jit_options={"fastmath": FAST})  # what a kernel calls, by x's type
 def _exp(x):
     if x != numba.float32:
-        return lambda x: math.exp(x)  # float64, for the gradient checks: exact before fast
+        return lambda x: math.exp(x)  # float64 serves gradient checks: exact, not fast
     f = np.float32
     c2, c3, c4 = f(5.0000001201e-1), f(1.6666665459e-1), f(4.1665795894e-2)
     c5, c6, c7 = f(8.3334519073e-3), f(1.3981999507e-3), f(1.9875691500e-4)
@@ -87,7 +89,8 @@ def rmsnorm(x, weight, eps, n):
 
 
 def rmsnorm_backward(dn, x, weight, eps, dx, dweight):
-    """Adds to dx (R,C) and dweight (C), which threads must not share: a chunk writes to a part."""
+    """Adds to dx (R,C) and dweight (C). All rows add to dweight, but two threads must not write to
+    one number. So each chunk of rows has a row of parts, and NumPy adds up the parts."""
     parts = np.zeros(((x.shape[0] + CHUNK - 1) // CHUNK, x.shape[1]), x.dtype)
     _rmsnorm_backward(dn, x, weight, eps, dx, parts)
     dweight += parts.sum(axis=0)
@@ -100,12 +103,12 @@ def _rmsnorm_backward(dn, x, weight, eps, dx, parts):
         part = parts[chunk]
         for i in range(chunk * CHUNK, min(R, (chunk + 1) * CHUNK)):
             dni, xi, dxi = dn[i], x[i], dx[i]
-            squares = along = xi.dtype.type(0)  # the sums of x^2 and of dh x
+            squares = along = xi.dtype.type(0)  # sums of x^2 and of dh x, where dh = dn weight
             for j in range(C):
                 squares += xi[j] * xi[j]
                 along += xi[j] * dni[j] * weight[j]
             rstd = xi.dtype.type(1 / math.sqrt(squares / C + eps))
-            along = xi.dtype.type(along * rstd * rstd / C)  # times x: h mean(dh h)
+            along = xi.dtype.type(along * rstd * rstd / C)  # along x = h mean(dh h) in plain.py
             for j in range(C):
                 part[j] += dni[j] * xi[j] * rstd
                 dxi[j] += rstd * (dni[j] * weight[j] - along * xi[j])
@@ -113,8 +116,8 @@ def _rmsnorm_backward(dn, x, weight, eps, dx, parts):
 
 @row_kernel
 def rope(qkv, rotated, positions, cos, sin, sign):
-    """Rotates the first `rotated` heads of qkv (R,H+2G,D) in place, for positions (R), cos and sin
-    (ctx,D/2): forward with sign 1, back with -1."""
+    """Rotates the first `rotated` heads of qkv (R,H+2G,D) in place, forward (sign 1) or back (-1),
+    for positions (R), cos and sin (ctx,D/2)."""
     half, sign = qkv.shape[2] // 2, cos.dtype.type(sign)
     for i in prange(qkv.shape[0]):
         c, s = cos[positions[i]], sin[positions[i]]
@@ -140,7 +143,7 @@ def store_kv(qkv, k_cache, v_cache, rows, positions):
 
 @row_kernel
 def swiglu(gu, a):
-    """a (R,F) from gu (R,2F): the gate g in the first F columns, u in the others."""
+    """a (R,F) from gu (R,2F): the gate g in its first F columns, u in the others."""
     F, one = a.shape[1], a.dtype.type(1)
     for i in prange(gu.shape[0]):
         g, u, ai = gu[i, :F], gu[i, F:], a[i]
@@ -150,7 +153,7 @@ def swiglu(gu, a):
 
 @njit(parallel=True, **FORM)
 def swiglu_backward(gu, da):
-    """In place: gu (R,2F) becomes its gradient, da (R,F) becomes a again."""
+    """In place: gu (R,2F) becomes its gradient, da (R,F) becomes a again. One exp serves both."""
     F, one = da.shape[1], da.dtype.type(1)
     for i in prange(gu.shape[0]):
         g, u, dai = gu[i, :F], gu[i, F:], da[i]
@@ -164,8 +167,8 @@ def swiglu_backward(gu, da):
 
 @njit(parallel=True, **FORM)
 def softmax_cross_entropy(logits, targets, weights, losses):
-    """losses (R) and, in place of logits (R,V), the gradient of sum(weights * losses), for targets
-    and weights (R). Three passes over a row in the cache: maximum; exp and sum; scale."""
+    """losses (R) and, in place of logits (R,V), their gradient, for targets and weights (R). Three
+    passes over a row that is in the cache: maximum; exp and its sum; scale."""
     V = logits.shape[1]
     for i in prange(logits.shape[0]):
         row, target, weight = logits[i], targets[i], weights[i]
@@ -185,8 +188,8 @@ def softmax_cross_entropy(logits, targets, weights, losses):
 
 @njit(parallel=True, cache=True)
 def scatter_add(dx, ids, dembed):
-    """dembed[ids[i]] += dx[i], for dx (R,C), ids (R), dembed (V,C). Each thread owns stripes of 16
-    columns (a cache line of float32), since two could meet in one row."""
+    """dembed[ids[i]] += dx[i], for dx (R,C), ids (R), dembed (V,C). Two rows may have one id, so
+    the threads share out columns: 16 at a time, a cache line of float32."""
     for stripe in prange((dx.shape[1] + 15) // 16):
         j0 = stripe * 16
         for i in range(dx.shape[0]):
@@ -196,7 +199,7 @@ def scatter_add(dx, ids, dembed):
 
 
 def sum_of_squares(x):
-    """Of a flat vector x, added up in float64."""
+    """Of a flat vector x, in float64. As above: each thread adds to parts of its own."""
     parts = np.empty((x.size + FLAT - 1) // FLAT)
     _sums_of_squares(x, parts)
     return float(parts.sum())
@@ -213,7 +216,7 @@ def _sums_of_squares(x, parts):
 
 @njit(parallel=True, **FORM)
 def adamw(params, grads, m1, m2, scale, lr, beta1, beta2, eps, decay, n_decayed, step):
-    """One AdamW step on flat vectors, in one pass over all four."""
+    """One AdamW step on flat vectors. One pass over all four, where NumPy makes about fifteen."""
     c1, c2 = 1 - beta1**step, 1 - beta2**step
     f = params.dtype.type
     for chunk in prange((params.size + FLAT - 1) // FLAT):
@@ -232,10 +235,11 @@ def adamw(params, grads, m1, m2, scale, lr, beta1, beta2, eps, decay, n_decayed,
 @njit(fastmath=FAST, cache=True)
 def keep_highest(weights, amounts, target):
     """Zeroes weights (V,) in [0,1] but the highest, so many that their amounts (V,) add up to
-    target: with amounts of 1 that is top-k, with the weights themselves top-p. Ties stay.
+    target. With amounts of 1 that is top-k, with the weights as amounts top-p. Ties stay.
 
-    No sorting: positive floats are ordered as their bits, read as whole numbers. So halving that
-    range 30 times, in one vectorised pass each, finds the smallest weight that stays."""
+    Where plain.probabilities sorts, this searches: floats from 0 up are in the order of their bits,
+    read as whole numbers. A binary search from 0.0 to 1.0 finds the smallest weight that stays, in
+    30 passes that vectorise."""
     low, high = 0, 0x3F800001  # the bits of 0.0, and of the next number after 1.0
     while high - low > 1:
         middle = (low + high) // 2
@@ -253,8 +257,10 @@ def keep_highest(weights, amounts, target):
 
 @njit(fastmath=FAST, cache=True)
 def sample_tokens(logits, temperature, top_k, top_p, numbers, tokens, logprobs):
-    """Writes tokens (N,) and logprobs (N,) of logits (N,V), for numbers (N,) from [0,1). Never
-    divides: the likeliest token's weight is 1, and the number is stretched to the weights' sum."""
+    """Writes tokens (N,) and logprobs (N,) of logits (N,V), for numbers (N,) from [0,1).
+
+    Never divides: the likeliest token's weight is 1, and the number is stretched to the weights'
+    sum. Given up: weights are float32, and below e**-87 they are 0."""
     N, V = logits.shape
     weights, ones = np.empty(V, np.float32), np.ones(V, np.float32)
     for i in range(N):

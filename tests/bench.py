@@ -1,12 +1,12 @@
-"""Measures every figure the README gives, each beside a baseline in the same run, and what was asked.
+"""Measures every figure the README gives, beside a baseline in the same run, and what was asked.
 
     make bench                                    all of them, about half an hour
     python tests/bench.py --only attention_vs_torch
     python tests/bench.py --json figures.json     name -> number
 
 Ratios of speed are ours / theirs (more is better), of time and memory likewise (less is better).
-The functions that measure stand in bench_*.py, one file a subject. A baseline that is not installed leaves
-its figures out; figures on real inputs need TEST_DATA (see the README). Nothing else should run.
+The functions that measure stand in bench_*.py, one file a subject. A baseline that is not installed
+leaves its figures out; real inputs need TEST_DATA (see the README). Nothing else should run.
 """
 import argparse
 import importlib
@@ -31,7 +31,7 @@ ASKED = {  # function: {figure: what was asked}, in the order of the pipeline
         "bpe_encode_vs_tokenizers": ">= 5", "bpe_encode_vs_tiktoken": ">= 0.6"},
     "bench_spine.bench_matmul": {
         "matmul_vs_openblas": ">= 0.92", "matmul_avx2_vs_openblas": ">= 0.7"},
-    "bench_attention.bench_attention": {"attention_vs_torch": ">= 1.3"},
+    "bench_spine.bench_attention": {"attention_vs_torch": ">= 1.3"},
     "bench_spine.bench_train": {
         "train_5m_vs_eager": ">= 1.25", "train_5m_vs_compile": ">= 1.15",
         "train_1m_vs_eager": ">= 1.3", "train_1m_vs_compile": ">= 1.15",
@@ -52,7 +52,8 @@ ASKED = {  # function: {figure: what was asked}, in the order of the pipeline
     "bench_rl.bench_thinking": {
         "rl_start_accuracy": "<= 0.35", "rl_end_accuracy": ">= 0.9",
         "rl_direct_accuracy": "<= 0.15", "rl_seconds": "<= 90"},
-    "bench_rl.bench_reward_model": {"hack_true_score_fall": "", "hack_kl_true_score_kept": ">= 0.9"},
+    "bench_rl.bench_reward_model": {
+        "hack_true_score_fall": "", "hack_kl_true_score_kept": ">= 0.9"},
     "bench_rl.bench_rollouts": {"rollout_tokens_per_s_vs_torch": ">= 2"},
 }
 
@@ -69,12 +70,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", help="one figure, or a part of a function's name")
     parser.add_argument("--json", help="write the figures here too")
-    a = parser.parse_args()
+    args = parser.parse_args()
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:0] = [here, os.path.dirname(here)]
     figures = {}
     for function, asked in ASKED.items():
-        if a.only and a.only not in function and a.only not in asked:
+        if args.only and args.only not in function and args.only not in asked:
             continue
         module, name = function.split(".")
         start = time.perf_counter()
@@ -91,12 +92,12 @@ def main():
                     False: f"asked {asked.get(figure)}: MISSED"}
             print(f"   {figure:32s} {value:9.3f}   {said[verdict]}")
         print(f"   ({time.perf_counter() - start:.0f} s)", flush=True)
-        if a.json:
-            with open(a.json + ".tmp", "w", encoding="utf-8") as f:
+        if args.json:
+            with open(args.json + ".tmp", "w", encoding="utf-8") as f:
                 json.dump(figures, f, indent=1)
-            os.replace(a.json + ".tmp", a.json)
+            os.replace(args.json + ".tmp", args.json)
     if not figures:
-        sys.exit(f"bench.py: nothing is called {a.only}; there are " + ", ".join(
+        sys.exit(f"bench.py: nothing is called {args.only}; there are " + ", ".join(
             figure for asked in ASKED.values() for figure in asked))
 
 

@@ -1,6 +1,6 @@
-"""How fast the spine is: matmul, training, decoding, start-up; each beside its peer in one run.
+"""How fast matmul, attention, training, decoding and start-up are, each beside a baseline.
 
-Training and its peer run in processes of their own and take turns, since each holds its threads.
+Training and its baseline run in processes of their own, since each holds its threads.
     python tests/bench_spine.py step '{"dim": 256, ...}' SECONDS      our side of a turn: JSON
 """
 import json
@@ -19,6 +19,7 @@ ROOT = os.path.dirname(HERE)
 sys.path.insert(0, ROOT)
 SIZES = {"5m": dict(vocab=2048, ctx=256, dim=256, layers=6, heads=8, kv_heads=8, hidden=688),
          "1m": dict(vocab=1024, ctx=128, dim=128, layers=4, heads=4, kv_heads=4, hidden=344)}
+HEADS = ((16, 4, 128, 32), (16, 8, 256, 32), (8, 8, 256, 64), (4, 8, 512, 64))  # B, H, T, D
 TURNS = 3  # of ours and theirs
 BATCH = 16
 
@@ -31,7 +32,19 @@ def child(*command, **environment):
     return json.loads(out.strip().splitlines()[-1])
 
 
-# ---- matmul ----
+def by_turns(*functions, turns=31, warm=2):
+    """Median seconds of each; they take turns, so that a slower minute hits all of them."""
+    times = [[] for _ in functions]
+    for turn in range(warm + turns):
+        for f, seconds in zip(functions, times):
+            start = time.perf_counter()
+            f()
+            if turn >= warm:
+                seconds.append(time.perf_counter() - start)
+    return map(statistics.median, times)
+
+
+# ---- matmul and attention ----
 
 def training_shapes():
     """(M, K, N, trans_a, trans_b) of every product in a step of both sizes."""
@@ -44,25 +57,17 @@ def training_shapes():
 
 
 def matmul_ratios():
-    """GFLOP/s of ours / NumPy's, per shape; taking turns."""
+    """Speed ours / NumPy's, per shape."""
     from kernels import matmul
-    out = []
+    rng, ratios = np.random.default_rng(0), []
     for M, K, N, trans_a, trans_b in training_shapes():
-        rng = np.random.default_rng(0)
         a = rng.standard_normal((K, M) if trans_a else (M, K), np.float32)
         b = rng.standard_normal((N, K) if trans_b else (K, N), np.float32)
         A, B, c = a.T if trans_a else a, b.T if trans_b else b, np.empty((M, N), np.float32)
-        ours, theirs = [], []
-        matmul(a, b, trans_a, trans_b, out=c)
-        for _ in range(31):
-            start = time.perf_counter()
-            matmul(a, b, trans_a, trans_b, out=c)
-            middle = time.perf_counter()
-            np.matmul(A, B, out=c)
-            ours.append(middle - start)
-            theirs.append(time.perf_counter() - middle)
-        out.append(statistics.median(theirs) / statistics.median(ours))
-    return out
+        ours, theirs = by_turns(lambda: matmul(a, b, trans_a, trans_b, out=c),
+                                lambda: np.matmul(A, B, out=c))
+        ratios.append(theirs / ours)
+    return ratios
 
 
 def bench_matmul():
@@ -76,10 +81,38 @@ def bench_matmul():
             "matmul_avx2_vs_openblas": statistics.median(child("-c", print_ratios, **one, **avx2))}
 
 
+def bench_attention():
+    """Speed ours / PyTorch's, forward and backward, each in its own layout; median of HEADS."""
+    import torch
+    from numba import get_num_threads
+
+    from kernels import fused_attention_backward, fused_attention_forward
+    torch.set_num_threads(get_num_threads())
+    rng, figures = np.random.default_rng(0), {}
+    for B, H, T, D in HEADS:
+        qkv, do = (rng.standard_normal((B, T, n * H, D), np.float32) for n in (3, 1))
+        o, dqkv, lse = np.empty_like(do), np.empty_like(qkv), np.empty((B, H, T), np.float32)
+        q, k, v, tdo = (torch.tensor(x).transpose(1, 2).contiguous()
+                        for x in (*np.split(qkv, 3, axis=2), do))
+        inputs = [x.requires_grad_() for x in (q, k, v)]
+
+        def ours():
+            fused_attention_forward(qkv, H, o, lse)
+            fused_attention_backward(do, qkv, H, o, lse, dqkv)
+
+        def theirs():
+            to = torch.nn.functional.scaled_dot_product_attention(*inputs, is_causal=True)
+            torch.autograd.grad(to, inputs, tdo)
+        ours_s, theirs_s = by_turns(ours, theirs, turns=15)
+        figures[f"attention_vs_torch_{B}x{H}x{T}x{D}"] = theirs_s / ours_s
+        print(f"   {B}x{H}x{T}x{D}: {1e3 * ours_s:.2f} ms, PyTorch {1e3 * theirs_s:.2f} ms")
+    return {"attention_vs_torch": statistics.median(figures.values()), **figures}
+
+
 # ---- training ----
 
 def our_step(sizes, seconds):
-    """Our side: median seconds of a whole step, peak memory, and the matmul peak of this minute."""
+    """Our side: median seconds of a whole step, and peak memory."""
     import model
     import optimizer
     config = model.Config(**sizes)
@@ -143,18 +176,15 @@ def bench_muon():
     params = model.init_params(config)
     averages, rng = optimizer.start(params), np.random.default_rng(0)
     buffers = model.Buffers(config, 8, 256)
-    grads, times = model.views(np.empty_like(model.vector(params)), config), {None: [], 0.01: []}
-    for turn in range(60):
+    grads = model.views(np.empty_like(model.vector(params)), config)
+
+    def step(muon_lr):
         windows = rng.integers(0, config.vocab, (8, 257))
-        for muon_lr, seconds in times.items():
-            start = time.perf_counter()
-            model.loss_and_grads(params, config, windows[:, :-1], windows[:, 1:], grads=grads,
-                                 buffers=buffers)
-            optimizer.update(params, grads, averages, config, 1, 1e-3, muon_lr=muon_lr)
-            if turn > 4:
-                seconds.append(time.perf_counter() - start)
-    return {"muon_share_of_step": statistics.median(times[0.01]) / statistics.median(times[None])
-            - 1}
+        model.loss_and_grads(params, config, windows[:, :-1], windows[:, 1:], grads=grads,
+                             buffers=buffers)
+        optimizer.update(params, grads, averages, config, 1, 1e-3, muon_lr=muon_lr)
+    without, with_muon = by_turns(lambda: step(None), lambda: step(0.01), turns=55, warm=5)
+    return {"muon_share_of_step": with_muon / without - 1}
 
 
 def bench_shakespeare():
@@ -206,12 +236,8 @@ def our_shakespeare(path, steps=850, batch=12, T=64, rate=0.01):
 def seconds_per_token(params, config, prompts, n):
     """Of sample.generate, sampling included: the median of several runs."""
     from sample import generate
-    times = []
-    for _ in range(7):
-        start = time.perf_counter()
-        out = generate(params, config, prompts, n)
-        times.append((time.perf_counter() - start) / sum(map(len, out)))
-    return statistics.median(times)
+    seconds, = by_turns(lambda: generate(params, config, prompts, n), turns=7, warm=1)
+    return seconds / (len(prompts) * n)
 
 
 def bench_decode():
@@ -221,13 +247,9 @@ def bench_decode():
     figures, rng = {}, np.random.default_rng(0)
     config = model.Config(vocab=32000, ctx=256, dim=288, layers=6, heads=6, kv_heads=6, hidden=768)
     params = model.init_params(config)
-    seconds_per_token(params, config, np.ones((1, 4), int), 4)
-    ours, sums = seconds_per_token(params, config, np.ones((1, 4), int), 60), []
-    for _ in range(15):
-        start = time.perf_counter()
-        model.vector(params).sum()
-        sums.append(time.perf_counter() - start)
-    figures["decode_15m_vs_memory_speed"] = statistics.median(sums) / ours
+    ours = seconds_per_token(params, config, np.ones((1, 4), int), 60)
+    read, = by_turns(model.vector(params).sum, turns=15)
+    figures["decode_15m_vs_memory_speed"] = read / ours
     path = os.path.join(os.environ.get("TEST_DATA", ""), "stories260K.bin")
     if os.path.exists(path):
         params, config = checkpoint.load(path)

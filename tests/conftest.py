@@ -11,8 +11,7 @@ import model
 
 @pytest.fixture
 def command(monkeypatch):
-    """command(script, *flags): its main() as if it were typed; Ctrl-C means afterwards what it meant
-    before."""
+    """command(script, *flags): its main() as if it were typed; Ctrl-C keeps its meaning."""
     def run(script, *flags):
         monkeypatch.setattr(sys, "argv", [script.__name__ + ".py", *map(str, flags)])
         before = signal.getsignal(signal.SIGINT)
@@ -43,21 +42,22 @@ def small(request):
                           tied=request.param)
     rng = np.random.default_rng(1)
     params = model.init_params(config, 1, np.float64)
-    model.vector(params)[:] += rng.normal(0, 0.2, model.vector(params).size)  # norms off 1, no symmetry
+    flat = model.vector(params)
+    flat += rng.normal(0, 0.2, flat.size)  # norms off 1, no symmetry
     ids, targets = rng.integers(0, 37, (2, 3, 11))
     return params, config, ids, targets, rng.integers(0, 2, (3, 11))
 
 
-def differences(f, x, places, h=1e-5):
-    """Central differences of the scalar f() by x.flat[place]."""
+def differences(f, x, indices, h=1e-5):
+    """Central differences of the scalar f() by x.flat[index], for each index."""
     out = []
-    for place in places:
-        old = x.flat[place]
-        x.flat[place] = old + h
+    for index in indices:
+        old = x.flat[index]
+        x.flat[index] = old + h
         up = f()
-        x.flat[place] = old - h
+        x.flat[index] = old - h
         down = f()
-        x.flat[place] = old
+        x.flat[index] = old
         out.append((up - down) / (2 * h))
     return np.array(out)
 

@@ -1,4 +1,4 @@
-"""What our training is measured against: the same jobs in PyTorch, run in a process of its own.
+"""The baseline of our training: the same jobs in PyTorch, run in a process of its own.
 
     python tests/peer_torch.py step '{"dim": 256, ...}' SECONDS eager|compile    one line of JSON
     python tests/peer_torch.py shakespeare TEXT_FILE                             likewise
@@ -43,7 +43,7 @@ class Llama(nn.Module):
             if p.ndim == 2:
                 nn.init.normal_(p, std=0.02)
 
-    def turn(self, x):  # (B,heads,T,D)
+    def rotate(self, x):  # (B,heads,T,D)
         return x * self.cos[:x.shape[2]] + x.roll(self.D // 2, -1) * self.sin[:x.shape[2]]
 
     def forward(self, ids, targets):
@@ -53,7 +53,7 @@ class Llama(nn.Module):
             n = b["norm1"](x)
             q, k, v = (b[name](n).view(B, T, -1, self.D).transpose(1, 2) for name in "qkv")
             shared = self.heads != self.kv_heads
-            o = F.scaled_dot_product_attention(self.turn(q), self.turn(k), v, is_causal=True,
+            o = F.scaled_dot_product_attention(self.rotate(q), self.rotate(k), v, is_causal=True,
                                                enable_gqa=shared)
             x = x + b["o"](o.transpose(1, 2).reshape(B, T, C))
             n = b["norm2"](x)
@@ -84,12 +84,12 @@ def step_speed(sizes, seconds, how, batch=16):
 
 
 class GPT(nn.Module):
-    """nanoGPT's network for characters on a CPU: LayerNorm, GELU, learned places, tied head."""
+    """nanoGPT's network for characters on a CPU: LayerNorm, GELU, learned positions, tied head."""
 
     def __init__(self, vocab, ctx=64, dim=128, layers=4, heads=4):
         super().__init__()
         self.heads = heads
-        self.token, self.place = nn.Embedding(vocab, dim), nn.Embedding(ctx, dim)
+        self.token, self.position = nn.Embedding(vocab, dim), nn.Embedding(ctx, dim)
         self.blocks = nn.ModuleList(nn.ModuleDict({
             "norm1": nn.LayerNorm(dim, bias=False), "norm2": nn.LayerNorm(dim, bias=False),
             "qkv": nn.Linear(dim, 3 * dim, bias=False), "out": nn.Linear(dim, dim, bias=False),
@@ -102,7 +102,7 @@ class GPT(nn.Module):
                 nn.init.normal_(p, std=0.02 / math.sqrt(2 * layers) if deep else 0.02)
 
     def forward(self, ids, targets):
-        x = self.token(ids) + self.place.weight[:ids.shape[1]]
+        x = self.token(ids) + self.position.weight[:ids.shape[1]]
         for b in self.blocks:
             q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
                        for t in b["qkv"](b["norm1"](x)).chunk(3, -1))

@@ -19,7 +19,7 @@ TOLERANCE = {np.float32: 2e-5, np.float64: 1e-12}
 
 
 def numbers(dtype, exact=np.float64):
-    """numbers(dtype)(3, 5): a (3,5) array; the same ones for all dtypes if rounded to `exact`."""
+    """numbers(dtype)(3, 5) is a (3,5) array; rounded to `exact`, it is the same for two dtypes."""
     rng = np.random.default_rng(0)
     return lambda *shape: rng.standard_normal(shape).astype(exact).astype(dtype)
 
@@ -29,19 +29,17 @@ def numbers(dtype, exact=np.float64):
 def matmul(k, make, M, K, N):
     found = []
     for trans_a, trans_b in ((False, False), (False, True), (True, False), (True, True)):
-        a = make(K, M) if trans_a else make(M, K)
-        b, out = make(N, K) if trans_b else make(K, N), make(M, N)
-        found.append(k.matmul(a, b, trans_a, trans_b))
-        assert k.matmul(a, b, trans_a, trans_b, out=out, accumulate=True) is out
-        found += out.copy(), k.matmul(a, b, trans_a, trans_b, out=out)
+        pair = make(*(K, M) if trans_a else (M, K)), make(*(N, K) if trans_b else (K, N))
+        out = make(M, N)
+        found.append(k.matmul(*pair, trans_a, trans_b))
+        assert k.matmul(*pair, trans_a, trans_b, out=out, accumulate=True) is out
+        found += out.copy(), k.matmul(*pair, trans_a, trans_b, out=out)
     return found
 
 
 def matmul_stack(k, make, S, M, K, N):
-    """Both layouts, and a stack that is not contiguous."""
     a, b = make(S, M, K), make(S, N, K)
-    return (k.matmul_stack(a, b, trans_b=True), k.matmul_stack(a, make(S, K, N)),
-            k.matmul_stack(a, b.swapaxes(1, 2)))
+    return k.matmul_stack(a, b, trans_b=True), k.matmul_stack(a, b.swapaxes(1, 2))
 
 
 def rmsnorm(k, make, R, C):
@@ -160,81 +158,77 @@ def test_examples_in_plain_are_true():
     assert result.attempted >= 8 and result.failed == 0
 
 
+def check_gradients(loss, *pairs):
+    """Each pair is an array that loss() reads, and the gradient to prove for it."""
+    for x, dx in pairs:
+        some = range(0, x.size, max(1, x.size // 40))
+        assert relative_error(dx.ravel()[some], differences(loss, x, some)) < 1e-6
+
+
+def written(f, like, *inputs):
+    """What f(*inputs, out) writes to an array out that is like `like`."""
+    out = np.empty_like(like)
+    f(*inputs, out)
+    return out
+
+
+def rotated(x, sign):
+    """rope of the first two of three heads x (R,3,D)."""
+    x, angles = x.copy(), np.linspace(0, 3, 2 * x.shape[2]).reshape(4, -1)
+    plain.rope(x, 2, np.arange(len(x)) % 4, np.cos(angles), np.sin(angles), sign)
+    return x
+
+
+@pytest.mark.parametrize("R, C", [(1, 1), (3, 5), (15, 7)])
+def test_backwards_of_rows(R, C):
+    """matmul's two rules, rmsnorm, SwiGLU, rope and the embedding, for a loss sum(dy * y)."""
+    make = numbers(np.float64)
+    x, w, dy = make(R, C), make(4, C), make(R, 4)
+    check_gradients(lambda: (plain.matmul(x, w, trans_b=True) * dy).sum(),
+                    (x, plain.matmul(dy, w)), (w, plain.matmul(dy, x, trans_a=True)))
+
+    weight, dy, dx, dweight = make(C), make(R, C), np.zeros((R, C)), np.zeros(C)
+    plain.rmsnorm_backward(dy, x, weight, 1e-5, dx, dweight)
+    check_gradients(lambda: (written(plain.rmsnorm, x, x, weight, 1e-5) * dy).sum(),
+                    (x, dx), (weight, dweight))
+
+    gu = make(R, 2 * C)
+    dgu, a = gu.copy(), dy.copy()
+    plain.swiglu_backward(dgu, a)
+    assert np.allclose(a, written(plain.swiglu, dy, gu))  # a is the forward's output again
+    check_gradients(lambda: (written(plain.swiglu, dy, gu) * dy).sum(), (gu, dgu))
+
+    qkv, dqkv = make(R, 3, 2 * C), make(R, 3, 2 * C)
+    check_gradients(lambda: (rotated(qkv, 1) * dqkv).sum(), (qkv, rotated(dqkv, -1)))
+
+    embed, ids, dembed = make(6, C), np.arange(R) % 4, np.zeros((6, C))
+    plain.scatter_add(dy, ids, dembed)
+    check_gradients(lambda: (embed[ids] * dy).sum(), (embed, dembed))
+
+
 def heads(make, B, T, H, G, D):
     """q, k, v and do."""
     return make(B, T, H, D), make(B, T, G, D), make(B, T, G, D), make(B, T, H, D)
 
 
-def check_gradients(f, pairs):
-    """f() is a loss; pairs hold each array it reads and the gradient to prove."""
-    for x, dx in pairs:
-        some = range(0, x.size, max(1, x.size // 40))
-        assert relative_error(dx.ravel()[some], differences(f, x, some)) < 1e-6
-
-
-def written(f, x, *rest):
-    """The array like x that f(x, *rest, array) writes."""
-    out = np.empty_like(x)
-    f(x, *rest, out)
-    return out
-
-
-@pytest.mark.parametrize("R, C", [(1, 1), (3, 5), (15, 7)])
-def test_backwards_of_rows(R, C):
-    """matmul's two rules, rmsnorm, rope, SwiGLU and the embedding, for a loss sum(dy * y)."""
-    make = numbers(np.float64)
-    x, weight, dy, dx, dweight = make(R, C), make(C), make(R, C), np.zeros((R, C)), np.zeros(C)
-    plain.rmsnorm_backward(dy, x, weight, 1e-5, dx, dweight)
-    check_gradients(lambda: (written(plain.rmsnorm, x, weight, 1e-5) * dy).sum(),
-                    [(x, dx), (weight, dweight)])
-
-    w, dproduct = make(4, C), make(R, 4)
-    check_gradients(lambda: (plain.matmul(x, w, trans_b=True) * dproduct).sum(),
-                    [(x, plain.matmul(dproduct, w)), (w, plain.matmul(dproduct, x, trans_a=True))])
-
-    gu, a, da = make(R, 2 * C), make(R, C), dy.copy()
-
-    def swiglu_loss():
-        plain.swiglu(gu, a)
-        return (a * dy).sum()
-    dgu = gu.copy()
-    plain.swiglu_backward(dgu, da)
-    check_gradients(swiglu_loss, [(gu, dgu)])
-    swiglu_loss()
-    assert np.allclose(da, a)  # da has become a again
-
-    qkv, dqkv, angles = make(R, 3, 2 * C), make(R, 3, 2 * C), make(4, C)
-
-    def rotated(x, sign):
-        x = x.copy()
-        plain.rope(x, 2, np.arange(R) % 4, np.cos(angles), np.sin(angles), sign)
-        return x
-    check_gradients(lambda: (rotated(qkv, 1) * dqkv).sum(), [(qkv, rotated(dqkv, -1))])
-
-    embed, ids, dembed = make(6, C), np.arange(R) % 4, np.zeros((6, C))
-    plain.scatter_add(dy, ids, dembed)
-    check_gradients(lambda: (embed[ids] * dy).sum(), [(embed, dembed)])
-
-
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), (2, 5, 2, 1, 3), (1, 9, 4, 2, 2)])
 def test_backward_of_attention(shape):
     """dq, dk and dv, also where query heads share a key/value head, for a loss sum(do * o)."""
-    q, k, v, do = heads(numbers(np.float64), *shape)
-    found = plain.attention_backward(do, q, k, v)
-    check_gradients(lambda: (plain.attention(q, k, v) * do).sum(), zip((q, k, v), found))
+    *qkv, do = heads(numbers(np.float64), *shape)
+    check_gradients(lambda: (plain.attention(*qkv) * do).sum(),
+                    *zip(qkv, plain.attention_backward(do, *qkv)))
 
 
 def test_backward_of_the_loss():
     """The logits' gradient of sum(weights * losses)."""
     make = numbers(np.float64)
-    logits, weights, targets, losses = make(5, 7), make(5), np.arange(5), np.empty(5)
-    gradient = logits.copy()
-    plain.softmax_cross_entropy(gradient, targets, weights, losses)
+    logits, weights, targets = make(5, 7), make(5), np.arange(5)
 
-    def loss():
-        plain.softmax_cross_entropy(logits.copy(), targets, weights, losses)
-        return (losses * weights).sum()
-    check_gradients(loss, [(logits, gradient)])
+    def loss(z):
+        return written(plain.softmax_cross_entropy, weights, z, targets, weights) @ weights
+    gradient = logits.copy()
+    loss(gradient)  # in place
+    check_gradients(lambda: loss(logits.copy()), (logits, gradient))
 
 
 def test_rope_depends_on_distance_only():
@@ -419,6 +413,10 @@ def run(code, folder=HERE, **environment):
     return done.stdout
 
 
+CALL = ("import os; from kernels.caller import g; "
+        "print(g(), 'kept' if g.stats.cache_hits else 'new', os.environ['NUMBA_CACHE_DIR'])")
+
+
 @pytest.fixture
 def copy(tmp_path):
     """A copy of kernels/ with a kernel in caller.py that calls one in callee.py."""
@@ -429,10 +427,6 @@ def copy(tmp_path):
         "import numba\nfrom kernels.callee import f\n\n\n"
         "@numba.njit(cache=True)\ndef g():\n    return f()\n")
     return tmp_path
-
-
-CALL = ("import os; from kernels.caller import g; "
-        "print(g(), g.stats.cache_hits and 'kept' or 'new', os.environ['NUMBA_CACHE_DIR'])")
 
 
 def test_a_change_in_another_file_is_compiled(copy):
@@ -448,8 +442,7 @@ def test_old_machine_code_is_removed(copy):
         (copy / "cache" / name).mkdir(parents=True)
         os.utime(copy / "cache" / name, (i, i))
     folder = run(CALL, copy, NUMBA_CACHE_DIR=copy / "cache").split()[2]
-    assert sorted(os.listdir(copy / "cache")) == sorted(
-        ["byhand-3", "other", os.path.basename(folder)])
+    assert {*os.listdir(copy / "cache")} == {"byhand-3", "other", os.path.basename(folder)}
     again = run(CALL, copy, NUMBA_CACHE_DIR=folder).split()  # as a child process inherits it
     assert again[1:] == ["kept", folder]
 
@@ -463,18 +456,17 @@ def test_read_only_folders(copy):
     assert os.listdir(copy / "tmp") == []
 
 
-def test_plain_trains_without_numba():
-    """PLAIN=1 gives the network's loss and gradient as the kernels do, and imports no Numba."""
+def test_plain_gives_the_same_network():
+    """With PLAIN=1 loss, gradient and a decoded token's logits are as with the kernels."""
     code = """if True:
-        import json, sys, numpy as np, model
+        import json, numpy as np, model
         config = model.Config(vocab=41, ctx=12, dim=16, layers=2, heads=4, kv_heads=2, hidden=24)
         params, ids = model.init_params(config, 1), np.arange(36).reshape(3, 12)
         loss, grads = model.loss_and_grads(params, config, ids, ids[::-1] + 5)
         cache = model.Cache(params, config, 3, 12)
         model.prefill(config, cache, ids[:, :5], np.full(3, 5))
         found = model.vector(grads), model.decode(config, cache, ids[:, 5], np.arange(3))
-        print(json.dumps(["numba" in sys.modules, loss, *(x.tolist() for x in found)]))"""
+        print(json.dumps([loss, *(x.tolist() for x in found)]))"""
     slow, fast = json.loads(run(code, PLAIN="1")), json.loads(run(code, PLAIN="0"))
-    assert [slow[0], fast[0]] == [False, True]
-    for ours, theirs in zip(slow[1:], fast[1:]):
+    for ours, theirs in zip(slow, fast, strict=True):
         assert relative_error(ours, theirs) < 1e-5
