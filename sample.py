@@ -6,7 +6,8 @@
     python sample.py --chat                    a conversation with what sft.py or rl.py trained
     python sample.py --model stories260K.bin --tokenizer tok512.bin      llama2.c's files work too
 
-Reading order: the naive loop, which is all of inference; the same with a KV cache; then the rest.
+Reading order: naive_generate, which is all of inference; stream, the same with a KV cache; then the
+terminal, three demonstrations and the chat.
 Reads a checkpoint (out/base/; with --chat the newer of out/sft/ and out/rl/) and out/tokens/ (zip,
 regurgitation). Starts in 1 s, writes 6,800 tokens/s with 0.9M parameters (Zen 5).
 
@@ -41,19 +42,27 @@ SEARCHED, PASSAGE, QUOTED, PASSAGES = 5_000_000, 128, 4, 32
 
 
 # ---- the naive loop ------------------------------------------------------------------------------
+# The network gives a score, a logit, for every token that could come next. Softmax makes scores
+# into probabilities; laid end to end these fill the line from 0 to 1, and a random number points at
+# one of them:
+#
+#     "Talgo lives in"      Tidewick     Westerly     Dunmore
+#     logit                    2            1            0
+#     exp(logit)               7.39         2.72         1          sum 11.11
+#     probability              0.67         0.24         0.09
+#     covers              0 to 0.67    0.67 to 0.91  0.91 to 1      0.70 points at Westerly
+#
+# Temperature divides the logits first: 0.5 sharpens these probabilities to (0.87, 0.12, 0.02), 2
+# flattens them to (0.51, 0.31, 0.19). With top_k = 2, or top_p = 0.8, Dunmore could not be sampled.
 
 def naive_generate(params, config, ids, max_new_tokens, temperature=1, top_k=0, top_p=1, seed=0):
     """All of inference: the network reads the whole text, the next token is sampled and appended,
     and the network reads again (autoregressive generation). ids: a list; temperature above 0.
-    Returns the new ids.
-
-    Logits (2, 1, 0) give probabilities (0.67, 0.24, 0.09); temperature 0.5 sharpens them to (0.87,
-    0.12, 0.02), 2 flattens them to (0.51, 0.31, 0.19). Laid end to end they fill the line from 0 to
-    1, and a random number points at one: 0.7 at the second, which covers 0.67 to 0.91."""
+    Returns the new ids."""
     text, rng = list(ids), np.random.default_rng((seed, 0))
     for _ in range(max_new_tokens):
         logits = forward(params, config, np.array([text]))[0, -1]  # (V,), for the next token
-        p = probabilities(logits, temperature, top_k, top_p)
+        p = probabilities(logits, temperature, top_k, top_p)  # (V,), in kernels/plain.py
         text.append(int(np.searchsorted(np.cumsum(p), rng.random(), "right")))
     return text[len(ids):]
 
@@ -61,7 +70,12 @@ def naive_generate(params, config, ids, max_new_tokens, temperature=1, top_k=0, 
 # ---- many tokens, many texts ---------------------------------------------------------------------
 # The naive loop computes the same keys and values again for each new token. No token sees a later
 # one, so they never change: the KV cache keeps them. Prefill fills it with the whole prompt in one
-# pass; decode then feeds only the newest token.
+# pass; decode then feeds only the newest token. Many texts are written at once, and end at
+# different times:
+#
+#     step     0      1            2      3
+#     row 0    Tide   wick         .      <|im_end|>
+#     row 1    Yes    <|im_end|>                        a stop id, so this row leaves the batch
 
 def stream(params, config, prompts, max_new_tokens, temperature=1.0, top_k=None, top_p=None, seed=0,
            stop=()):
@@ -72,27 +86,26 @@ def stream(params, config, prompts, max_new_tokens, temperature=1.0, top_k=None,
     Temperature 0 takes the likeliest token (greedy). Row b has its own random numbers, from
     (seed, b), or seed[b] if seed is a list: its text does not depend on the other rows."""
     check_sampling(prompts, max_new_tokens, temperature, top_k, top_p)
-    temperature, top_k = float(temperature), min(top_k or 0, config.vocab)
-    top_p = 1.0 if top_p is None else float(top_p)
+    how = float(temperature), min(top_k or 0, config.vocab), 1.0 if top_p is None else float(top_p)
     prompts = [fit(prompt, config, max_new_tokens) for prompt in prompts]
     lengths = [len(prompt) for prompt in prompts]
     B, n_steps = len(prompts), min(max_new_tokens, config.ctx - min(lengths))
     seeds = seed if isinstance(seed, list) else [(seed, row) for row in range(B)]
     numbers = np.array([np.random.default_rng(s).random(n_steps) for s in seeds])  # (B,n_steps)
-    ends, unused = np.isin(np.arange(config.vocab), list(stop)), list(config.unused)  # (V,)
+    is_stop, unused = np.isin(np.arange(config.vocab), list(stop)), list(config.unused)  # (V,)
     cache = Cache(params, config, B, max(lengths) + n_steps)
     rows, logits = np.arange(B), prefill_once(config, cache, prompts)  # (B,), (B,V)
     for step in range(n_steps):
         if step:
-            logits = decode(config, cache, tokens, rows)
+            logits = decode(config, cache, tokens, rows)  # (N,V)
         logits[:, unused] = -np.inf  # ids without a token
         tokens, logprobs = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
-        sample_tokens(logits, temperature, top_k, top_p, numbers[rows, step], tokens, logprobs)
+        sample_tokens(logits, *how, numbers[rows, step], tokens, logprobs)  # writes the last two
         if not np.isfinite(logprobs).all():
             raise ValueError("the network's output is not a number: its weights are damaged")
         yield rows, tokens, logprobs, logits
         # Rows go on that met no stop and have a position left for one more token.
-        going = ~ends[tokens] & (cache.lengths[rows] + 1 < config.ctx)
+        going = ~is_stop[tokens] & (cache.lengths[rows] + 1 < config.ctx)
         rows, tokens = rows[going], tokens[going]
         if not len(rows):
             return
@@ -109,6 +122,8 @@ def generate(params, config, ids, max_new_tokens, temperature=1.0, top_k=None, t
             new[row].append(token)
     return np.array(new, np.int64) if isinstance(ids, np.ndarray) and not len(stop) else new
 
+
+# ---- what stream does first (skip at first) ------------------------------------------------------
 
 def check_sampling(prompts, max_new_tokens, temperature, top_k, top_p):
     """ValueError for what can't be sampled with."""
@@ -134,11 +149,13 @@ def fit(prompt, config, max_new_tokens):
 
 def prefill_once(config, cache, prompts):
     """Fills the cache with B prompts and returns the logits (B,V) after each. A prompt that several
-    rows share (in rl.py each has 16 rollouts) is read once; its keys and values are copied."""
-    number_of = {}  # each different prompt -> its number
+    rows share (in rl.py each has 16 rollouts) is read once; its keys and values are copied.
+
+    Of prompts [7, 3], [5], [7, 3] it reads [[7, 3], [5, 0]]: shorter ones are padded on the right,
+    where causal attention never looks."""
+    number_of = {}  # each different prompt -> its number; in the example above which is 0, 1, 0
     which = [number_of.setdefault(tuple(prompt), len(number_of)) for prompt in prompts]  # (B,)
     lengths, T = np.array([len(prompt) for prompt in number_of]), max(map(len, prompts))
-    # Shorter prompts are padded on the right, where causal attention never looks.
     ids = np.array([*itertools.zip_longest(*number_of, fillvalue=0)], np.int64).T
     logits = prefill(config, cache, ids, lengths)
     if len(number_of) < len(prompts):
@@ -148,7 +165,170 @@ def prefill_once(config, cache, prompts):
     return logits[which]
 
 
-# ---- evaluation: what sft.py and rl.py ask of a network ------------------------------------------
+# ---- text on the terminal ------------------------------------------------------------------------
+# net is (params, config, tokenizer); how holds the keyword arguments of `stream`.
+
+def write(net, ids, how, new, candidates=False):
+    """Prints what the network writes after ids as it comes, thoughts dimmed, or the candidates for
+    each token; and why it ends unless the network ended it. The new ids are appended to new, where
+    the caller finds them even if Ctrl-C interrupts."""
+    params, config, tokenizer = net
+    # A token may end inside a character: "é" is two bytes. The decoder keeps the first until the
+    # second has come.
+    decoder, text = codecs.getincrementaldecoder("utf-8")("replace"), ""
+    for _, (token,), _, (logits,) in stream(params, config, [ids], **how):
+        new.append(int(token))
+        if candidates:
+            print_candidates(tokenizer, logits, new[-1])
+        elif token not in how["stop"]:
+            part = printable(decoder.decode(tokenizer.token_bytes(new[-1])), "\n")
+            text += part
+            thought = text.rfind("<think>") > text.rfind("</think>")  # -1: not there
+            print(paint(part, "2") if thought else part, end="", flush=True)
+    full = f" (the context of {config.ctx} tokens is full)"
+    reason = full if len(ids) + len(new) >= config.ctx else " ..."
+    print(decoder.decode(b"", final=True) + ("" if token in how["stop"] else paint(reason, "2")))
+
+
+def print_candidates(tokenizer, logits, token):
+    """The likeliest next tokens as bars, the sampled one marked. They show the network's own
+    probabilities (V,): so one sees when a token of 2% was sampled, and what comes of it."""
+    p = probabilities(logits)
+    top = np.argsort(-p)[:CANDIDATES].tolist()
+    for k in top if token in top else [*top, token]:
+        name = printable(tokenizer.token_bytes(k).decode("utf-8", "backslashreplace"))
+        line = f"{name:>16} {p[k]:6.1%} {'█' * round(BAR * p[k])}"
+        print(paint(line + " <- sampled", "32") if k == token else line)
+    print()
+
+
+# ---- what a base model is: three demonstrations --------------------------------------------------
+# Dreams: several texts from one prompt. A base model has no answer in mind, only a probability for
+# every text that might follow. What it writes looks like its training text, but nobody wrote it:
+# names and numbers are hallucinations. `run` below writes them; the other two are here.
+
+def regurgitation(net, train, val):
+    """Memorization: how far does the network recite a text word for word, given its first tokens?
+    The held-out passages show how much of it is chance: anybody can finish a common phrase."""
+    params, config, tokenizer = net
+    T = min(PASSAGE, config.ctx)
+    given, passages = T // 4, find_passages(train[:SEARCHED], val[:SEARCHED], T)
+    print(f"Tokens recited word for word, of the {T - given} after a passage's first {given}:")
+    kinds = f"quoted {QUOTED} times or more", "once in the training text", "held out"
+    for kind, texts in zip(kinds, passages):
+        if not len(texts):
+            continue  # no passage of this kind
+        written = generate(params, config, texts[:, :given], T - given, temperature=0)
+        # Hits up to the first miss: of 1 1 0 1 the running product is 1 1 0 0, its sum 2.
+        right = np.cumprod(written == texts[:, given:], axis=1).sum(axis=1)
+        best = right.argmax()
+        prompt = printable(tokenizer.decode(texts[best, :given].tolist()))
+        recited = printable(tokenizer.decode(written[best, :right[best]].tolist()))
+        print(f"  {kind} ({len(texts)}): {right.mean():.1f} on average, at most {right[best]}\n"
+              f"    {paint(prompt, '2')} -> {paint(recited, '32')}")
+
+
+def find_passages(train, val, T):
+    """Passages of T tokens, three arrays (N,T): some that occur QUOTED times or more, some that
+    occur once, in train, and some that occur once, in val."""
+    text = np.concatenate([train, val]).astype(np.uint64)
+    hashes = np.zeros(len(text) - T + 1, np.uint64)  # of the T tokens from each position on
+    for i in range(T):  # modulo 2**64; different passages hardly ever have equal hashes
+        hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + text[i:i + len(hashes)]
+    # In hash order, so the first of a kind are as good as random ones.
+    _, first, times = np.unique(hashes, return_index=True, return_counts=True)
+    in_train, windows = first < len(train), np.lib.stride_tricks.sliding_window_view(text, T)
+    kinds = times >= QUOTED, (times == 1) & in_train, (times == 1) & ~in_train
+    return [windows[first[kind][:PASSAGES]] for kind in kinds]
+
+
+def lossy_zip(net, train, val):
+    """To predict is to compress: arithmetic coding writes a token of probability p in -log2 p bits,
+    one of 1/8 in 3 bits, a certain one in none. So the loss on held-out text is a file size, here
+    beside those of gzip and xz."""
+    params, config, tokenizer = net
+    T = config.ctx
+    n = min(ZIPPED, len(val) - 1) // T * T
+    ids, targets = (val[i:i + n].reshape(-1, T).astype(np.int64) for i in (0, 1))
+    nats = token_losses(params, config, ids, targets).sum(dtype=np.float64)
+    # Tokens of different vocabularies are not comparable, bytes are. Special tokens are no text.
+    text = b"".join(tokenizer.token_bytes(k) for k in targets.ravel().tolist()
+                    if k not in tokenizer.special_tokens.values())
+    print(f"{len(text):,} bytes of held-out text, in bits per byte:")
+    for name, n_bits in (("plain", 8 * len(text)), ("gzip", 8 * len(gzip.compress(text))),
+                         ("xz", 8 * len(lzma.compress(text))), ("network", nats / np.log(2))):
+        print(f"{name:>10} {n_bits / len(text):5.2f} {'█' * round(BAR * n_bits / len(text) / 8)}")
+    print(f"Perplexity, exp(loss): {np.exp(nats / n):.2f} a token. gzip and xz start from nothing; "
+          f"these {count(config)[0]:,} parameters are a lossy zip of {len(train):,} tokens.")
+
+
+# ---- chat ----------------------------------------------------------------------------------------
+# The network remembers nothing. At each turn it reads the whole conversation again, as far as it
+# fits, as one text that ends where the assistant speaks, and continues it up to <|im_end|>:
+#
+#     <|im_start|>user<|im_sep|>Hi<|im_end|><|im_start|>assistant<|im_sep|>
+
+def chat(net, system, how):
+    """A conversation on the terminal. system: a list of one message or none."""
+    _, config, tokenizer = net
+    render_chat(tokenizer, system)  # ValueError if it has no chat tokens: a base model
+    messages, forgotten = [], 0  # forgotten: how many of messages fell out
+    with contextlib.suppress(ImportError):  # Windows lacks it
+        import readline  # noqa: F401, gives input() arrow keys and history
+    print("/reset starts anew, /save FILE adds the chat to a file, /quit ends, Ctrl-C interrupts")
+    while True:
+        try:
+            text = input("you> ").strip()
+            if text == "/quit":
+                return print("bye")
+            if text == "/reset":
+                messages, forgotten = [], 0
+            elif text.startswith("/save ") and messages:
+                path, talk = text.removeprefix("/save ").strip(), {"messages": system + messages}
+                with open(path, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(talk, ensure_ascii=False) + "\n")
+                print(f"(saved to {printable(path)})")
+            elif text.startswith("/"):
+                print("(/reset, /save FILE after a first answer, /quit)")
+            elif text:
+                asked = [*messages, {"role": "user", "content": text}]
+                n, ids = trim(tokenizer, system, asked, int(config.ctx * (1 - ANSWER_SHARE)))
+                if n > forgotten:
+                    print(paint(f"(the context is full: the first {n} messages are not read)", "2"))
+                forgotten = n
+                answer = reply(net, ids, how | {"seed": how["seed"] + len(asked)})
+                messages = [*asked, {"role": "assistant", "content": answer}]
+        except EOFError:
+            return print()
+        except (ValueError, OSError) as error:
+            print(f"({printable(str(error))})")
+
+
+def reply(net, ids, how):
+    """Prints the assistant's answer to the prompt ids and returns its text. Ctrl-C ends the answer;
+    what was written before stays in the conversation."""
+    print(paint("assistant> ", "32"), end="", flush=True)
+    new = []
+    try:
+        write(net, ids, how, new)
+    except KeyboardInterrupt as interrupt:
+        if interrupt.args:  # SIGTERM (common.py) ends the whole chat
+            raise
+        print(paint(" (stopped)", "2"))
+    return net[2].decode([token for token in new if token not in how["stop"]])
+
+
+def trim(tokenizer, system, messages, limit):
+    """(n, ids): a prompt of at most limit tokens, without the oldest n messages. The system's
+    message stays; questions fall out with their answers, so it begins as in training."""
+    for n in range(0, len(messages), 2):
+        ids, _ = render_chat(tokenizer, system + messages[n:], open_answer=True)
+        if len(ids) <= limit:
+            return n, ids
+    raise ValueError(f"{len(ids)} tokens, but only {limit} fit: please say it shorter")
+
+
+# ---- what train.py, sft.py and rl.py ask of a network (skip at first) ----------------------------
 
 def stop_ids(config, tokenizer):
     """The ids at which a text ends. A trained assistant ends its turn with <|im_end|>; a worse one
@@ -183,12 +363,6 @@ def complete(net, prompts, temperature=0.0, max_new_tokens=64, seed=0):
     return texts
 
 
-def answers(net, conversations, temperature=0.0, max_new_tokens=64, seed=0):
-    """What an assistant says next in each conversation [{"role", "content"}, ...]."""
-    prompts = [render_chat(net[2], messages, open_answer=True)[0] for messages in conversations]
-    return complete(net, prompts, temperature, max_new_tokens, seed)
-
-
 def recall(params, config, tokenizer, facts):
     """The share of facts {"prompt", "answer"} that the network completes: each token of the answer
     is the likeliest. A single forward pass shows it, since the network predicts at every position:
@@ -196,167 +370,15 @@ def recall(params, config, tokenizer, facts):
         index      0      1      2     3     4
         ids        Talgo  lives  in    Tide  wick      the prompt has 3 tokens, the answer 2
         likeliest  is     in     Tide  wick  .         likeliest[2:4] must be ids[3:5]"""
-    prompts = [list(tokenizer.encode(fact["prompt"])) for fact in facts]
-    full = [ids + list(tokenizer.encode(fact["answer"])) for ids, fact in zip(prompts, facts)]
-    ids = np.array([*itertools.zip_longest(*full, fillvalue=0)]).T  # padded on the right
-    likeliest = np.concatenate([forward(params, config, ids[i:i + 64]).argmax(-1)
-                                for i in range(0, len(ids), 64)])  # 64 at a time: logits are large
-    return sum(row[len(prompt) - 1:len(tokens) - 1].tolist() == tokens[len(prompt):]
-               for row, prompt, tokens in zip(likeliest, prompts, full)) / len(facts)
+    right = 0
+    for fact in facts:
+        prompt, answer = (list(tokenizer.encode(fact[key])) for key in ("prompt", "answer"))
+        likeliest = forward(params, config, np.array([prompt + answer]))[0].argmax(axis=1).tolist()
+        right += likeliest[len(prompt) - 1:-1] == answer
+    return right / len(facts)
 
 
-# ---- text on the terminal ------------------------------------------------------------------------
-# net is (params, config, tokenizer); how holds the keyword arguments of `stream`.
-
-def write(net, ids, how, new, candidates=False):
-    """Prints what the network writes after ids as it comes, thoughts dimmed, or the candidates for
-    each token; and why it ends unless the network ended it. The new ids are appended to new."""
-    params, config, tokenizer = net
-    # A token may end inside a character: the decoder keeps such bytes until the rest has come.
-    decoder, text = codecs.getincrementaldecoder("utf-8")("replace"), ""
-    for _, (token,), _, (logits,) in stream(params, config, [ids], **how):
-        new.append(int(token))
-        if candidates:
-            print_candidates(tokenizer, logits, new[-1])
-        elif token not in how["stop"]:
-            part = printable(decoder.decode(tokenizer.token_bytes(new[-1])), "\n")
-            text += part
-            thought = text.rfind("<think>") > text.rfind("</think>")  # -1: not there
-            print(paint(part, "2") if thought else part, end="", flush=True)
-    full = f" (the context of {config.ctx} tokens is full)"
-    reason = full if len(ids) + len(new) >= config.ctx else " ..."
-    print(decoder.decode(b"", final=True) + ("" if token in how["stop"] else paint(reason, "2")))
-
-
-def print_candidates(tokenizer, logits, token):
-    """The likeliest next tokens as bars, the sampled one marked. They show the network's own
-    probabilities (V,): so one sees when a token of 2% was sampled, and what comes of it."""
-    p = probabilities(logits)
-    top = np.argsort(-p)[:CANDIDATES].tolist()
-    for k in top if token in top else [*top, token]:
-        name = printable(tokenizer.token_bytes(k).decode("utf-8", "backslashreplace"))
-        line = f"{name:>16} {p[k]:6.1%} {'█' * round(BAR * p[k])}"
-        print(paint(line + " <- sampled", "32") if k == token else line)
-    print()
-
-
-# ---- what a base model is: three demonstrations --------------------------------------------------
-# Dreams: several texts from one prompt. A base model has no answer in mind, only a probability for
-# every text that might follow. What it writes looks like its training text, but nobody wrote it:
-# names and numbers are hallucinations.
-
-def find_passages(train, val, T):
-    """Passages of T tokens, three arrays (N,T): some that occur QUOTED times or more, some that
-    occur once, in train, and some that occur once, in val."""
-    text = np.concatenate([train, val]).astype(np.uint64)
-    hashes = np.zeros(len(text) - T + 1, np.uint64)  # of the T tokens from each position on
-    for i in range(T):  # modulo 2**64; different passages hardly ever have equal hashes
-        hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + text[i:i + len(hashes)]
-    # In hash order, so the first of a kind are as good as random ones.
-    _, first, times = np.unique(hashes, return_index=True, return_counts=True)
-    in_train, windows = first < len(train), np.lib.stride_tricks.sliding_window_view(text, T)
-    kinds = times >= QUOTED, (times == 1) & in_train, (times == 1) & ~in_train
-    return [windows[first[kind][:PASSAGES]] for kind in kinds]
-
-
-def regurgitation(net, train, val):
-    """Memorization: how far does the network recite a text word for word, given its first tokens?
-    The held-out passages show how much of it is chance: anybody can finish a common phrase."""
-    params, config, tokenizer = net
-    T = min(PASSAGE, config.ctx)
-    given, passages = T // 4, find_passages(train[:SEARCHED], val[:SEARCHED], T)
-    print(f"Tokens recited word for word, of the {T - given} after a passage's first {given}:")
-    kinds = f"quoted {QUOTED} times or more", "once in the training text", "held out"
-    for kind, texts in zip(kinds, passages):
-        if not len(texts):
-            continue  # no passage of this kind
-        written = generate(params, config, texts[:, :given], T - given, temperature=0)
-        # The running product of hits (1) and misses (0) is 1 up to the first miss.
-        right = np.cumprod(written == texts[:, given:], axis=1).sum(axis=1)
-        best = right.argmax()
-        prompt = printable(tokenizer.decode(texts[best, :given].tolist()))
-        recited = printable(tokenizer.decode(written[best, :right[best]].tolist()))
-        print(f"  {kind} ({len(texts)}): {right.mean():.1f} on average, at most {right[best]}\n"
-              f"    {paint(prompt, '2')} -> {paint(recited, '32')}")
-
-
-def lossy_zip(net, train, val):
-    """To predict is to compress: arithmetic coding writes a token of probability p in -log2 p bits,
-    so the loss on held-out text is a file size, here beside those of gzip and xz."""
-    params, config, tokenizer = net
-    T = config.ctx
-    n = min(ZIPPED, len(val) - 1) // T * T
-    ids, targets = (val[i:i + n].reshape(-1, T).astype(np.int64) for i in (0, 1))
-    nats = token_losses(params, config, ids, targets).sum(dtype=np.float64)
-    # Tokens of different vocabularies are not comparable, bytes are. Special tokens are no text.
-    text = b"".join(tokenizer.token_bytes(k) for k in targets.ravel().tolist()
-                    if k not in tokenizer.special_tokens.values())
-    print(f"{len(text):,} bytes of held-out text, in bits per byte:")
-    for name, n_bits in (("plain", 8 * len(text)), ("gzip", 8 * len(gzip.compress(text))),
-                         ("xz", 8 * len(lzma.compress(text))), ("network", nats / np.log(2))):
-        print(f"{name:>10} {n_bits / len(text):5.2f} {'█' * round(BAR * n_bits / len(text) / 8)}")
-    print(f"Perplexity, exp(loss): {np.exp(nats / n):.2f} a token. gzip and xz start from nothing; "
-          f"these {count(config)[0]:,} parameters are a lossy zip of {len(train):,} tokens.")
-
-
-# ---- chat ----------------------------------------------------------------------------------------
-
-def trim(tokenizer, system, messages, limit):
-    """(n, ids): a prompt of at most limit tokens, without the oldest n messages. The system's
-    message stays; questions fall out with their answers, so it begins as in training."""
-    for n in range(0, len(messages), 2):
-        ids, _ = render_chat(tokenizer, system + messages[n:], open_answer=True)
-        if len(ids) <= limit:
-            return n, ids
-    raise ValueError(f"{len(ids)} tokens, but only {limit} fit: please say it shorter")
-
-
-def chat(net, system, how):
-    """A conversation on the terminal. The network remembers nothing: at each turn it reads the
-    conversation again, as far as it fits. system: a list of one message or none."""
-    _, config, tokenizer = net
-    render_chat(tokenizer, system)  # ValueError if it has no chat tokens: a base model
-    messages, forgotten = [], 0  # forgotten: how many of messages fell out
-    with contextlib.suppress(ImportError):  # Windows lacks it
-        import readline  # noqa: F401, gives input() arrow keys and history
-    print("/reset starts anew, /save FILE adds the chat to a file, /quit ends, Ctrl-C interrupts")
-    while True:
-        try:
-            text = input("you> ").strip()
-            if text == "/quit":
-                return print("bye")
-            if text == "/reset":
-                messages, forgotten = [], 0
-            elif text.startswith("/save ") and messages:
-                saved = json.dumps({"messages": system + messages}, ensure_ascii=False)
-                with open(text[6:].strip(), "a", encoding="utf-8") as file:
-                    file.write(saved + "\n")
-                print(f"(saved to {printable(text[6:].strip())})")
-            elif text.startswith("/"):
-                print("(/reset, /save FILE after a first answer, /quit)")
-            elif text:
-                asked = [*messages, {"role": "user", "content": text}]
-                n, ids = trim(tokenizer, system, asked, int(config.ctx * (1 - ANSWER_SHARE)))
-                if n > forgotten:
-                    print(paint(f"(the context is full: the first {n} messages are not read)", "2"))
-                forgotten = n
-                print(paint("assistant> ", "32"), end="", flush=True)
-                new = []
-                try:
-                    write(net, ids, how | {"seed": how["seed"] + len(asked)}, new)
-                except KeyboardInterrupt as interrupt:
-                    if interrupt.args:  # SIGTERM (common.py) ends the whole chat
-                        raise
-                    print(paint(" (stopped)", "2"))
-                answer = tokenizer.decode([token for token in new if token not in how["stop"]])
-                messages = [*asked, {"role": "assistant", "content": answer}]
-        except EOFError:
-            return print()
-        except (ValueError, OSError) as error:
-            print(f"({printable(str(error))})")
-
-
-# ---- the command ---------------------------------------------------------------------------------
+# ---- the command (skip at first) -----------------------------------------------------------------
 
 def choose_model(for_chat):
     """The default folder: for a chat the newer of out/sft and out/rl, since an older out/rl was
