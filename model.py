@@ -11,12 +11,12 @@ token that could come next comes out:
 Training adds the way back: the gradient of the loss with respect to every parameter, by the chain
 rule, layer by layer in reverse (backpropagation, backprop). There is no automatic differentiation:
 each backward stands under its forward, and tests/test_model.py compares every gradient with central
-differences and with PyTorch. Weights are (out, in) as in PyTorch's nn.Linear: y = x @ w.T forward,
-dx = dy @ w and dw = dy.T @ x backward. dx always means d loss/d x and has the shape of x.
+differences and with PyTorch. dx always means d loss/d x and has the shape of x; weights are (out,
+in), as in PyTorch's nn.Linear.
 
-Reading order: Config; decoder_block and decoder_block_backward, the heart; loss_and_grads, half of
-a training step; decode, which writes text. Then, to skip at first, how all of it lies in memory.
-The operations themselves (attention, rmsnorm, ...) are in kernels/plain.py.
+Reading order: Config; decoder_block and its backward, the heart; loss_and_grads, half of a training
+step; decode, which writes text. Then, to skip at first, how all of it lies in memory. The
+operations themselves (attention, rmsnorm, ...) are in kernels/plain.py.
 
 Sources: Touvron et al. 2023 (LLaMA), Su et al. 2021 (rotary embedding), Ainslie et al. 2023
 (grouped-query attention), Press & Wolf 2017 (tied embedding). Left out: dropout (it helps only
@@ -331,9 +331,11 @@ def decode(config, cache, ids, rows):
     return next_logits(params, config, x)
 
 
+# ---- What the kernels need to be true (skip at first) --------------------------------------------
+
 def check_ids(ids, config):
-    """ids (B,T) in one block of memory, or ValueError: kernels don't check bounds, so a wrong id
-    would read or write other memory."""
+    """ids (B,T) in one block of memory, or ValueError: the kernels don't check bounds, so a wrong
+    id would read or write other memory."""
     ids = np.ascontiguousarray(ids)
     for wrong in ids[(ids < 0) | (ids >= config.vocab)][:1]:
         raise ValueError(f"token id {wrong} is outside the model's vocabulary of {config.vocab}: "
@@ -345,7 +347,7 @@ def check_ids(ids, config):
 
 
 def checked(params, config, ids, targets):
-    """params, ids and targets as the kernels want them, or ValueError."""
+    """params, ids and targets (B,T) as the kernels want them, or ValueError."""
     ids, targets = check_ids(ids, config), check_ids(targets, config)
     if ids.shape != targets.shape or ids.ndim != 2:
         raise ValueError(f"ids {ids.shape} and targets {targets.shape} must both be (B,T)")
