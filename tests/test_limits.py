@@ -43,7 +43,7 @@ def test_ids_beyond_16_bits(vocab):
     {"ctx": 1}, {"ctx": 2, "dim": 2, "heads": 1}, {"dim": 16, "heads": 2, "kv_heads": 2},
     {"dim": 256, "heads": 1, "kv_heads": 1}, {"dim": 64, "heads": 8, "kv_heads": 1}])
 def test_small_and_large_heads_and_contexts(sizes):
-    """Contexts of 1 and 2, heads of 2 to 256 numbers: finite gradients, greedy tokens of forward."""
+    """Contexts of 1 and 2, heads of 2 to 256: finite gradients, greedy tokens are forward's."""
     params, config = net(**sizes)
     ids = np.arange(3 * config.ctx).reshape(3, -1) % 300
     loss, grads = model.loss_and_grads(params, config, ids, ids)
@@ -81,7 +81,7 @@ def tokens(tmp_path, monkeypatch, command):
 
 
 def test_extreme_learning_rates(tokens, capsys):
-    """Rates of 100 and 1e30 end with finite weights, or in one sentence that says where it broke."""
+    """Rates of 100 and 1e30 end with finite weights, or in one sentence that says what broke."""
     for rate in ("100", "1e30"):
         status = tokens("--steps", "10", "--ctx", "8", "--batch", "2", "--lr", rate)
         error = capsys.readouterr().err

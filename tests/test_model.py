@@ -24,7 +24,7 @@ def test_every_gradient_is_the_central_difference(small):
 
 @pytest.mark.parametrize("B,rows", [(1, 512), (2, 512), (3, 5)])
 def test_what_goes_through_at_a_time_changes_nothing(small, monkeypatch, B, rows):
-    """Micro-batches of B sequences, and logits of a few rows at a time: the same loss, gradients."""
+    """Micro-batches of B sequences, logits of a few rows at a time: the same loss and gradients."""
     params, config, ids, targets, mask = small
     loss, grads = model.loss_and_grads(params, config, ids, targets, mask)
     monkeypatch.setattr(model, "HEAD_ROWS", rows)
@@ -81,7 +81,7 @@ def test_cache_gives_the_logits_of_the_whole(small):
 @pytest.mark.peer
 @pytest.mark.parametrize("tied", [True, False])
 def test_loss_and_gradients_are_pytorchs(tied, tmp_path):
-    """Logits, loss and all gradients are those of transformers' LlamaForCausalLM, from our files."""
+    """Logits, loss and all gradients are those of transformers' Llama on a folder that we wrote."""
     torch, transformers = map(pytest.importorskip, ("torch", "transformers"))
     config = model.Config(vocab=301, ctx=64, dim=48, layers=3, heads=6, kv_heads=2, hidden=100,
                           tied=tied)
