@@ -104,8 +104,8 @@ def decoder_block(w, config, saved, buffers, out):
     rmsnorm(saved.x, w.norm1, config.eps, buffers.n)
     matmul(buffers.n, w.qkv, trans_b=True, out=saved.qkv.reshape(len(out), -1))  # (R,(H+2G)D)
     rope(saved.qkv, config.heads + config.kv_heads, *buffers.angles, 1)
-    fused_attention_forward(saved.qkv.reshape(buffers.heads), config.heads,
-                            saved.o.reshape(buffers.heads), saved.lse)
+    qkv, o = (x.reshape(buffers.heads) for x in (saved.qkv, saved.o))  # (B,T,heads,D), views
+    fused_attention_forward(qkv, config.heads, o, saved.lse)
     np.copyto(saved.mid, saved.x)  # to which the product below adds
     matmul(saved.o, w.o, trans_b=True, out=saved.mid, accumulate=True)  # (R,C)
 
@@ -137,9 +137,9 @@ def decoder_block_backward(w, dw, config, saved, buffers):
     # Now dx is d loss/d mid. Attention: mid = x + o @ w.o.T
     matmul(dx, w.o, out=buffers.do)  # (R,C)
     matmul(dx, saved.o, trans_a=True, out=dw.o, accumulate=True)  # (C,C)
-    fused_attention_backward(buffers.do.reshape(buffers.heads), saved.qkv.reshape(buffers.heads),
-                             config.heads, saved.o.reshape(buffers.heads), saved.lse,
-                             buffers.dqkv.reshape(buffers.heads))
+    do, dqkv, qkv, o = (x.reshape(buffers.heads)  # (B,T,heads,D), views
+                        for x in (buffers.do, buffers.dqkv, saved.qkv, saved.o))
+    fused_attention_backward(do, qkv, config.heads, o, saved.lse, dqkv)
     rope(buffers.dqkv, config.heads + config.kv_heads, *buffers.angles, -1)  # rotates back
     dqkv = buffers.dqkv.reshape(len(dx), -1)  # (R,(H+2G)D)
     rmsnorm(saved.x, w.norm1, config.eps, n)
@@ -286,7 +286,7 @@ class Cache:
     def keep(self, layer, qkv):
         """Stores k and v of qkv (B,T,H+2G,D) as the first T positions of a layer. A head's keys
         come to lie one after another, (B,G,T,D), as decode reads them."""
-        B, T, G = *qkv.shape[:2], self.k.shape[2]
+        (B, T), G = qkv.shape[:2], self.k.shape[2]
         self.k[layer, :B, :, :T] = qkv[:, :, -2 * G:-G].transpose(0, 2, 1, 3)
         self.v[layer, :B, :, :T] = qkv[:, :, -G:].transpose(0, 2, 1, 3)
 
@@ -337,9 +337,10 @@ def check_ids(ids, config):
     """ids (B,T) in one block of memory, or ValueError: the kernels don't check bounds, so a wrong
     id would read or write other memory."""
     ids = np.ascontiguousarray(ids)
-    for wrong in ids[(ids < 0) | (ids >= config.vocab)][:1]:
-        raise ValueError(f"token id {wrong} is outside the model's vocabulary of {config.vocab}: "
-                         "is it the tokenizer it was trained with?")
+    wrong = ids[(ids < 0) | (ids >= config.vocab)]
+    if wrong.size:
+        raise ValueError(f"token id {wrong[0]} is outside the model's vocabulary of "
+                         f"{config.vocab}: is it the tokenizer it was trained with?")
     if ids.shape[-1] > config.ctx:
         raise ValueError(f"{ids.shape[-1]} tokens are more than the model's context of "
                          f"{config.ctx}")
