@@ -11,10 +11,9 @@ Every optimizer here is "weights -= learning rate x direction". They differ in t
     AdamW              each number of the gradient over its usual size: about +1 or -1 everywhere
     Muon               each matrix with its singular values set to 1: no direction is small
 
-Reading order: learning_rate, clip_scale, adamw's example, then Muon (orthogonalize, update).
-Sources: AdamW (Loshchilov & Hutter 2019), clipping (Pascanu et al. 2013), warm-up and linear decay
-to zero (Bergsma et al. 2025), Muon (Jordan et al. 2024). Left out: other optimizers, and all that
-several machines would need.
+Reading order: from top to bottom. Sources: AdamW (Loshchilov & Hutter 2019), clipping (Pascanu et
+al. 2013), warm-up and linear decay to zero (Bergsma et al. 2025), Muon (Jordan et al. 2024). Left
+out: other optimizers, and all that several machines would need.
 """
 import math
 
@@ -35,7 +34,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of s, s^3, s^5 (Jordan
 NS_STEPS = 3  # they take 5; with 3, 4 or 5 our losses are the same, and 3 cost 40% less
 
 
-# ---- The length of a step ----
+# ---- The length of a step ------------------------------------------------------------------------
 
 def learning_rate(step, steps, peak):
     """Of step 0, 1, ...: rises linearly over the first WARMUP of all steps, then falls to zero.
@@ -56,7 +55,7 @@ def clip_scale(grads):
     return norm, CLIP / norm if norm > CLIP else 1.0
 
 
-# ---- AdamW: every number by itself ----
+# ---- AdamW: every number by itself ---------------------------------------------------------------
 # For each weight p with gradient g, kernels.adamw keeps two running averages: m1 of g (which way to
 # go) and m2 of g^2 (how large g usually is). Both start at 0, so after `step` steps they hold only
 # a share 1 - beta^step of real gradients and are divided by it. Then
@@ -68,7 +67,6 @@ def clip_scale(grads):
 # The first has gradients ten times larger and moves no faster for it; the second changes its mind
 # and is slowed down for that.
 
-
 def start(params):
     """The averages before the first step: zeros, flat vectors in the order of model.shapes.
 
@@ -76,39 +74,35 @@ def start(params):
     return {"m1": np.zeros_like(vector(params)), "m2": np.zeros_like(vector(params))}
 
 
-# ---- Muon: every matrix as a whole ----
+def update(params, grads, averages, config, step, lr, decay=DECAY, muon_lr=None):
+    """Changes params by one step, numbered from 1. Returns the gradient's length before clipping.
+
+    muon_lr None: AdamW for everything. Otherwise Muon takes the matrices inside the blocks (q, k,
+    v, o, gate, up, down), which lie behind each other in the flat vector. The embedding and the
+    output head stay with AdamW: their rows are tokens, a look-up and no map between directions. So
+    do the norms, which are vectors. averages["m1"] is Muon's average too; it needs no m2."""
+    norm, scale = clip_scale(grads)
+    p, g, m1, m2 = vector(params), vector(grads), averages["m1"], averages["m2"]
+    matrices = count(config)[1]  # numbers in matrices, which come first and decay
+    parts = [(0, p.size)]  # from where to where AdamW works
+    if muon_lr is not None:
+        names = [name for name, w in params.items() if w.ndim == 2 and ".layers." in name]
+        muon(params, grads, views(m1, config), scale, muon_lr, decay, names, step)
+        blocks = sum(params[name].size for name in names)
+        parts = [(0, matrices - blocks), (matrices, p.size)]
+    for i, j in parts:
+        adamw(p[i:j], g[i:j], m1[i:j], m2[i:j], scale, lr, BETA1, BETA2, EPS, decay,
+              max(0, min(j, matrices) - i), step)
+    return norm
+
+
+# ---- Muon: every matrix as a whole (skip at first) -----------------------------------------------
 # A weight matrix maps input directions to output directions. Write its averaged gradient as a
 # singular value decomposition, U S V^T: pairs of directions (columns of V and U) and how strongly
 # each pair is wanted (S). A few frequent patterns of the text have nearly all of S. AdamW's +1 and
 # -1 inherit that, since they follow the signs of a matrix that those few dominate. Muon moves along
 # U V^T instead, the same matrix with all of S set to 1: what is rare is learned as fast as what is
 # frequent. RESULTS.md compares the two.
-#
-# U V^T needs no decomposition. For an odd polynomial f(s) = a s + b s^3 + c s^5,
-#     a X + b (X X^T) X + c (X X^T)^2 X  =  U f(S) V^T,          as X X^T = U S^2 U^T,
-# so products of matrices apply f to all singular values at once. With NEWTON_SCHULZ as a, b, c a
-# small value grows 3.4 times and a large one stays between 0.68 and 1.21, which is near enough to
-# 1: 0.5 -> 1.19 -> 0.85 -> 0.86 and 0.1 -> 0.34 -> 0.99 -> 0.71 and 0.01 -> 0.03 -> 0.12 -> 0.40.
-
-def orthogonalize(x, steps=NS_STEPS):
-    """About U V^T for each matrix U S V^T of a stack x (N,rows,columns): all of S near 1.
-
-    First each is divided by its length, which is at least its largest singular value. Tall ones
-    are transposed: for 344 x 128, X X^T would be 344 x 344, while X^T X is 128 x 128."""
-    a, b, c = map(x.dtype.type, NEWTON_SCHULZ)
-    tall = x.shape[1] > x.shape[2]
-    lengths = np.sqrt((x * x).sum(axis=(1, 2), keepdims=True))
-    x = (x.swapaxes(1, 2) if tall else x) / np.where(lengths > 0, lengths, 1)
-    i = np.arange(x.shape[1])  # [:, i, i] is the diagonal of each matrix
-    for _ in range(steps):
-        square = matmul_stack(x, x, trans_b=True)  # X X^T, the smaller side twice
-        factor = c * square
-        factor[:, i, i] += b
-        factor = matmul_stack(square, factor)  # b X X^T + c (X X^T)^2
-        factor[:, i, i] += a
-        x = matmul_stack(factor, x)
-    return x.swapaxes(1, 2) if tall else x
-
 
 def muon(params, grads, m1, scale, lr, decay, names, step):
     """One Muon step on the matrices `names`, in place; m1 is a dict of views, step counts from 1.
@@ -130,25 +124,27 @@ def muon(params, grads, m1, scale, lr, decay, names, step):
             params[name] -= lr * math.sqrt(max(1, rows / columns)) * direction
 
 
-# ---- The step ----
+def orthogonalize(x, steps=NS_STEPS):
+    """About U V^T for each matrix U S V^T of a stack x (N,rows,columns): all of S near 1.
 
-def update(params, grads, averages, config, step, lr, decay=DECAY, muon_lr=None):
-    """Changes params by one step, numbered from 1. Returns the gradient's length before clipping.
+    It needs no decomposition. For an odd polynomial f(s) = a s + b s^3 + c s^5,
+        a X + b (X X^T) X + c (X X^T)^2 X  =  U f(S) V^T,          as X X^T = U S^2 U^T,
+    so products of matrices apply f to all singular values at once. With NEWTON_SCHULZ as a, b, c a
+    small value grows 3.4 times and a large one stays between 0.68 and 1.21, near enough to 1:
+    0.5 -> 1.19 -> 0.85 -> 0.86 and 0.1 -> 0.34 -> 0.99 -> 0.71 and 0.01 -> 0.03 -> 0.12 -> 0.40.
 
-    muon_lr None: AdamW for everything. Otherwise Muon takes the matrices inside the blocks (q, k,
-    v, o, gate, up, down), which lie behind each other in the flat vector. The embedding and the
-    output head stay with AdamW: their rows are tokens, a look-up and no map between directions. So
-    do the norms, which are vectors. averages["m1"] is Muon's average too; it needs no m2."""
-    norm, scale = clip_scale(grads)
-    p, g, m1, m2 = vector(params), vector(grads), averages["m1"], averages["m2"]
-    matrices = count(config)[1]  # numbers in matrices, which come first and decay
-    parts = [(0, p.size)]
-    if muon_lr is not None:
-        blocks = (1 if config.tied else 2) * config.vocab * config.dim  # where they begin
-        names = [name for name, w in params.items() if w.ndim == 2 and ".layers." in name]
-        muon(params, grads, views(m1, config), scale, muon_lr, decay, names, step)
-        parts = [(0, blocks), (matrices, p.size)]
-    for i, j in parts:
-        adamw(p[i:j], g[i:j], m1[i:j], m2[i:j], scale, lr, BETA1, BETA2, EPS, decay,
-              max(0, min(j, matrices) - i), step)
-    return norm
+    First each matrix is divided by its length, which is at least its largest singular value. Tall
+    ones are transposed: for 344 x 128, X X^T would be 344 x 344, while X^T X is 128 x 128."""
+    a, b, c = map(x.dtype.type, NEWTON_SCHULZ)
+    tall = x.shape[1] > x.shape[2]
+    lengths = np.sqrt((x * x).sum(axis=(1, 2), keepdims=True))
+    x = (x.swapaxes(1, 2) if tall else x) / np.where(lengths > 0, lengths, 1)
+    i = np.arange(x.shape[1])  # [:, i, i] is the diagonal of each matrix
+    for _ in range(steps):
+        square = matmul_stack(x, x, trans_b=True)  # X X^T, the smaller side twice
+        factor = c * square
+        factor[:, i, i] += b
+        factor = matmul_stack(square, factor)  # b X X^T + c (X X^T)^2
+        factor[:, i, i] += a
+        x = matmul_stack(factor, x)
+    return x.swapaxes(1, 2) if tall else x

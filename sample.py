@@ -6,7 +6,8 @@
     python sample.py --chat                    a conversation with what sft.py or rl.py trained
     python sample.py --model stories260K.bin --tokenizer tok512.bin      llama2.c's files work too
 
-Reading order: the naive loop, which is all of inference; the same with a KV cache; then the rest.
+Reading order: naive_generate, which is all of inference; stream, the same with a KV cache; then the
+terminal, three demonstrations and the chat.
 Reads a checkpoint (out/base/; with --chat the newer of out/sft/ and out/rl/) and out/tokens/ (zip,
 regurgitation). Starts in 1 s, writes 6,800 tokens/s with 0.9M parameters (Zen 5).
 
@@ -41,19 +42,27 @@ SEARCHED, PASSAGE, QUOTED, PASSAGES = 5_000_000, 128, 4, 32
 
 
 # ---- the naive loop ------------------------------------------------------------------------------
+# The network gives a score, a logit, for every token that could come next. Softmax makes scores
+# into probabilities; laid end to end these fill the line from 0 to 1, and a random number points at
+# one of them:
+#
+#     "Talgo lives in"      Tidewick     Westerly     Dunmore
+#     logit                    2            1            0
+#     exp(logit)               7.39         2.72         1          sum 11.11
+#     probability              0.67         0.24         0.09
+#     covers              0 to 0.67    0.67 to 0.91  0.91 to 1      0.70 points at Westerly
+#
+# Temperature divides the logits first: 0.5 sharpens these probabilities to (0.87, 0.12, 0.02), 2
+# flattens them to (0.51, 0.31, 0.19). With top_k = 2, or top_p = 0.8, Dunmore could not be sampled.
 
 def naive_generate(params, config, ids, max_new_tokens, temperature=1, top_k=0, top_p=1, seed=0):
     """All of inference: the network reads the whole text, the next token is sampled and appended,
     and the network reads again (autoregressive generation). ids: a list; temperature above 0.
-    Returns the new ids.
-
-    Logits (2, 1, 0) give probabilities (0.67, 0.24, 0.09); temperature 0.5 sharpens them to (0.87,
-    0.12, 0.02), 2 flattens them to (0.51, 0.31, 0.19). Laid end to end they fill the line from 0 to
-    1, and a random number points at one: 0.7 at the second, which covers 0.67 to 0.91."""
+    Returns the new ids."""
     text, rng = list(ids), np.random.default_rng((seed, 0))
     for _ in range(max_new_tokens):
         logits = forward(params, config, np.array([text]))[0, -1]  # (V,), for the next token
-        p = probabilities(logits, temperature, top_k, top_p)
+        p = probabilities(logits, temperature, top_k, top_p)  # (V,), in kernels/plain.py
         text.append(int(np.searchsorted(np.cumsum(p), rng.random(), "right")))
     return text[len(ids):]
 
@@ -61,7 +70,12 @@ def naive_generate(params, config, ids, max_new_tokens, temperature=1, top_k=0, 
 # ---- many tokens, many texts ---------------------------------------------------------------------
 # The naive loop computes the same keys and values again for each new token. No token sees a later
 # one, so they never change: the KV cache keeps them. Prefill fills it with the whole prompt in one
-# pass; decode then feeds only the newest token.
+# pass; decode then feeds only the newest token. Many texts are written at once, and end at
+# different times:
+#
+#     step     0      1            2      3
+#     row 0    Tide   wick         .      <|im_end|>
+#     row 1    Yes    <|im_end|>                        a stop id, so this row leaves the batch
 
 def stream(params, config, prompts, max_new_tokens, temperature=1.0, top_k=None, top_p=None, seed=0,
            stop=()):
@@ -70,29 +84,29 @@ def stream(params, config, prompts, max_new_tokens, temperature=1.0, top_k=None,
 
     A row ends with an id in stop, after max_new_tokens, or with config.ctx tokens in all.
     Temperature 0 takes the likeliest token (greedy). Row b has its own random numbers, from
-    (seed, b), or seed[b] if seed is a list: its text does not depend on the other rows."""
+    (seed, b), or seed[b] if seed is a list: its text does not depend on the other rows. logprobs
+    are the network's own, before temperature, top_k and top_p: what rl.py learns from."""
     check_sampling(prompts, max_new_tokens, temperature, top_k, top_p)
-    temperature, top_k = float(temperature), min(top_k or 0, config.vocab)
-    top_p = 1.0 if top_p is None else float(top_p)
+    how = float(temperature), min(top_k or 0, config.vocab), 1.0 if top_p is None else float(top_p)
     prompts = [fit(prompt, config, max_new_tokens) for prompt in prompts]
     lengths = [len(prompt) for prompt in prompts]
     B, n_steps = len(prompts), min(max_new_tokens, config.ctx - min(lengths))
     seeds = seed if isinstance(seed, list) else [(seed, row) for row in range(B)]
     numbers = np.array([np.random.default_rng(s).random(n_steps) for s in seeds])  # (B,n_steps)
-    ends, unused = np.isin(np.arange(config.vocab), list(stop)), list(config.unused)  # (V,)
+    is_stop, unused = np.isin(np.arange(config.vocab), list(stop)), list(config.unused)  # (V,)
     cache = Cache(params, config, B, max(lengths) + n_steps)
     rows, logits = np.arange(B), prefill_once(config, cache, prompts)  # (B,), (B,V)
     for step in range(n_steps):
         if step:
-            logits = decode(config, cache, tokens, rows)
+            logits = decode(config, cache, tokens, rows)  # (N,V)
         logits[:, unused] = -np.inf  # ids without a token
         tokens, logprobs = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
-        sample_tokens(logits, temperature, top_k, top_p, numbers[rows, step], tokens, logprobs)
+        sample_tokens(logits, *how, numbers[rows, step], tokens, logprobs)  # writes the last two
         if not np.isfinite(logprobs).all():
             raise ValueError("the network's output is not a number: its weights are damaged")
         yield rows, tokens, logprobs, logits
         # Rows go on that met no stop and have a position left for one more token.
-        going = ~ends[tokens] & (cache.lengths[rows] + 1 < config.ctx)
+        going = ~is_stop[tokens] & (cache.lengths[rows] + 1 < config.ctx)
         rows, tokens = rows[going], tokens[going]
         if not len(rows):
             return
@@ -101,7 +115,8 @@ def stream(params, config, prompts, max_new_tokens, temperature=1.0, top_k=None,
 def generate(params, config, ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None, seed=0,
              stop=()):
     """`stream` collected: the new ids after the prompts ids, B lists, each ending with the stop id
-    that it met, if any; for an array (B,T) without stop an array (B,n)."""
+    that it met, if any; for an array (B,T) without stop an array (B,n). With 9 as the stop id
+    generate(params, config, [[7, 3], [5]], 3, stop=[9]) may return [[4, 8, 4], [6, 9]]."""
     new = [[] for _ in ids]
     for rows, tokens, _, _ in stream(params, config, ids, max_new_tokens, temperature, top_k, top_p,
                                      seed, stop):
@@ -109,6 +124,8 @@ def generate(params, config, ids, max_new_tokens, temperature=1.0, top_k=None, t
             new[row].append(token)
     return np.array(new, np.int64) if isinstance(ids, np.ndarray) and not len(stop) else new
 
+
+# ---- what stream does first (skip at first) ------------------------------------------------------
 
 def check_sampling(prompts, max_new_tokens, temperature, top_k, top_p):
     """ValueError for what can't be sampled with."""
@@ -118,7 +135,7 @@ def check_sampling(prompts, max_new_tokens, temperature, top_k, top_p):
             ("tokens", max_new_tokens, 0, np.inf), ("top-k", top_k or 0, 0, np.inf),
             ("temperature", temperature or 1, 1e-6, 1e6),  # 0: greedy
             ("top-p", 1 if top_p is None else top_p, 1e-6, 1)):
-        if not least <= value <= most:
+        if not least <= value <= most:  # a NaN isn't either
             raise ValueError(f"{name} {value}: must be from {least} to {most}")
 
 
@@ -134,11 +151,13 @@ def fit(prompt, config, max_new_tokens):
 
 def prefill_once(config, cache, prompts):
     """Fills the cache with B prompts and returns the logits (B,V) after each. A prompt that several
-    rows share (in rl.py each has 16 rollouts) is read once; its keys and values are copied."""
-    number_of = {}  # each different prompt -> its number
+    rows share (in rl.py each has 16 rollouts) is read once; its keys and values are copied.
+
+    Of prompts [7, 3], [5], [7, 3] it reads [[7, 3], [5, 0]]: shorter ones are padded on the right,
+    where causal attention never looks."""
+    number_of = {}  # each different prompt -> its number; in the example above which is 0, 1, 0
     which = [number_of.setdefault(tuple(prompt), len(number_of)) for prompt in prompts]  # (B,)
     lengths, T = np.array([len(prompt) for prompt in number_of]), max(map(len, prompts))
-    # Shorter prompts are padded on the right, where causal attention never looks.
     ids = np.array([*itertools.zip_longest(*number_of, fillvalue=0)], np.int64).T
     logits = prefill(config, cache, ids, lengths)
     if len(number_of) < len(prompts):
@@ -148,71 +167,16 @@ def prefill_once(config, cache, prompts):
     return logits[which]
 
 
-# ---- evaluation: what sft.py and rl.py ask of a network ------------------------------------------
-
-def stop_ids(config, tokenizer):
-    """The ids at which a text ends. A trained assistant ends its turn with <|im_end|>; a worse one
-    may begin the next turn instead, so the chat's other special tokens end it too."""
-    special = tokenizer.special_tokens
-    return {*config.eos, *(special[name] for name in CHAT_SPECIALS if name in special)}
-
-
-def batches(config, lengths, max_new_tokens):
-    """Yields lists of row numbers: prompts of these lengths, in order of length (little padding),
-    as many at a time as fit into BATCH_BYTES with what will be written."""
-    # float32 numbers a token: keys and values of all layers, about the activations of one.
-    numbers = (2 * config.layers * config.kv_heads * config.head_dim
-               + 8 * config.dim + 3 * config.hidden)
-    n_tokens = min(max(lengths, default=0) + max_new_tokens, config.ctx)
-    size = max(1, BATCH_BYTES // (4 * numbers * n_tokens))
-    order = np.argsort(lengths, kind="stable").tolist()
-    for i in range(0, len(order), size):
-        yield order[i:i + size]
-
-
-def complete(net, prompts, temperature=0.0, max_new_tokens=64, seed=0):
-    """The texts that the network writes after prompts, lists of ids; without the stop ids.
-    However many they are, memory is bounded, and text k depends only on prompt k and k."""
-    params, config, tokenizer = net
-    stop, texts = stop_ids(config, tokenizer), [""] * len(prompts)
-    for rows in batches(config, list(map(len, prompts)), max_new_tokens):
-        new = generate(params, config, [prompts[row] for row in rows], max_new_tokens, temperature,
-                       seed=[(seed, row) for row in rows], stop=stop)
-        for row, ids in zip(rows, new):
-            texts[row] = tokenizer.decode([token for token in ids if token not in stop])
-    return texts
-
-
-def answers(net, conversations, temperature=0.0, max_new_tokens=64, seed=0):
-    """What an assistant says next in each conversation [{"role", "content"}, ...]."""
-    prompts = [render_chat(net[2], messages, open_answer=True)[0] for messages in conversations]
-    return complete(net, prompts, temperature, max_new_tokens, seed)
-
-
-def recall(params, config, tokenizer, facts):
-    """The share of facts {"prompt", "answer"} that the network completes: each token of the answer
-    is the likeliest. A single forward pass shows it, since the network predicts at every position:
-
-        index      0      1      2     3     4
-        ids        Talgo  lives  in    Tide  wick      the prompt has 3 tokens, the answer 2
-        likeliest  is     in     Tide  wick  .         likeliest[2:4] must be ids[3:5]"""
-    prompts = [list(tokenizer.encode(fact["prompt"])) for fact in facts]
-    full = [ids + list(tokenizer.encode(fact["answer"])) for ids, fact in zip(prompts, facts)]
-    ids = np.array([*itertools.zip_longest(*full, fillvalue=0)]).T  # padded on the right
-    likeliest = np.concatenate([forward(params, config, ids[i:i + 64]).argmax(-1)
-                                for i in range(0, len(ids), 64)])  # 64 at a time: logits are large
-    return sum(row[len(prompt) - 1:len(tokens) - 1].tolist() == tokens[len(prompt):]
-               for row, prompt, tokens in zip(likeliest, prompts, full)) / len(facts)
-
-
 # ---- text on the terminal ------------------------------------------------------------------------
 # net is (params, config, tokenizer); how holds the keyword arguments of `stream`.
 
 def write(net, ids, how, new, candidates=False):
     """Prints what the network writes after ids as it comes, thoughts dimmed, or the candidates for
-    each token; and why it ends unless the network ended it. The new ids are appended to new."""
+    each token; and why it ends unless the network ended it. The new ids are appended to new, where
+    the caller finds them even if Ctrl-C interrupts."""
     params, config, tokenizer = net
-    # A token may end inside a character: the decoder keeps such bytes until the rest has come.
+    # A token may end inside a character: "é" is two bytes. The decoder keeps the first until the
+    # second has come.
     decoder, text = codecs.getincrementaldecoder("utf-8")("replace"), ""
     for _, (token,), _, (logits,) in stream(params, config, [ids], **how):
         new.append(int(token))
@@ -243,7 +207,28 @@ def print_candidates(tokenizer, logits, token):
 # ---- what a base model is: three demonstrations --------------------------------------------------
 # Dreams: several texts from one prompt. A base model has no answer in mind, only a probability for
 # every text that might follow. What it writes looks like its training text, but nobody wrote it:
-# names and numbers are hallucinations.
+# names and numbers are hallucinations. `run` below writes them; the other two are here.
+
+def regurgitation(net, train, val):
+    """Memorization: how far does the network recite a text word for word, given its first tokens?
+    The held-out passages show how much of it is chance: anybody can finish a common phrase."""
+    params, config, tokenizer = net
+    T = min(PASSAGE, config.ctx)
+    given, passages = T // 4, find_passages(train[:SEARCHED], val[:SEARCHED], T)
+    print(f"Tokens recited word for word, of the {T - given} after a passage's first {given}:")
+    kinds = f"quoted {QUOTED} times or more", "once in the training text", "held out"
+    for kind, texts in zip(kinds, passages):
+        if not len(texts):
+            continue  # no passage of this kind
+        written = generate(params, config, texts[:, :given], T - given, temperature=0)
+        # Hits up to the first miss: of 1 1 0 1 the running product is 1 1 0 0, its sum 2.
+        right = np.cumprod(written == texts[:, given:], axis=1).sum(axis=1)
+        best = right.argmax()
+        prompt = printable(tokenizer.decode(texts[best, :given].tolist()))
+        recited = printable(tokenizer.decode(written[best, :right[best]].tolist()))
+        print(f"  {kind} ({len(texts)}): {right.mean():.1f} on average, at most {right[best]}\n"
+              f"    {paint(prompt, '2')} -> {paint(recited, '32')}")
+
 
 def find_passages(train, val, T):
     """Passages of T tokens, three arrays (N,T): some that occur QUOTED times or more, some that
@@ -259,30 +244,10 @@ def find_passages(train, val, T):
     return [windows[first[kind][:PASSAGES]] for kind in kinds]
 
 
-def regurgitation(net, train, val):
-    """Memorization: how far does the network recite a text word for word, given its first tokens?
-    The held-out passages show how much of it is chance: anybody can finish a common phrase."""
-    params, config, tokenizer = net
-    T = min(PASSAGE, config.ctx)
-    given, passages = T // 4, find_passages(train[:SEARCHED], val[:SEARCHED], T)
-    print(f"Tokens recited word for word, of the {T - given} after a passage's first {given}:")
-    kinds = f"quoted {QUOTED} times or more", "once in the training text", "held out"
-    for kind, texts in zip(kinds, passages):
-        if not len(texts):
-            continue  # no passage of this kind
-        written = generate(params, config, texts[:, :given], T - given, temperature=0)
-        # The running product of hits (1) and misses (0) is 1 up to the first miss.
-        right = np.cumprod(written == texts[:, given:], axis=1).sum(axis=1)
-        best = right.argmax()
-        prompt = printable(tokenizer.decode(texts[best, :given].tolist()))
-        recited = printable(tokenizer.decode(written[best, :right[best]].tolist()))
-        print(f"  {kind} ({len(texts)}): {right.mean():.1f} on average, at most {right[best]}\n"
-              f"    {paint(prompt, '2')} -> {paint(recited, '32')}")
-
-
 def lossy_zip(net, train, val):
     """To predict is to compress: arithmetic coding writes a token of probability p in -log2 p bits,
-    so the loss on held-out text is a file size, here beside those of gzip and xz."""
+    one of 1/8 in 3 bits, a certain one in none. So the loss on held-out text is a file size, here
+    beside those of gzip and xz."""
     params, config, tokenizer = net
     T = config.ctx
     n = min(ZIPPED, len(val) - 1) // T * T
@@ -300,20 +265,13 @@ def lossy_zip(net, train, val):
 
 
 # ---- chat ----------------------------------------------------------------------------------------
-
-def trim(tokenizer, system, messages, limit):
-    """(n, ids): a prompt of at most limit tokens, without the oldest n messages. The system's
-    message stays; questions fall out with their answers, so it begins as in training."""
-    for n in range(0, len(messages), 2):
-        ids, _ = render_chat(tokenizer, system + messages[n:], open_answer=True)
-        if len(ids) <= limit:
-            return n, ids
-    raise ValueError(f"{len(ids)} tokens, but only {limit} fit: please say it shorter")
-
+# The network remembers nothing. At each turn it reads the whole conversation again, as far as it
+# fits, as one text that ends where the assistant speaks, and continues it up to <|im_end|>:
+#
+#     <|im_start|>user<|im_sep|>Hi<|im_end|><|im_start|>assistant<|im_sep|>
 
 def chat(net, system, how):
-    """A conversation on the terminal. The network remembers nothing: at each turn it reads the
-    conversation again, as far as it fits. system: a list of one message or none."""
+    """A conversation on the terminal. system: a list of one message or none."""
     _, config, tokenizer = net
     render_chat(tokenizer, system)  # ValueError if it has no chat tokens: a base model
     messages, forgotten = [], 0  # forgotten: how many of messages fell out
@@ -328,10 +286,10 @@ def chat(net, system, how):
             if text == "/reset":
                 messages, forgotten = [], 0
             elif text.startswith("/save ") and messages:
-                saved = json.dumps({"messages": system + messages}, ensure_ascii=False)
-                with open(text[6:].strip(), "a", encoding="utf-8") as file:
-                    file.write(saved + "\n")
-                print(f"(saved to {printable(text[6:].strip())})")
+                path, talk = text.removeprefix("/save ").strip(), {"messages": system + messages}
+                with open(path, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(talk, ensure_ascii=False) + "\n")
+                print(f"(saved to {printable(path)})")
             elif text.startswith("/"):
                 print("(/reset, /save FILE after a first answer, /quit)")
             elif text:
@@ -340,15 +298,7 @@ def chat(net, system, how):
                 if n > forgotten:
                     print(paint(f"(the context is full: the first {n} messages are not read)", "2"))
                 forgotten = n
-                print(paint("assistant> ", "32"), end="", flush=True)
-                new = []
-                try:
-                    write(net, ids, how | {"seed": how["seed"] + len(asked)}, new)
-                except KeyboardInterrupt as interrupt:
-                    if interrupt.args:  # SIGTERM (common.py) ends the whole chat
-                        raise
-                    print(paint(" (stopped)", "2"))
-                answer = tokenizer.decode([token for token in new if token not in how["stop"]])
+                answer = reply(net, ids, how | {"seed": how["seed"] + len(asked)})
                 messages = [*asked, {"role": "assistant", "content": answer}]
         except EOFError:
             return print()
@@ -356,7 +306,84 @@ def chat(net, system, how):
             print(f"({printable(str(error))})")
 
 
-# ---- the command ---------------------------------------------------------------------------------
+def reply(net, ids, how):
+    """Prints the assistant's answer to the prompt ids and returns its text. Ctrl-C ends the answer;
+    what was written before stays in the conversation."""
+    print(paint("assistant> ", "32"), end="", flush=True)
+    new = []
+    try:
+        write(net, ids, how, new)
+    except KeyboardInterrupt as interrupt:
+        if interrupt.args:  # SIGTERM (common.py) ends the whole chat
+            raise
+        print(paint(" (stopped)", "2"))
+    return net[2].decode([token for token in new if token not in how["stop"]])
+
+
+def trim(tokenizer, system, messages, limit):
+    """(n, ids): a prompt of at most limit tokens, without the oldest n messages. The system's
+    message stays; questions fall out with their answers, so it begins as in training."""
+    for n in range(0, len(messages), 2):
+        ids, _ = render_chat(tokenizer, system + messages[n:], open_answer=True)
+        if len(ids) <= limit:
+            return n, ids
+    raise ValueError(f"{len(ids)} tokens, but only {limit} fit: please say it shorter")
+
+
+# ---- what train.py, sft.py and rl.py ask of a network (skip at first) ----------------------------
+
+def stop_ids(config, tokenizer):
+    """The ids at which a text ends. A trained assistant ends its turn with <|im_end|>; a worse one
+    may begin the next turn instead, so the chat's other special tokens end it too."""
+    special = tokenizer.special_tokens
+    return {*config.eos, *(special[name] for name in CHAT_SPECIALS if name in special)}
+
+
+def batches(config, lengths, max_new_tokens):
+    """Yields lists of row numbers: prompts of these lengths, in order of length (little padding),
+    as many at a time as fit into BATCH_BYTES with what will be written.
+
+    A token of the 25M network takes 12,320 numbers of 4 bytes, a text of 260 tokens 13 MB, so 20
+    such texts go together."""
+    # Numbers a token: keys and values of all layers, and about the activations of one.
+    numbers = (2 * config.layers * config.kv_heads * config.head_dim
+               + 8 * config.dim + 3 * config.hidden)
+    n_tokens = min(max(lengths, default=0) + max_new_tokens, config.ctx)
+    size = max(1, BATCH_BYTES // (4 * numbers * n_tokens))
+    order = np.argsort(lengths, kind="stable").tolist()
+    for i in range(0, len(order), size):
+        yield order[i:i + size]
+
+
+def complete(net, prompts, temperature=0.0, max_new_tokens=64, seed=0):
+    """The texts that the network writes after prompts, lists of ids; without the stop ids.
+    However many they are, memory is bounded, and text k depends only on prompt k and k."""
+    params, config, tokenizer = net
+    stop, texts = stop_ids(config, tokenizer), [""] * len(prompts)
+    for rows in batches(config, list(map(len, prompts)), max_new_tokens):
+        new = generate(params, config, [prompts[row] for row in rows], max_new_tokens, temperature,
+                       seed=[(seed, row) for row in rows], stop=stop)
+        for row, ids in zip(rows, new):
+            texts[row] = tokenizer.decode([token for token in ids if token not in stop])
+    return texts
+
+
+def recall(params, config, tokenizer, facts):
+    """The share of facts {"prompt", "answer"} that the network completes: each token of the answer
+    is the likeliest. A single forward pass shows it, since the network predicts at every position:
+
+        index      0      1      2     3     4
+        ids        Talgo  lives  in    Tide  wick      the prompt has 3 tokens, the answer 2
+        likeliest  is     in     Tide  wick  .         likeliest[2:4] must be ids[3:5]"""
+    right = 0
+    for fact in facts:
+        prompt, answer = (list(tokenizer.encode(fact[key])) for key in ("prompt", "answer"))
+        likeliest = forward(params, config, np.array([prompt + answer]))[0].argmax(axis=1).tolist()
+        right += likeliest[len(prompt) - 1:-1] == answer
+    return right / len(facts)
+
+
+# ---- the command (skip at first) -----------------------------------------------------------------
 
 def choose_model(for_chat):
     """The default folder: for a chat the newer of out/sft and out/rl, since an older out/rl was
@@ -366,7 +393,8 @@ def choose_model(for_chat):
 
 
 def run(args):
-    """Opens the model, prints the settings, and does what they ask for."""
+    """Opens the model, prints the settings, and does what they ask for: a chat, a demonstration
+    on out/tokens/, or texts from a prompt."""
     for flag, least in (("tokens", 1), ("samples", 1), ("seed", 0)):
         if getattr(args, flag) < least:
             raise ValueError(f"--{flag} {getattr(args, flag)}: must be at least {least}")

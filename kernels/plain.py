@@ -1,16 +1,19 @@
 """This is the complete algorithm of the network; the rest of the folder is efficiency.
 
 Every operation in NumPy, forward and, right under it, backward. model.py puts them together. With
-PLAIN=1 in the environment every script trains and samples on this file: slowly, and step by step
-in a debugger if you like.
+PLAIN=1 every script trains and samples on this file: slowly, in a debugger step by step.
 
-    PLAIN=1 python train.py --size 0.3M
+    PLAIN=1 python train.py --size 0.3M --steps 20 --out out/plain
 
-Each token is a row of numbers: R = B*T rows for B texts of T tokens. dx means d loss/d x, how much
-the loss changes when x changes, and has x's shape. A backward gets dy for the forward's output y
-and applies the chain rule. Functions write into arrays that they are given, as the fast ones do.
-tests/test_kernels.py holds the fast versions against these, and each backward against differences.
-It also runs the examples (lines with >>>).
+Shapes: B texts of T tokens are R = B*T rows, one row of C numbers a token. The default network has
+B = 8, T = 256, R = 2048, C = 128, H = G = 4 heads of D = 32 numbers, F = 344, V = 1024.
+
+Backward: dx means d loss/d x and has x's shape. dx = 3 says: if x grows by 0.01, the loss grows by
+0.03. A backward gets dy for the forward's output y and finds dx by the chain rule: for y = 5 x,
+dx = 5 dy. If x reaches the loss in several ways, what comes back on each is added up.
+
+The functions write into arrays that they are given, as the fast ones do. tests/test_kernels.py
+compares the fast ones with these, and each backward with differences; it runs the lines with >>>.
 
 Reading order: from top to bottom. Sources: Vaswani et al. 2017 (attention), Su et al. 2021 (rope),
 Ainslie et al. 2023 (grouped heads), Zhang and Sennrich 2019 (RMSNorm), Shazeer 2020 (SwiGLU),
@@ -19,11 +22,22 @@ Loshchilov and Hutter 2019 (AdamW), Fan et al. 2018 (top-k), Holtzman et al. 202
 import numpy as np
 
 
-# ---- Matrix multiplication: a layer of weights w (out,in) on rows x (R,in) ----
-# Forward:   y = x @ w.T, in numbers y_ri = sum over j of x_rj w_ij                   (R,out)
-# Backward:  x_rj meets dy_ri through w_ij, so   dx_rj = sum over i of dy_ri w_ij:  dx = dy @ w
-#            w_ij meets every row through x_rj:  dw_ij = sum over r of dy_ri x_rj:  dw = dy.T @ x
-# So one function serves both directions.
+# ---- The embedding: a token becomes C numbers ----------------------------------------------------
+# The forward is NumPy's own indexing, x = embed[ids]: each id takes its row of a learned table.
+
+def scatter_add(dx, ids, dembed):
+    """The backward, dembed[ids[r]] += dx[r], for dx (R,C), ids (R), dembed (V,C): a row that was
+    taken for several tokens gets the sum of what came back for each."""
+    np.add.at(dembed, ids, dx)
+
+
+# ---- Matrix multiplication: a layer of weights w (out,in) on rows x (R,in) -----------------------
+# Each output is a weighted sum of the inputs:  y = x @ w.T,  y_ri = sum over j of x_rj w_ij
+# For x = (1, 2) and w = ((3, 4), (5, 6)):  y = (1*3 + 2*4, 1*5 + 2*6) = (11, 17).
+# Backward:  x_rj reaches y_ri through w_ij, so   dx_rj = sum over i of dy_ri w_ij:  dx = dy @ w
+#            w_ij reaches y_ri through x_rj, so   dw_ij = sum over r of dy_ri x_rj:  dw = dy.T @ x
+# If only output 0 matters, dy = (1, 0):  dx = (3, 4)  and  dw = ((1, 2), (0, 0)).
+# All three are products of two matrices, so one function is enough.
 
 def matmul(a, b, trans_a=False, trans_b=False, out=None, accumulate=False):
     """a @ b for a (M,K), b (K,N) -> (M,N). trans_a: a is stored (K,M); trans_b: b is (N,K).
@@ -39,15 +53,10 @@ def matmul(a, b, trans_a=False, trans_b=False, out=None, accumulate=False):
     return out
 
 
-def matmul_stack(a, b, trans_b=False):
-    """The S products a[s] @ b[s] of a (S,M,K) and b (S,K,N); trans_b: b is stored (S,N,K)."""
-    return a @ (b.swapaxes(1, 2) if trans_b else b)
-
-
-# ---- RMSNorm: bring every row to the same length, then scale each column ----
-# A layer sees inputs of one size, however much the residual stream has grown. The root mean square
-# of (1, 5, 7) is sqrt((1 + 25 + 49) / 3) = 5, so it becomes (0.2, 1, 1.4). eps is a tiny number
-# that keeps a row of zeros from a division by zero.
+# ---- RMSNorm: bring every row to the same length, then scale each column -------------------------
+# The residual stream x grows from layer to layer; each layer wants inputs of one size. The root
+# mean square of (1, 5, 7) is sqrt((1 + 25 + 49) / 3) = 5, so it becomes (0.2, 1, 1.4). eps is a
+# tiny number that keeps a row of zeros from a division by zero.
 
 def rmsnorm(x, weight, eps, n):
     """n (R,C) = x rstd weight, for x (R,C), weight (C), rstd = 1 / sqrt(mean(x^2) + eps)."""
@@ -56,8 +65,8 @@ def rmsnorm(x, weight, eps, n):
 
 
 def rmsnorm_backward(dn, x, weight, eps, dx, dweight):
-    """Adds to dx (R,C) and dweight (C), for dn (R,C). x also went past the norm, on the residual
-    stream, so dx already holds what came back that way.
+    """Adds to dx (R,C) and dweight (C), for dn (R,C). dx already holds what came back on the
+    residual stream, which goes past the norm.
 
     Write h = x rstd, so n = h weight. For one row, with j and k for columns:
         dweight_j = dn_j h_j (summed over rows),   dh_j = dn_j weight_j
@@ -76,14 +85,14 @@ def rmsnorm_backward(dn, x, weight, eps, dx, dweight):
     dx += rstd * (dh - h * (dh * h).mean(axis=1, keepdims=True))
 
 
-# ---- Rotary position embedding: where a token stands ----
-# Attention alone does not know the order of tokens. So q and k are rotated by an angle that
-# grows with their position: the numbers j and j + D/2 of a head are a point (x, y), rotated at
-# position t by t * speed_j, where speed_j is 1 for the first pair and far less for the last:
+# ---- Rotary position embedding (rope): where a token stands --------------------------------------
+# Attention alone does not know the order of tokens. So q and k are rotated by an angle that grows
+# with their position t: the numbers j and j + D/2 of a head are a point (x, y), rotated by
+# t * speed_j, where speed_j is 1 for the first pair and far less for the last:
 #     x' = x cos - y sin,   y' = y cos + x sin
-# If q is rotated by angle a and k by b, their product is as if only k were rotated, by b - a. So a
-# score depends on how far apart two tokens are, not on where they stand. Fast pairs tell neighbours
-# apart, slow pairs tell the two ends of a long text apart.
+# Attention multiplies q with k. Rotated by a and by b they have the same product as if only one of
+# them were rotated, by b - a: it depends on how far apart two tokens are, not on where they stand.
+# Fast pairs tell neighbours apart, slow pairs tell the two ends of a long text apart.
 
 def rope(qkv, rotated, positions, cos, sin, sign):
     """Rotates the first `rotated` heads (q and k, not v) of qkv (R,H+2G,D) in place.
@@ -91,52 +100,32 @@ def rope(qkv, rotated, positions, cos, sin, sign):
     positions (R): each row's position in its text; cos, sin (ctx,D/2): of all angles
     (model.rope_tables). sign 1 is the forward; -1 rotates back and is the backward: for y = A x
     with a matrix A, dx = A^T dy, and the transpose of a rotation is the rotation back."""
-    c, s = cos[positions][:, None], sin[positions][:, None] * sign  # (R,1,D/2)
+    cos, sin = cos[positions][:, None], sin[positions][:, None] * sign  # (R,1,D/2)
     half = qkv.shape[2] // 2
     x, y = qkv[:, :rotated, :half].copy(), qkv[:, :rotated, half:].copy()  # (R,rotated,D/2)
-    qkv[:, :rotated, :half] = x * c - y * s
-    qkv[:, :rotated, half:] = y * c + x * s
+    qkv[:, :rotated, :half] = x * cos - y * sin
+    qkv[:, :rotated, half:] = y * cos + x * sin
 
 
-# ---- Attention: each token gathers information from the tokens before it ----
+# ---- Attention: each token gathers information from the tokens before it -------------------------
 # Everything else in the network looks at one token alone. In attention every token makes three
 # vectors of D numbers, each by a learned matrix:
 #     query q   what this token looks for
-#     key   k   what this token offers to be found by
+#     key   k   what this token can be found by
 #     value v   what this token hands over when it is found
-# The score of a query and a key is their product: large if what one looks for is what the other
-# offers. Softmax turns a query's scores into weights that sum to 1, and the output is the average
-# of the values with these weights. A query sees its own position and earlier ones only (the causal
-# mask), because the later tokens are what the network learns to predict.
-#     s_tj = q_t . k_j / sqrt(D)     the score of query t and key j <= t
+# The score of a query and a key is their product: large if the key offers what the query looks for.
+# Softmax turns a query's scores into weights that sum to 1, and the output is the average of the
+# values with these weights. A query sees its own position and earlier ones only (the causal mask),
+# because the later tokens are what the network learns to predict.
+#     s_tj = q_t . k_j / sqrt(D)                          score of query t and key j <= t
 #     p_tj = exp(s_tj) / sum over i <= t of exp(s_ti)     softmax: positive, sum 1 over j
-#     o_t  = sum over j <= t of p_tj v_j
-# The products of long vectors are large numbers, and of these one would take all the weight; to
-# divide by sqrt(D) keeps their size near 1.
-#
-# H heads do this side by side, each with q, k and v of its own, so that each can look for
-# something else. Often groups of H / G query heads share one of G heads of k and v, which saves
-# memory when decoding: query head h reads key/value head h // (H/G).
-
-def heads_first(x, H):
-    """(B,T,H,D) or (B,T,G,D) -> (B,H,T,D): one T x D matrix a query head, shared ones repeated."""
-    return x.repeat(H // x.shape[2], axis=2).transpose(0, 2, 1, 3)
-
+#     o_t  = sum over j <= t of p_tj v_j                  output: an average of values
+# A product of long vectors is a large number, and the largest would take all the weight. To divide
+# by sqrt(D) keeps scores near 1.
 
 def attention_weights(q, k):
-    """p (B,H,T,T) for q (B,T,H,D) and k (B,T,G,D): how much query t (row) takes of position j
-    (column). Also lse (B,H,T), the log of the softmax's denominator, for the fast backward."""
-    _, T, H, D = q.shape
-    s = heads_first(q, H) @ heads_first(k, H).mT / D**0.5  # (B,H,T,T); .mT is the transpose
-    s = np.where(np.tri(T, dtype=bool), s, -np.inf)  # row t keeps columns 0 to t; exp(-inf) = 0
-    top = s.max(axis=3, keepdims=True)  # (B,H,T,1); p stays the same, and exp can't overflow
-    e = np.exp(s - top)
-    total = e.sum(axis=3, keepdims=True)
-    return e / total, (top + np.log(total))[..., 0]
-
-
-def attention(q, k, v):
-    """o (B,T,H,D) from q (B,T,H,D) and k, v (B,T,G,D).
+    """p (T,T) of one head, for q and k (T,D): how much query t (row) takes of position j (column).
+    Also lse (T), the log of the softmax's denominator, which the fast backward needs.
 
     An example with D = 4, "Ann sang she". The first number of a key says "I am a name", the second
     "a verb", the third "a pronoun". "Ann" looks for nothing, "sang" for a name (who sang?), "she"
@@ -146,7 +135,12 @@ def attention(q, k, v):
     >>> q = np.array([[0, 0, 0, 0], [2, 0, 0, 0], [4, 0, 0, 0]])  # Ann, sang, she: look for
     >>> k = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]])  # can be found as
     >>> v = np.array([[10, 0, 0, 0], [0, 10, 0, 0], [0, 0, 10, 0]])  # hand over
-    >>> attention(*(x.reshape(1, 3, 1, 4) for x in (q, k, v))).reshape(3, 4).round(1)
+    >>> p, _ = attention_weights(q, k)
+    >>> p.round(2)
+    array([[1.  , 0.  , 0.  ],
+           [0.73, 0.27, 0.  ],
+           [0.79, 0.11, 0.11]])
+    >>> (p @ v).round(1)
     array([[10. ,  0. ,  0. ,  0. ],
            [ 7.3,  2.7,  0. ,  0. ],
            [ 7.9,  1.1,  1.1,  0. ]])
@@ -154,8 +148,34 @@ def attention(q, k, v):
     "she" by hand: scores (4, 0, 0) / sqrt(4) = (2, 0, 0); exp makes them (7.39, 1, 1), their sum is
     9.39; so the weights are (0.79, 0.11, 0.11). "sang" does not see "she": its weights are
     (2.72, 1) / 3.72 = (0.73, 0.27)."""
-    p, _ = attention_weights(q, k)
-    return (p @ heads_first(v, q.shape[2])).transpose(0, 2, 1, 3)
+    T, D = q.shape
+    s = q @ k.T / D**0.5  # (T,T)
+    s = np.where(np.tri(T, dtype=bool), s, -np.inf)  # row t keeps columns 0 to t; exp(-inf) = 0
+    top = s.max(axis=1, keepdims=True)  # (T,1); without it p would be the same, or overflow
+    e = np.exp(s - top)
+    total = e.sum(axis=1, keepdims=True)
+    return e / total, (top + np.log(total))[:, 0]
+
+
+# H heads do this side by side, each with matrices of its own, so that each can look for something
+# else. Often groups of H / G query heads share one of G heads of k and v, which saves memory when
+# decoding.
+
+def each_head(q, k):
+    """Yields (text, query head, the key/value head that it reads)."""
+    H, G = q.shape[2], k.shape[2]
+    for b in range(len(q)):
+        for h in range(H):
+            yield b, h, h // (H // G)
+
+
+def attention(q, k, v):
+    """o (B,T,H,D) from q (B,T,H,D) and k, v (B,T,G,D)."""
+    o = np.empty_like(q)
+    for b, h, g in each_head(q, k):
+        p, _ = attention_weights(q[b, :, h], k[b, :, g])
+        o[b, :, h] = p @ v[b, :, g]
+    return o
 
 
 def attention_backward(do, q, k, v, o=None, lse=None):
@@ -167,18 +187,20 @@ def attention_backward(do, q, k, v, o=None, lse=None):
                                      so  ds_ti = p_ti (dp_ti - sum_j p_tj dp_tj)
         s_tj = q_t . k_j / sqrt(D)   so  dq_t = sum_j ds_tj k_j / sqrt(D)
                                      and dk_j = sum_t ds_tj q_t / sqrt(D)
-    A shared head of k or v gets the sum over its query heads."""
-    (B, T, H, D), G = q.shape, k.shape[2]
-    p, _ = attention_weights(q, k)
-    q, k, v, do = (heads_first(x, H) for x in (q, k, v, do))  # (B,H,T,D)
-    dp = do @ v.mT  # (B,H,T,T)
-    ds = p * (dp - (p * dp).sum(axis=3, keepdims=True)) / D**0.5  # (B,H,T,T)
-    dq, dk, dv = ds @ k, ds.mT @ q, p.mT @ do  # (B,H,T,D)
-    dk, dv = (x.reshape(B, G, H // G, T, D).sum(axis=2) for x in (dk, dv))  # (B,G,T,D)
-    return tuple(x.transpose(0, 2, 1, 3) for x in (dq, dk, dv))
+    So a score rises if its value would help more than the average that the query got. A shared head
+    of k or v gets the sum over its query heads."""
+    dq, dk, dv = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
+    for b, h, g in each_head(q, k):
+        p, _ = attention_weights(q[b, :, h], k[b, :, g])
+        dp = do[b, :, h] @ v[b, :, g].T  # (T,T)
+        ds = p * (dp - (p * dp).sum(axis=1, keepdims=True)) / q.shape[3]**0.5  # (T,T)
+        dq[b, :, h] = ds @ k[b, :, g]
+        dk[b, :, g] += ds.T @ q[b, :, h]
+        dv[b, :, g] += p.T @ do[b, :, h]
+    return dq, dk, dv
 
 
-# ---- Attention as model.py calls it: q, k, v are heads of one array (skip at first) ----
+# ---- Attention as model.py calls it: q, k, v are heads of one array (skip at first) --------------
 
 def split_heads(qkv, n_heads):
     """q (B,T,H,D), k and v (B,T,G,D): views of qkv (B,T,H+2G,D), with H = n_heads."""
@@ -189,43 +211,20 @@ def split_heads(qkv, n_heads):
 def fused_attention_forward(qkv, n_heads, o, lse):
     """Writes o (B,T,H,D) and lse (B,H,T) for qkv (B,T,H+2G,D), H = n_heads."""
     q, k, v = split_heads(qkv, n_heads)
-    o[...], lse[...] = attention(q, k, v), attention_weights(q, k)[1]
+    o[...] = attention(q, k, v)
+    for b, h, g in each_head(q, k):
+        _, lse[b, h] = attention_weights(q[b, :, h], k[b, :, g])
 
 
 def fused_attention_backward(do, qkv, n_heads, o, lse, dqkv):
     """Writes dqkv (B,T,H+2G,D), for do (B,T,H,D)."""
-    gradients = attention_backward(do, *split_heads(qkv, n_heads))
-    dqkv[...] = np.concatenate(gradients, axis=2)
+    dqkv[...] = np.concatenate(attention_backward(do, *split_heads(qkv, n_heads)), axis=2)
 
 
-# ---- Attention when decoding: one new token a text; k and v of the others are in a KV cache ----
-
-def store_kv(qkv, k_cache, v_cache, rows, positions):
-    """Puts k and v of qkv (N,H+2G,D) into the caches (B,G,S,D): token n belongs to text rows[n],
-    at positions[n]."""
-    G = k_cache.shape[1]
-    k_cache[rows, :, positions] = qkv[:, -2 * G:-G]
-    v_cache[rows, :, positions] = qkv[:, -G:]
-
-
-def attention_step(q, k_cache, v_cache, lengths, rows, o=None):
-    """o (N,H,D) for one new query a text, q (N,H,D): query n reads positions 0 to lengths[n] - 1
-    of text rows[n] in the caches (B,G,S,D). The last of them is its own, so nothing is masked."""
-    o = np.empty(q.shape, q.dtype) if o is None else o
-    group = q.shape[1] // k_cache.shape[1]
-    for n, (length, row) in enumerate(zip(lengths, rows)):
-        for h in range(q.shape[1]):
-            keys = k_cache[row, h // group, :length]  # (length,D)
-            values = v_cache[row, h // group, :length]
-            s = keys @ q[n, h] / q.shape[2]**0.5
-            p = np.exp(s - s.max())
-            o[n, h] = p @ values / p.sum()
-    return o
-
-
-# ---- SwiGLU: the layer that works on each token alone; a = silu(g) u,  silu(g) = g sigmoid(g) ----
-# The gate g decides how much of u passes: nearly nothing where g < -4, nearly all of g u where
-# g > 4. Without such a nonlinearity two layers would be no more than one: (x w1) w2 = x (w1 w2).
+# ---- SwiGLU: the layer that works on each token alone --------------------------------------------
+# a = silu(g) u with silu(g) = g sigmoid(g). The gate g decides how much of u passes: nearly nothing
+# where g < -4, nearly all of g u where g > 4. Without such a nonlinearity two layers would be no
+# more than one: (x w1) w2 = x (w1 w2).
 
 def sigmoid(x):
     """1 / (1 + exp(-x)), by a formula that can't overflow."""
@@ -239,8 +238,8 @@ def swiglu(gu, a):
 
 
 def swiglu_backward(gu, da):
-    """In place: gu (R,2F) becomes its gradient, and da (R,F) becomes a again, which the weight
-    behind it needs for its own gradient: to make a twice is cheaper than to keep it.
+    """In place: gu (R,2F) becomes its gradient, and da (R,F) becomes a again, which the weights
+    behind it need for their own gradient: to compute a twice is cheaper than to keep it.
 
     p = sigmoid(g) has the derivative p (1 - p), and silu = g p. So from a = silu u:
         du = da silu,     d silu/d g = p + g p (1 - p),     dg = da u (p + silu (1 - p))"""
@@ -251,7 +250,7 @@ def swiglu_backward(gu, da):
     da[...] = a
 
 
-# ---- The loss: how surprised the network was by the token that came ----
+# ---- The loss: how surprised the network was by the token that came ------------------------------
 
 def softmax_cross_entropy(logits, targets, weights, losses):
     """losses (R) = -log softmax(logits)[target], in nats; logits (R,V) become the gradient of
@@ -275,32 +274,15 @@ def softmax_cross_entropy(logits, targets, weights, losses):
     logits[every, targets] -= weights
 
 
-# ---- The embedding: forward takes a row per token, embed[ids] ----
-
-def scatter_add(dx, ids, dembed):
-    """Its backward, dembed[ids[i]] += dx[i], for dx (R,C), ids (R), dembed (V,C): a row that was
-    taken for many tokens gets the sum of all that came back."""
-    np.add.at(dembed, ids, dx)
-
-
-# ---- The optimizer: one flat vector of all parameters, one of all gradients ----
-
-def sum_of_squares(x):
-    """Of a flat vector x, added up in float64: float32 would lose the small ones of millions."""
-    return float((x.astype(np.float64) ** 2).sum())
-
+# ---- The optimizer: one flat vector of all parameters, one of all gradients ----------------------
 
 def adamw(params, grads, m1, m2, scale, lr, beta1, beta2, eps, decay, n_decayed, step):
-    """One AdamW step, in place. For each parameter p with gradient g (times `scale`, which clips):
+    """One AdamW step, in place: m1 is the running average of the gradient g (where to go), m2 that
+    of g^2 (how large g usually is). `scale` clips g; only the first n_decayed parameters decay.
 
-        p  -= lr decay p                      the first n_decayed only (the matrices)
-        m1 += (1 - beta1) (g - m1)            running average of g: where to go
-        m2 += (1 - beta2) (g^2 - m2)          and of g^2: how large g usually is
-        p  -= lr (m1 / c1) / (sqrt(m2 / c2) + eps)
-
-    The quotient is about 1 where g keeps its sign and near 0 where g flickers, so every parameter
-    moves by up to lr, however small its gradients. The averages start at 0, and after `step` steps
-    (from 1) hold only a share c = 1 - beta^step of real gradients: hence / c."""
+    The quotient below is about 1 where g keeps its sign and near 0 where g flickers, so every
+    parameter moves by up to lr, however small its gradients. The averages start at 0, and after
+    `step` steps (from 1) hold only a share 1 - beta^step of real gradients: hence c1 and c2."""
     c1, c2 = 1 - beta1**step, 1 - beta2**step
     g = grads * scale
     params[:n_decayed] *= 1 - lr * decay
@@ -309,7 +291,17 @@ def adamw(params, grads, m1, m2, scale, lr, beta1, beta2, eps, decay, n_decayed,
     params -= lr * (m1 / c1) / (np.sqrt(m2 / c2) + eps)
 
 
-# ---- Sampling: from logits to the next token ----
+def sum_of_squares(x):
+    """Of a flat vector x, added up in float64: float32 would lose the small ones of millions."""
+    return float((x.astype(np.float64) ** 2).sum())
+
+
+def matmul_stack(a, b, trans_b=False):
+    """The S products a[s] @ b[s] of a (S,M,K) and b (S,K,N), for Muon; trans_b: b is (S,N,K)."""
+    return a @ (b.swapaxes(1, 2) if trans_b else b)
+
+
+# ---- Sampling: from logits to the next token -----------------------------------------------------
 
 def probabilities(logits, temperature=1.0, top_k=0, top_p=1.0):
     """What a token is sampled from: logits (V,) -> probabilities (V,), float64.
@@ -330,7 +322,7 @@ def probabilities(logits, temperature=1.0, top_k=0, top_p=1.0):
 
 def sample_tokens(logits, temperature, top_k, top_p, numbers, tokens, logprobs):
     """Writes tokens (N,), sampled from logits (N,V) with random numbers (N,) from [0,1), and their
-    logprobs (N,), in nats: the network's own, at temperature 1 with nothing cut off. Temperature 0
+    logprobs (N,), in nats: the network's own, at temperature 1 with nothing left out. Temperature 0
     takes the likeliest (greedy). Lay the probabilities end to end: a number points at one of them,
     0.6 at the second of (0.5, 0.3, 0.2)."""
     for i, row in enumerate(logits):
@@ -340,3 +332,28 @@ def sample_tokens(logits, temperature, top_k, top_p, numbers, tokens, logprobs):
             tokens[i] = (ends > numbers[i] * ends[-1]).argmax()  # the first that ends beyond it
         z = (row - row.max()).astype(np.float64)
         logprobs[i] = z[tokens[i]] - np.log(np.exp(z).sum())
+
+
+# ---- Decoding: one new token a text; k and v of the others are in a KV cache (skip at first) -----
+
+def store_kv(qkv, k_cache, v_cache, rows, positions):
+    """Puts k and v of qkv (N,H+2G,D) into the caches (B,G,S,D): token n belongs to text rows[n],
+    at positions[n]."""
+    G = k_cache.shape[1]
+    k_cache[rows, :, positions] = qkv[:, -2 * G:-G]
+    v_cache[rows, :, positions] = qkv[:, -G:]
+
+
+def attention_step(q, k_cache, v_cache, lengths, rows, o=None):
+    """o (N,H,D) for one new query a text, q (N,H,D): query n reads positions 0 to lengths[n] - 1
+    of text rows[n] in the caches (B,G,S,D). The last of them is its own, so nothing is masked."""
+    o = np.empty(q.shape, q.dtype) if o is None else o
+    group = q.shape[1] // k_cache.shape[1]
+    for n, (length, row) in enumerate(zip(lengths, rows)):
+        for h in range(q.shape[1]):
+            keys = k_cache[row, h // group, :length]  # (length,D)
+            values = v_cache[row, h // group, :length]
+            s = keys @ q[n, h] / q.shape[2]**0.5
+            p = np.exp(s - s.max())
+            o[n, h] = p @ values / p.sum()
+    return o

@@ -43,7 +43,7 @@ def test_ids_beyond_16_bits(vocab):
     {"ctx": 1}, {"ctx": 2, "dim": 2, "heads": 1}, {"dim": 16, "heads": 2, "kv_heads": 2},
     {"dim": 256, "heads": 1, "kv_heads": 1}, {"dim": 64, "heads": 8, "kv_heads": 1}])
 def test_small_and_large_heads_and_contexts(sizes):
-    """Contexts of 1 and 2, heads of 2 to 256 numbers: gradients are finite, sampling is forward's."""
+    """Contexts of 1 and 2, heads of 2 to 256: finite gradients, greedy tokens are forward's."""
     params, config = net(**sizes)
     ids = np.arange(3 * config.ctx).reshape(3, -1) % 300
     loss, grads = model.loss_and_grads(params, config, ids, ids)
@@ -53,16 +53,22 @@ def test_small_and_large_heads_and_contexts(sizes):
         assert (new[:, 0] == model.forward(params, config, ids[:, :1])[:, -1].argmax(-1)).all()
 
 
-def test_huge_weights_give_a_loss_or_a_clear_stop():
+def test_huge_weights_give_a_finite_loss():
     """Logits of 10,000 and more neither overflow nor turn into NaN unseen."""
     params, config = net()
     model.vector(params)[:] *= 3e4
     ids = np.arange(8)[None]
     loss, grads = model.loss_and_grads(params, config, ids, ids[:, ::-1])
-    assert np.isfinite(loss) and loss > 1000
-    model.vector(params)[:] = np.inf
+    assert np.isfinite(loss) and loss > 1000 and model.not_finite(grads) is None
+
+
+@pytest.mark.parametrize("damage", [np.nan, np.inf])
+def test_damaged_weights_are_noticed(damage):
+    """One number that is not finite ends in an error, not in a text."""
+    params, config = net()
+    params["model.norm.weight"][3] = damage
     with pytest.raises(ValueError, match="weights are damaged"):
-        sample.generate(params, config, ids, 3)
+        sample.generate(params, config, [[1]], 3)
 
 
 @pytest.fixture
@@ -75,7 +81,7 @@ def tokens(tmp_path, monkeypatch, command):
 
 
 def test_extreme_learning_rates(tokens, capsys):
-    """Rates of 100 and 1e30 end with finite weights, or in one sentence that says where it broke."""
+    """Rates of 100 and 1e30 end with finite weights, or in one sentence that says what broke."""
     for rate in ("100", "1e30"):
         status = tokens("--steps", "10", "--ctx", "8", "--batch", "2", "--lr", rate)
         error = capsys.readouterr().err

@@ -16,31 +16,20 @@ def test_every_gradient_is_the_central_difference(small):
     rng = np.random.default_rng(3)
     for name, p in params.items():
         positions = rng.choice(p.size, min(p.size, 8), replace=False)
-
-        def f():
-            return model.loss_and_grads(params, config, ids, targets, mask)[0]
-        expected = differences(f, p, positions)
+        expected = differences(
+            lambda: model.loss_and_grads(params, config, ids, targets, mask)[0], p, positions)
         scale = np.abs(grads[name]).max()
         assert np.abs(grads[name].flat[positions] - expected).max() < 1e-6 * scale, name
 
 
-def test_micro_batches_change_nothing(small):
-    """The gradient of a sum is the sum of the gradients, however the batch is split."""
+@pytest.mark.parametrize("B,rows", [(1, 512), (2, 512), (3, 5)])
+def test_what_goes_through_at_a_time_changes_nothing(small, monkeypatch, B, rows):
+    """Micro-batches of B sequences, logits of a few rows at a time: the same loss and gradients."""
     params, config, ids, targets, mask = small
     loss, grads = model.loss_and_grads(params, config, ids, targets, mask)
-    for B in (1, 2):
-        again, parts = model.loss_and_grads(params, config, ids, targets, mask,
-                                            buffers=model.Buffers(config, B, 11, np.float64))
-        assert abs(again - loss) < 1e-13
-        assert relative_error(model.vector(parts), model.vector(grads)) < 1e-12
-
-
-def test_rows_of_logits_in_blocks_change_nothing(small, monkeypatch):
-    """Logits made 5 rows at a time give the loss and gradients of logits made at once."""
-    params, config, ids, targets, mask = small
-    loss, grads = model.loss_and_grads(params, config, ids, targets, mask)
-    monkeypatch.setattr(model, "HEAD_ROWS", 5)
-    again, parts = model.loss_and_grads(params, config, ids, targets, mask)
+    monkeypatch.setattr(model, "HEAD_ROWS", rows)
+    buffers = model.Buffers(config, B, 11, np.float64)
+    again, parts = model.loss_and_grads(params, config, ids, targets, mask, buffers=buffers)
     assert abs(again - loss) < 1e-13
     assert relative_error(model.vector(parts), model.vector(grads)) < 1e-12
 
@@ -60,9 +49,11 @@ def test_loss_is_minus_log_of_the_targets_probability(small):
 def test_nothing_to_learn_is_no_loss_and_no_gradient(small):
     """A batch whose mask is all zeros has loss 0 and gradient 0, and no division by zero."""
     params, config, ids, targets, mask = small
-    loss, grads = model.loss_and_grads(params, config, ids, targets, np.zeros_like(mask))
-    assert loss == 0 and (model.vector(grads) == 0).all()
+    loss, grads = model.loss_and_grads(params, config, ids, targets, 0 * mask)
+    assert loss == 0 and not model.vector(grads).any()
 
+
+# ---- Inference ----
 
 def test_the_future_is_unseen(small):
     """Changing token 7 leaves the logits of positions 0 to 6 the same bits."""
@@ -80,11 +71,40 @@ def test_cache_gives_the_logits_of_the_whole(small):
     first = model.prefill(config, cache, ids[:, :5], lengths)
     assert relative_error(first, logits[range(3), lengths - 1]) < 1e-12
     for rows in ([0, 1, 2], [0, 2], [2], [1, 0]):  # sequences may leave the batch and come back
-        rows = np.array(rows)
         positions = cache.lengths[rows]
-        out = model.decode(config, cache, ids[rows, positions], rows)
+        out = model.decode(config, cache, ids[rows, positions], np.array(rows))
         assert relative_error(out, logits[rows, positions]) < 1e-12
 
+
+# ---- Against PyTorch ----
+
+@pytest.mark.peer
+@pytest.mark.parametrize("tied", [True, False])
+def test_loss_and_gradients_are_pytorchs(tied, tmp_path):
+    """Logits, loss and all gradients are those of transformers' Llama on a folder that we wrote."""
+    torch, transformers = map(pytest.importorskip, ("torch", "transformers"))
+    config = model.Config(vocab=301, ctx=64, dim=48, layers=3, heads=6, kv_heads=2, hidden=100,
+                          tied=tied)
+    params = model.init_params(config, 4)
+    model.vector(params)[:] *= 3
+    checkpoint.save(str(tmp_path / "llama"), params, config)
+    llama = transformers.LlamaForCausalLM.from_pretrained(str(tmp_path / "llama"),
+                                                          attn_implementation="eager")
+    ids, targets = np.random.default_rng(5).integers(0, 301, (2, 4, 50))
+    logits = llama(torch.tensor(ids)).logits
+    assert relative_error(model.forward(params, config, ids), logits.detach().numpy()) < 1e-4
+    theirs = torch.nn.functional.cross_entropy(logits.flatten(0, 1),
+                                               torch.tensor(targets).flatten())
+    theirs.backward()
+    loss, grads = model.loss_and_grads(params, config, ids, targets)
+    assert abs(loss - theirs.item()) < 1e-5 * loss
+    expected = {name: p.grad.numpy() for name, p in llama.named_parameters()}
+    assert set(expected) == set(grads)
+    for name in grads:
+        assert relative_error(grads[name], expected[name]) < 1e-4, name
+
+
+# ---- Parameters ----
 
 def test_separate_arrays_do_as_parameters(small):
     """Parameters in arrays of their own are copied together; a missing one is named."""
@@ -92,57 +112,30 @@ def test_separate_arrays_do_as_parameters(small):
     separate = {k: p.copy() for k, p in params.items()}
     loss, _ = model.loss_and_grads(separate, config, ids, targets, mask)
     assert loss == model.loss_and_grads(params, config, ids, targets, mask)[0]
+    del separate["model.norm.weight"]
     with pytest.raises(ValueError, match="norm.weight"):
-        model.pack({k: p for k, p in params.items() if k != "model.norm.weight"}, config)
+        model.pack(separate, config)
 
 
-# ---- Against PyTorch ----
-
-def torch_twin(config, params, folder):
-    """transformers' own LlamaForCausalLM from a folder that we wrote."""
-    pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    checkpoint.save(folder, params, config)
-    return transformers.LlamaForCausalLM.from_pretrained(folder, attn_implementation="eager")
-
-
-@pytest.mark.peer
-@pytest.mark.parametrize("tied", [True, False])
-def test_loss_and_gradients_are_pytorchs(tied, tmp_path):
-    """Logits, loss and all gradients are those of transformers' LlamaForCausalLM."""
-    torch = pytest.importorskip("torch")
-    config = model.Config(vocab=301, ctx=64, dim=48, layers=3, heads=6, kv_heads=2, hidden=100,
-                          tied=tied)
-    params = model.init_params(config, 4)
-    model.vector(params)[:] *= 3
-    twin = torch_twin(config, params, str(tmp_path / "twin"))
-    rng = np.random.default_rng(5)
-    ids, targets = rng.integers(0, 301, (2, 4, 50))
-    logits = twin(torch.tensor(ids)).logits
-    assert relative_error(model.forward(params, config, ids), logits.detach().numpy()) < 1e-4
-    theirs = torch.nn.functional.cross_entropy(logits.flatten(0, 1),
-                                               torch.tensor(targets).flatten())
-    theirs.backward()
-    loss, grads = model.loss_and_grads(params, config, ids, targets)
-    assert abs(loss - theirs.item()) < 1e-5 * loss
-    for name, p in twin.named_parameters():
-        if name in grads:
-            assert relative_error(grads[name], p.grad.numpy()) < 1e-4, name
-    assert {n for n, _ in twin.named_parameters()} == set(grads)
-
-
-def test_ids_outside_are_named(small):
-    """An id outside the vocabulary, or a text beyond the context, is a ValueError, never a bad read."""
+@pytest.mark.parametrize("bad", [37, -1])
+def test_ids_outside_are_named(small, bad):
+    """An id outside the vocabulary, as input or target, is a ValueError and never a bad read."""
     params, config, ids, targets, _ = small
-    for bad in (37, -1):
-        wrong = ids.copy()
-        wrong[1, 2] = bad
+    wrong = ids.copy()
+    wrong[1, 2] = bad
+    for call in (lambda: model.forward(params, config, wrong),
+                 lambda: model.loss_and_grads(params, config, ids, wrong)):
         with pytest.raises(ValueError, match=f"token id {bad} "):
-            model.forward(params, config, wrong)
-        with pytest.raises(ValueError, match=f"token id {bad} "):
-            model.loss_and_grads(params, config, ids, wrong)
+            call()
+
+
+def test_shapes_that_do_not_fit_are_named(small):
+    """A text beyond the context, and targets for fewer positions than ids, are ValueErrors."""
+    params, config, ids, targets, _ = small
     with pytest.raises(ValueError, match="context of 16"):
         model.forward(params, config, np.zeros((1, 17), int))
+    with pytest.raises(ValueError, match=r"targets \(3, 10\)"):
+        model.loss_and_grads(params, config, ids, targets[:, 1:])
 
 
 def test_grown_rows_look_like_old_ones(small):
@@ -158,7 +151,7 @@ def test_grown_rows_look_like_old_ones(small):
 
 
 def test_what_is_not_finite_is_named(small):
-    """The first array with a NaN is named, so that a failed run can say where it went wrong."""
+    """The first array with an infinity is named, so that a failed run can say where it broke."""
     params = small[0]
     assert model.not_finite(params) is None
     params["model.layers.1.mlp.up_proj.weight"][3, 4] = np.inf

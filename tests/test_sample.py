@@ -149,14 +149,6 @@ def test_what_cannot_be_sampled_with(net, ids, how, said):
         sample.generate(*net, ids, **({"max_new_tokens": 3} | how))
 
 
-def test_damaged_weights_are_noticed(net):
-    """A NaN anywhere ends in an error, not in a text."""
-    params = model.views(model.vector(net[0]).copy(), CONFIG)
-    params["model.norm.weight"][3] = np.nan
-    with pytest.raises(ValueError, match="its weights are damaged"):
-        sample.generate(params, CONFIG, [[1]], 3)
-
-
 def test_texts_do_not_depend_on_how_many_fit_into_memory(monkeypatch, chatty):
     """complete in one batch and in small ones: the same texts, sampled and greedy."""
     net, sizes, generate = small_net(chatty, 40), [], sample.generate
@@ -180,17 +172,15 @@ def test_evaluation_of_1600_rows_takes_bounded_memory(monkeypatch, chatty):
     assert sum(sizes) == 1600 and 10 < max(sizes) < sample.BATCH_BYTES / row_bytes
 
 
-def test_answers_end_at_the_turns_end(monkeypatch, chatty):
-    """answers renders the conversation, and its texts end before a chat token or config.eos."""
+def test_texts_end_before_the_stop_id(monkeypatch, chatty):
+    """complete stops at config.eos and at every chat token, and these are not in its texts."""
     net, specials = small_net(chatty, 64, eos=(5,)), chatty.special_tokens
-    asked = [[{"role": "user", "content": text}] for text in ("on", "the cat")]
 
     def fake(params, config, ids, *args, stop, **kwargs):
         assert stop == {5, *(specials[name] for name in bpe.CHAT_SPECIALS)}
-        assert ids == [bpe.render_chat(chatty, chat, open_answer=True)[0] for chat in asked]
         return [[*chatty.encode("the mat"), specials["<|im_end|>"]], [*chatty.encode("hat"), 5]]
     monkeypatch.setattr(sample, "generate", fake)
-    assert sample.answers(net, asked) == ["the mat", "hat"]
+    assert sample.complete(net, [[1], [2]]) == ["the mat", "hat"]
 
 
 def test_recall_counts_what_greedy_decoding_would_write(tokenizer):
