@@ -7,11 +7,14 @@ is not done here is refused by name: a network would otherwise read and write no
 Sources: the `tokenizers` library; tiktoken.
 """
 import base64
+import hashlib
+import zlib
 
 import numpy as np
 import regex
 
-from kernels.pieces import empty_slots, recover_merges
+from common import parse_json
+from kernels.pieces import character_kinds, empty_slots, recover_merges
 
 MAX_VOCAB = 1 << 22  # ids above this are damage: the largest vocabularies have some 260,000
 # GPT-2's split pattern, built into Hugging Face's "ByteLevel" step.
@@ -43,6 +46,34 @@ def check_pattern(pattern):
             raise ValueError("a capturing group; write (?:...) in place of (...)")
     except (ValueError, regex.error, RecursionError, OverflowError, MemoryError) as error:
         raise ValueError(f"the split pattern {pattern!r:.60} is damaged: {error}") from None
+
+
+def whole_pre_tokens(tokenizer):
+    """Text of each ordinary token -> its id in a tuple. Not of half characters: no pre-token is
+    one."""
+    others = {*tokenizer.special_tokens.values(), *tokenizer.added_tokens.values()}
+    texts = {k: token.decode("utf-8", "ignore") for k, token in enumerate(tokenizer.tokens)
+             if token is not None and k not in others}
+    return {text: (k,) for k, text in texts.items() if text.encode() == tokenizer.tokens[k]}
+
+
+def fingerprint(tokenizer, without=()):
+    """A hash of all that decides ids, without the special tokens in `without`. The Unicode tables
+    of `regex` are part of it: newer ones know more letters."""
+    special = {name: k for name, k in tokenizer.special_tokens.items() if name not in without}
+    gone = {k for name, k in tokenizer.special_tokens.items() if name in without}
+    content = ([token for k, token in enumerate(tokenizer.tokens) if k not in gone],
+               tokenizer.merge_rows.tolist(), sorted(special.items()), tokenizer.pattern,
+               tokenizer.ignore_merges, sorted(tokenizer.added_tokens.items()),
+               ids_before(tokenizer.post_processor), zlib.crc32(character_kinds()))
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+
+
+def read_tokenizer(content):
+    """Bytes of a tokenizer.json or a rank file -> arguments of Tokenizer."""
+    if content.lstrip()[:1] == b"{":
+        return from_tree(parse_json(content.decode(), "its content"))
+    return from_ranks(content)
 
 
 # ---- tokenizer.json ------------------------------------------------------------------------------

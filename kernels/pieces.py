@@ -265,6 +265,13 @@ def index_merges(slots, rows, first, n):
         slots[find_pair(slots, rows, rows[k, 0], rows[k, 1])] = k + 1
 
 
+def merge_table(rows):
+    """The hash table of all merges: a pair of ids -> where it stands in rows."""
+    slots = empty_slots(len(rows))
+    index_merges(slots, rows, 0, len(rows))
+    return slots
+
+
 @numba.njit(cache=True)
 def merge(ids, start, end, slots, rows):
     """Merge ids[start:end] in place and return the new end: the earliest learned pair first, at all
@@ -295,6 +302,17 @@ def merge_all(ids, ends, slots, rows):
     start = 0
     for k in range(len(ends)):
         start, ends[k] = ends[k], merge(ids, start, ends[k], slots, rows)
+
+
+def merge_words(words, byte_ids, slots, rows):
+    """Words, list of str -> the ids of each, tuples. They are laid end to end, so that one call
+    merges them all. byte_ids (256,): the id of each byte."""
+    encoded = [word.encode() for word in words]
+    ends = np.cumsum([len(word) for word in encoded])
+    starts, ids = [0, *ends.tolist()], byte_ids[np.frombuffer(b"".join(encoded), np.uint8)]
+    merge_all(ids, ends, slots, rows)
+    ids = ids.tolist()
+    return [tuple(ids[a:b]) for a, b in zip(starts, ends.tolist())]
 
 
 @numba.njit(cache=True)

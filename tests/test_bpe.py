@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import bpe
+from formats import tokenizers as formats_tokenizers, tokens
 from formats.tokenizers import gpt4_excerpt, to_tree
 from kernels import pieces
 
@@ -116,14 +117,14 @@ def test_fast_and_naive_training_learn_the_same_merges(seed, pattern):
 
 def test_results_do_not_depend_on_workers(monkeypatch):
     """Merges and the stream of tokens are the same from one process and from two."""
-    monkeypatch.setattr(bpe, "JOB_CHARS", 300)
+    monkeypatch.setattr(tokens, "JOB_CHARS", 300)
     rng = random.Random(1)
     texts = [random_text(rng, 15) for _ in range(60)]
     one, two = (bpe.train(texts, 400, [bpe.END], workers=workers) for workers in (1, 2))
     assert one.merges == two.merges == bpe.naive_train(texts, 143)
     texts.append(random_text(rng, 2000))  # longer than a job
     streams = [np.concatenate(list(bpe.map_in_order(
-        one.encode_documents, bpe.jobs(texts, one.pattern), workers))) for workers in (1, 2)]
+        one.encode_documents, tokens.jobs(texts, True), workers))) for workers in (1, 2)]
     assert np.array_equal(*streams) and streams[0].dtype == np.uint16
     assert streams[0].tolist() == [k for text in texts for k in
                                    [*one.encode(text), one.special_tokens[bpe.END]]]
@@ -135,8 +136,8 @@ def test_results_do_not_depend_on_workers(monkeypatch):
 @pytest.mark.parametrize("pattern", OURS)
 def test_long_texts_are_divided_where_pre_tokens_end(pattern, text, monkeypatch):
     """The parts' pre-tokens are the whole text's, without words too; each document ends once."""
-    monkeypatch.setattr(bpe, "JOB_CHARS", 20)
-    made = list(bpe.jobs(["short", text, "end"], pattern))
+    monkeypatch.setattr(tokens, "JOB_CHARS", 20)
+    made = list(tokens.jobs(["short", text, "end"], True))
     parts = [part for texts, _ in made for part in texts]
     assert len(made) > 9 and "".join(parts) == f"short{text}end"
     assert made[0][0][0] == "short" and made[-1][0][-1] == "end" and made[-1][1]
@@ -185,8 +186,8 @@ def test_the_loop_knows_every_character():
 def test_foreign_patterns(monkeypatch):
     """What they do not match is kept. Where "ab cd" ends is not known, so no text is divided."""
     assert split("one, two", r"\w+") == ["one", ", ", "two"]
-    monkeypatch.setattr(bpe, "JOB_CHARS", 3)
-    assert list(bpe.jobs(["ab cd ef gh"], r"\w+ \w+")) == [(["ab cd ef gh"], True)]
+    monkeypatch.setattr(tokens, "JOB_CHARS", 3)
+    assert list(tokens.jobs(["ab cd ef gh"], False)) == [(["ab cd ef gh"], True)]
 
 
 @pytest.mark.parametrize("pattern", [r"(\w+)|\s+", "a)(b", "(?P<name>a)", "(", "["])
@@ -363,7 +364,7 @@ def test_the_fingerprint_covers_all_that_decides_ids(small, monkeypatch):
     found = {tokenizer.fingerprint() for tokenizer in made}
     newer = pieces.character_kinds().copy()
     newer[0x11DB0] = pieces.OTHER if newer[0x11DB0] == pieces.LETTER else pieces.LETTER
-    monkeypatch.setattr(bpe, "character_kinds", lambda: newer)
+    monkeypatch.setattr(formats_tokenizers, "character_kinds", lambda: newer)
     assert len(found | {small.fingerprint()}) == len(made) + 1
 
 
