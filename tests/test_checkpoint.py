@@ -2,7 +2,6 @@
 import json
 import os
 import random
-import re
 import struct
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import model
 import sample
 from conftest import relative_error
 from formats import llama2c
+from test_bpe import ODD, mutate
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ def test_broken_files_are_named_with_what_is_wrong(tiny, tmp_path):
     whole = open(weights, "rb").read()
     for content, message in [(b"", "cut short"), (b"PK\x03\x04" * 5000, "cut short"),
                              (struct.pack("<Q", 9) + b"no header" + b"." * 20_000, "not a safetensors"),
-                             (whole[:-1], "cut short or damaged"), (whole[:1000], "cut short")]:
+                             (whole[:-1], "is not in the file"), (whole[:1000], "cut short")]:
         open(weights, "wb").write(content)
         with pytest.raises(ValueError, match=message):
             checkpoint.load(folder)
@@ -317,55 +317,86 @@ def test_damage_is_named_or_harmless(n, tiny, tmp_path):
         open(path, "wb").write(whole)
 
 
-ODD = [b"null", b"-1", b"0", b"1e400", b"99999999999999999999", b"[]", b"{}", b'"x"', b"true", b"1.5",
-       b"\xff", b"\x00" * 4, b"\xff" * 4, b"\x7f\xff\xff\xff", b'{"a":' * 60]
+def bin_file(rng):
+    """A small llama2.c file, its header changed in up to three numbers, mostly as long as that
+    header asks for, so that damage gets past the check of the size."""
+    numbers = [8, 12, 1, 2, 1, 9, 4]  # dim, hidden, layers, heads, kv heads, vocabulary, context
+    for _ in range(rng.randrange(4)):
+        numbers[rng.randrange(7)] = rng.choice([0, 1, 2, 3, 4, 6, 8, 16, -1, -9, 1 << 30, -1 << 31])
+    dim, hidden, layers, heads, kv_heads, vocab, ctx = numbers
+    D = dim // (heads or 1)
+    n = (abs(vocab) * dim * (1 + (vocab < 0)) + dim + ctx * D
+         + layers * (2 * dim + 2 * dim * dim + 2 * D * kv_heads * dim + 3 * hidden * dim))
+    n_bytes = 4 * n + rng.choice([0, 0, 0, 0, 1, -4])
+    return struct.pack("<7i", *numbers) + bytes(n_bytes if 0 <= n_bytes < 20_000 else 100)
 
 
-def mutated(whole, r):
-    """Bytes with a few edits: a bit, a removed piece, a repeated piece, or something odd inside."""
-    content = bytearray(whole)
-    for _ in range(r.randrange(1, 4)):
-        i = r.randrange(min(len(content), 2000))
-        j = i + r.randrange(1, 12)
-        kind = r.randrange(5)
-        if kind == 0:
-            content[i] ^= 1 << r.randrange(8)
-        elif kind == 1:
-            del content[i:j]
-        elif kind == 2:
-            content[i:i] = content[i:j]
-        elif kind == 3:
-            content[i:i] = r.choice(ODD)
-        else:  # a number of the text becomes something odd
-            numbers = list(re.finditer(rb"[0-9.]+", bytes(content[:2000])))
-            start, end = r.choice(numbers).span() if numbers else (i, j)
-            content[start:end] = r.choice(ODD)
-    return bytes(content)
+def mutated(rng, whole, name):
+    """A file with a changed node or two in its JSON (the header of safetensors), or some bytes."""
+    if name == "model.bin":
+        return bin_file(rng)
+    size = struct.unpack("<Q", whole[:8])[0] if name == "model.safetensors" else None
+    text, rest = (whole[8:8 + size], whole[8 + size:]) if size else (whole, b"")
+    for _ in range(rng.randrange(3)):
+        text = json.dumps(mutate(rng, json.loads(text))).encode()
+    content = (struct.pack("<Q", len(text)) if size else b"") + text + rest
+    if rng.random() < 0.3:
+        at = rng.randrange(min(len(content), 3000))
+        new = rng.choice([b"", rng.randbytes(3), json.dumps(rng.choice(ODD)).encode()])
+        content = content[:at] + new + content[at + rng.randrange(9):]
+    return content
 
 
 @pytest.mark.parametrize("n", [300, pytest.param(100_000, marks=pytest.mark.long)])
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.bin"])
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "model.safetensors",
+                                  "model.safetensors.index.json", "model.bin"])
 def test_any_file_gives_a_network_or_a_valueerror(name, n, tiny, tmp_path):
     """Mutated files of other people (no checksums): parameters of the described shapes, or one
     ValueError with the path; never another exception, never memory beyond the file's size."""
-    r, folder = random.Random(name), str(tmp_path / "m")
-    checkpoint.save(folder, *tiny[:2])
+    rng, folder, opened = random.Random(name), str(tmp_path / "m"), 0
+    params, config, _ = tiny
+    checkpoint.save(folder, params, replace(config, rope_scaling=(8.0, 1.0, 4.0, 8.0)))
     change_json(folder + "/config.json")
-    opened = path = os.path.join(folder, name)
-    if name == "model.bin":
-        with open(path, "wb") as file:  # dim 8, hidden 12, 1 layer, 2 heads, 1 kv head, vocab 9
-            file.write(struct.pack("<7i", 8, 12, 1, 2, 1, 9, 4))
-            file.write(np.ones(2000, np.float32).tobytes()[:4 * (9 * 8 + 16 + 192 + 3 * 96 + 8 + 16)])
-        checkpoint.load(path)
-    else:
-        opened = folder
-    whole = open(path, "rb").read()
+    for file, content in (("generation_config.json", {"eos_token_id": [3, 4]}), (
+            "model.safetensors.index.json", {"weight_map": {"x": "model.safetensors"}})):
+        json.dump(content, open(f"{folder}/{file}", "w"))
+    path = f"{folder}/{name}"
+    whole = open(path, "rb").read() if name != "model.bin" else b""
     for _ in range(n):
-        with open(path, "wb") as file:
-            file.write(mutated(whole, r))
+        content = mutated(rng, whole, name)
+        if os.path.exists(path):
+            os.remove(path)  # writing over a file would wait for the disk
+        open(path, "wb").write(content)
         try:
-            params, config = checkpoint.load(opened)
+            found, config = checkpoint.load(path if name == "model.bin" else folder)
         except ValueError as error:
-            assert folder in str(error)
+            assert folder in str(error), content
             continue
-        assert {k: p.shape for k, p in params.items()} == model.shapes(config)
+        assert {name: x.shape for name, x in found.items()} == model.shapes(config)
+        opened += 1
+    print(f"{n:,} of {name}, {opened:,} opened")
+    assert 0.05 < opened / n < 0.95
+
+
+@pytest.mark.parametrize("entry", [
+    {"dtype": ["F32"]}, {"data_offsets": [0]}, {"data_offsets": []}, {"shape": [10**30, 0]},
+    {"shape": [1] * 99}, {"shape": None}, {"shape": "8"}, {"data_offsets": [-32, 0]}])
+def test_an_odd_entry_of_safetensors_is_one_error(entry, tiny, tmp_path):
+    """Wrong types in the header name the file (a list as dtype was once a TypeError)."""
+    checkpoint.save(str(tmp_path), *tiny[:2])
+    text = json.dumps({"model.norm.weight": {
+        "dtype": "F32", "shape": [8], "data_offsets": [0, 32]} | entry}).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(9000))
+    with pytest.raises(ValueError, match="model.safetensors: not a safetensors file"):
+        checkpoint.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("dim, heads, kv_heads", [(8, 8, 8), (6, 2, 2), (8, 4, 3)])
+def test_heads_that_do_not_fit_are_refused_in_llama2c_files(dim, heads, kv_heads, tmp_path):
+    """Odd head sizes and heads without key/value heads name the file, even if the size fits."""
+    path, D = tmp_path / "model.bin", dim // heads
+    n = 9 * dim + 2 * dim + 2 * dim * dim + 2 * D * kv_heads * dim + 3 * 12 * dim + dim + 4 * D
+    path.write_bytes(struct.pack("<7i", dim, 12, 1, heads, kv_heads, 9, 4) + bytes(4 * n))
+    with pytest.raises(ValueError, match=f"model.bin: not a llama2.c model.*dim {dim}"):
+        checkpoint.load(str(path))
