@@ -18,7 +18,6 @@ Left out: Unicode normalization, vocabularies that are not byte-level BPE.
 """
 import argparse
 import collections
-import itertools
 import json
 import os
 import sys
@@ -179,6 +178,7 @@ def train(texts, vocab_size, special_tokens=(), pattern=GPT4_SPLIT, workers=None
         raise ValueError(f"a vocabulary of {vocab_size} is too small: 256 bytes and "
                          f"{len(special_tokens)} special tokens need {vocab_size - n_merges}")
     check_pattern(pattern)
+    # Each worker counts a part of the texts, and counts can be added up.
     counts = collections.Counter()
     work = ((group, pattern) for group, _ in jobs(texts, pattern in MAX_DIGITS))
     for part in map_in_order(count_pre_tokens, work, workers):
@@ -190,6 +190,7 @@ def train(texts, vocab_size, special_tokens=(), pattern=GPT4_SPLIT, workers=None
     for k, (left, right, times, density) in enumerate(find_merges(counts, n_merges), 1):
         merges.append((left, right, len(tokens)))
         tokens.append(tokens[left] + tokens[right])
+        # The first eight and the last eight merges are shown, and about eight between.
         if show and (k <= 8 or k > n_merges - 8 or k % (n_merges // 8 + 1) == 0):
             show(f"merge {k:,}/{n_merges:,} | {readable(tokens[left])} + {readable(tokens[right])}"
                  f" | {times:,} times | {density:.3f} bytes/token")
@@ -260,13 +261,13 @@ class Tokenizer:
     def encode_ordinary(self, text):
         """Ids of text in which nothing is special, a list."""
         distinct, numbers = pre_tokenize(text, self.pattern)
-        if len(self.cache) > len(self.whole) + CACHE_SIZE:
+        if len(self.cache) > len(self.whole) + CACHE_SIZE:  # full: begin anew
             self.cache = dict(self.whole)
         cache = self.cache
         if new := [word for word in distinct if word not in cache]:
             cache.update(zip(new, merge_words(new, self.byte_ids, self.slots, self.merge_rows)))
         ids_of = [cache[word] for word in distinct]
-        return list(itertools.chain.from_iterable(map(ids_of.__getitem__, numbers)))
+        return [k for number in numbers for k in ids_of[number]]
 
     def encode(self, text, allowed_special=()):
         """Ids of text, a list. Names of special tokens are plain text unless allowed ("all"): else

@@ -90,6 +90,7 @@ def check_out(folder):
 def load(path):
     """(params, config) of a Llama-family checkpoint folder or a llama2.c .bin file. What is
     missing, too much, damaged or of another shape is a ValueError that names it."""
+    # A file is llama2.c's, a folder is Hugging Face's or ours.
     if os.path.isfile(path):
         sizes, arrays = llama2c.read_model(path)
         return pack(arrays, Config(**sizes)), Config(**sizes)
@@ -153,7 +154,8 @@ def open_model(path, tokenizer_path=None):
 
 
 def describe_tokenizer(tokenizer, config):
-    """Content of tokenizer_config.json; it names no token that does not exist."""
+    """Content of tokenizer_config.json. It names no token that does not exist: transformers would
+    give that an id of its own, outside of the embedding."""
     content = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.ctx}
     # A chat model ends its turn with <|im_end|>, a base model its document with END.
     if ends := [name for name in ("<|im_end|>", END) if name in tokenizer.special_tokens]:

@@ -89,6 +89,8 @@ def test_the_merges_by_hand():
     assert bpe.naive_train(["low lower lowest"], 4) == merges
     tokenizer = bpe.train(["low lower lowest"], 260, workers=1)
     assert tokenizer.merges == merges and tokenizer.encode("low lower") == [257, 259, ord("r")]
+    assert bpe.naive_encode("slow", merges[:3]) == [b"s", b"low"] and "é".encode() == b"\xc3\xa9"
+    assert tokenizer.encode("slow") == [115, 257]
 
 
 def test_the_counts_by_hand():
@@ -448,7 +450,7 @@ def test_any_tokenizer_file_gives_a_tokenizer_or_a_value_error(cases, small, tmp
             at = rng.randrange(len(lines))
             content = (lines[:at] + rng.randbytes(rng.randint(0, 3))
                        + lines[at + rng.randint(0, 3):])
-        path.unlink()  # writing over a file would wait for the disk
+        path.unlink()
         path.write_bytes(content)
         try:
             tokenizer = bpe.Tokenizer.load(path)
@@ -702,6 +704,7 @@ def test_damaged_files_are_named_or_make_no_difference(stored, cases):
                 del damaged[rng.randrange(len(damaged)):]
             else:
                 damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+            path.unlink()  # writing over a file would wait for the disk
             path.write_bytes(damaged)
             try:
                 found = bpe.Tokenizer.load(saved)

@@ -1,10 +1,10 @@
 """Checkpoints: the same bits again, other programs' files, and damage that is named."""
+import itertools
 import json
 import os
 import random
+import signal
 import struct
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -59,25 +59,20 @@ def test_a_saved_folder_loads_to_the_same_bits(tied, tiny, tmp_path):
 
 
 def test_saving_touches_nothing_else(tiny, tmp_path):
-    """A folder with other files in it is refused and keeps them (it was once deleted)."""
+    """A folder with other files is refused and keeps them (it was once deleted); notes beside a
+    checkpoint stay; through a link, files go where it points to (the link was once replaced)."""
     (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "precious.txt").write_text("keep me")
+    (tmp_path / "docs/precious.txt").write_text("keep me")
     with pytest.raises(ValueError, match="holds docs and is no checkpoint"):
         checkpoint.save(str(tmp_path), *tiny)
-    assert (tmp_path / "docs" / "precious.txt").read_text() == "keep me"
-    checkpoint.save(str(tmp_path / "new"), *tiny)
-    (tmp_path / "new" / "notes.txt").write_text("mine")
-    checkpoint.save(str(tmp_path / "new"), *tiny)
-    assert (tmp_path / "new" / "notes.txt").read_text() == "mine"
-
-
-def test_a_symlinked_folder_stays_a_link(tiny, tmp_path):
-    """Saving twice through a link writes where it points to (it once replaced the link)."""
-    (tmp_path / "big_disk").mkdir()
-    (tmp_path / "out").symlink_to(tmp_path / "big_disk")
+    assert (tmp_path / "docs/precious.txt").read_text() == "keep me"
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
     for _ in range(2):
         checkpoint.save(str(tmp_path / "out"), *tiny)
-    assert (tmp_path / "out").is_symlink() and (tmp_path / "big_disk" / "config.json").exists()
+        (tmp_path / "out/notes.txt").write_text("mine")
+    assert (tmp_path / "out").is_symlink() and (tmp_path / "disk/config.json").exists()
+    assert (tmp_path / "disk/notes.txt").read_text() == "mine"
 
 
 def test_a_save_without_averages_leaves_no_old_ones(tiny, tmp_path):
@@ -89,42 +84,40 @@ def test_a_save_without_averages_leaves_no_old_ones(tiny, tmp_path):
     assert "optimizer.safetensors" not in os.listdir(tmp_path / "m")
 
 
-KILLED = """
-import os, sys, checkpoint, common
-sys.path.insert(0, "tests")
-n, folder = int(sys.argv[1]), sys.argv[2]
-calls = [0]
-def dying(function):
-    def call(*arguments, **named):
-        calls[0] += 1
-        if calls[0] == n:
-            os.kill(os.getpid(), 9)
-        return function(*arguments, **named)
+def dying(function, calls, n):
+    """function, but the process is killed before call n of all that count in `calls`."""
+    def call(*args, **named):
+        if next(calls) == n:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **named)
     return call
-for name in ("rename", "replace", "remove", "makedirs", "fsync"):
-    setattr(os, name, dying(getattr(os, name)))
-(params, config, tokenizer) = checkpoint.open_model(folder)
-params["model.norm.weight"][:] = 5
-checkpoint.save(folder, params, config, tokenizer)
-"""
 
 
 def test_a_save_that_is_killed_leaves_the_old_or_the_new(tiny, tmp_path):
-    """SIGKILL before each call that changes the disk: the folder opens, whole, as one or the other."""
-    folder, seen = str(tmp_path / "m"), set()
+    """SIGKILL before each call that changes the disk: the folder opens, whole, as one or other."""
+    folder, seen, (params, config, tokenizer) = str(tmp_path / "m"), set(), tiny
     for n in range(1, 60):
         checkpoint.save_run(folder, "train", tiny, {"m1": np.ones(3)}, {"step": 1}, [])
-        status = subprocess.run([sys.executable, "-c", KILLED, str(n), folder],
-                                cwd=os.path.dirname(os.path.dirname(__file__))).returncode
-        params, _, _ = checkpoint.open_model(folder)
-        new = (params["model.norm.weight"] == 5).all()
-        assert new or (params["model.norm.weight"] == 1).all()
-        assert new != os.path.exists(os.path.join(folder, "state.json"))
-        assert not os.path.exists(os.path.join(folder, ".ready"))
-        seen.add(bool(new))
+        if not (child := os.fork()):
+            try:
+                calls = itertools.count(1)
+                for name in ("rename", "replace", "remove", "makedirs", "fsync"):
+                    setattr(os, name, dying(getattr(os, name), calls, n))
+                params["model.norm.weight"][:] = 5
+                checkpoint.save(folder, params, config, tokenizer)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        found, _, _ = checkpoint.open_model(folder)
+        new = bool((found["model.norm.weight"] == 5).all())
+        assert new or (found["model.norm.weight"] == 1).all()
+        assert new != os.path.exists(f"{folder}/state.json")
+        assert not os.path.exists(f"{folder}/.ready")
+        seen.add(new)
         if status == 0:
             break
-    assert status == 0 and seen == {False, True}
+    assert status == 0 and n > 20 and seen == {False, True}
 
 
 def test_exported_tokenizer_config_names_only_tokens_that_exist(tiny, tmp_path):
@@ -283,38 +276,34 @@ def test_broken_files_are_named_with_what_is_wrong(tiny, tmp_path):
         checkpoint.load(str(short))
 
 
-def damaged(whole, n, seed):
-    """n copies of some bytes cut short somewhere, and n with one bit flipped."""
-    r = random.Random(seed)
-    for _ in range(n):
-        yield whole[:r.randrange(len(whole))]
-        copy = bytearray(whole)
-        copy[r.randrange(len(copy))] ^= 1 << r.randrange(8)
-        yield bytes(copy)
-
-
 @pytest.mark.parametrize("n", [20, pytest.param(200, marks=pytest.mark.long)])
-def test_damage_is_named_or_harmless(n, tiny, tmp_path):
-    """Every file of a run, cut or with a bit flipped: the same run is loaded, or one ValueError."""
-    folder = str(tmp_path / "m")
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "optimizer.safetensors",
+                                  "state.json", "tokenizer.json"])
+def test_damage_is_named_or_harmless(name, n, tiny, tmp_path):
+    """Every file of a run, cut n times and with a bit flipped n times: the same run is loaded, or
+    one ValueError that names a file."""
+    rng, folder, harmless = random.Random(name), str(tmp_path / "m"), 0
     checkpoint.save_run(folder, "train", tiny, {"m1": model.vector(tiny[0]) + 1}, {"step": 3}, [])
-    expected = model.vector(tiny[0]).copy()
-    for name in ("config.json", "model.safetensors", "optimizer.safetensors", "state.json",
-                 "tokenizer.json"):
-        path = os.path.join(folder, name)
-        whole = open(path, "rb").read()
-        for content in damaged(whole, n, name):
-            open(path, "wb").write(content)
-            try:
-                (params, config, tokenizer), averages, state, _ = checkpoint.load_run(
-                    folder, "train")
-            except ValueError as error:
-                assert folder in str(error), error
-                continue
-            assert (model.vector(params) == expected).all() and config == tiny[1]
-            assert tokenizer.fingerprint() == tiny[2].fingerprint()
-            assert (averages["m1"] == expected + 1).all() and state["step"] == 3
-        open(path, "wb").write(whole)
+    expected, path = model.vector(tiny[0]), f"{folder}/{name}"
+    whole = open(path, "rb").read()
+    for case in range(2 * n):
+        content = bytearray(whole)
+        if case % 2:
+            del content[rng.randrange(len(content)):]
+        else:
+            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        os.remove(path)  # writing over a file would wait for the disk
+        open(path, "wb").write(content)
+        try:
+            (params, config, tokenizer), averages, state, _ = checkpoint.load_run(folder, "train")
+        except ValueError as error:
+            assert folder in str(error), error
+            continue
+        harmless += 1
+        assert (model.vector(params) == expected).all() and config == tiny[1]
+        assert tokenizer.fingerprint() == tiny[2].fingerprint()
+        assert (averages["m1"] == expected + 1).all() and state["step"] == 3
+    print(f"{name}: {2 * n} damaged, {harmless} without effect")
 
 
 def bin_file(rng):
