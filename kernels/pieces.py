@@ -133,11 +133,14 @@ def pre_token_spans(text, max_digits):
 #     x a b y -> x ab y     -3     -3     -3      +3      +3
 #     a b     -> ab                -2
 #     counts now             0      0      0       3       3
-# Only the two words on the list of (a, b) were read. "xaby" goes on the lists of (x,ab) and (ab,y).
+# Only the two words on the list of (a, b) were read. "xaby" goes on the lists of (x,ab) and (ab,y);
+# it also stays on those of (x,a) and (b,y), whose counts are 0, so nobody reads them again.
 
 # Pair k of neighbours is rows[k] = [left id, right id], found by `slots`; counts[k] is its number.
 # Its list of words is linked: newest[k] is the newest entry, entry e stands for the word
 # word_of[e], and older[e] is the entry before it (0: none). used = [number of pairs, of entries].
+# Above, entries 1, 2, 3 are "xaby" on the lists of (x,a), (a,b), (b,y); entry 4 is "ab" on that of
+# (a,b). So newest of (a,b) is 4, older[4] is 2, and older[2] is 0.
 Pairs = collections.namedtuple("Pairs", "slots rows counts newest word_of older used")
 
 
