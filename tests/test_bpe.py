@@ -194,7 +194,7 @@ def test_foreign_patterns(monkeypatch):
     monkeypatch.setattr(tokens, "JOB_CHARS", 3)
     assert bpe.count_pre_tokens(["ab cd ef gh"], r"\w+ \w+") == {"ab cd": 1, " ": 1, "ef gh": 1}
     made = bpe.train(["ab cd ef gh"], 300, pattern=r"\w+ \w+", workers=1)
-    assert (b"ab", b" cd") in made.merges or (b"ab ", b"cd") in made.merges
+    assert b"ab cd" in made.tokens and b"ef gh" in made.tokens  # whole when nothing is left to join
 
 
 @pytest.mark.parametrize("pattern", [r"(\w+)|\s+", "a)(b", "(?P<name>a)", "(", "["])

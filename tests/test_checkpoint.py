@@ -41,7 +41,7 @@ def change_json(path, **changes):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_saved_folder_loads_to_the_same_bits(tied, tiny, tmp_path):
-    """Parameters, sizes, averages, state and log come back as they were, also after a second save."""
+    """Parameters, sizes, averages, state and log come back, also after a second save."""
     _, config, tokenizer = tiny
     config = replace(config, rope_scaling=(8.0, 1.0, 4.0, 8.0), tied=tied)
     params = model.init_params(config, 2)
@@ -176,7 +176,8 @@ def test_special_ids_of_foreign_checkpoints_are_read(tiny, tmp_path):
     folder = str(tmp_path / "m")
     checkpoint.save(folder, *tiny)
     change_json(folder + "/config.json", bos_token_id=3, eos_token_id=[4, 5])
-    assert (checkpoint.read_config(folder).bos, checkpoint.read_config(folder).eos) == ((3,), (4, 5))
+    read = checkpoint.read_config(folder)
+    assert (read.bos, read.eos) == ((3,), (4, 5))
     json.dump({"eos_token_id": [7, 8]}, open(folder + "/generation_config.json", "w"))
     assert checkpoint.read_config(folder).eos == (7, 8)
 
@@ -240,7 +241,7 @@ def test_broken_files_are_named_with_what_is_wrong(tiny, tmp_path):
     weights = os.path.join(folder, "model.safetensors")
     whole = open(weights, "rb").read()
     for content, message in [(b"", "cut short"), (b"PK\x03\x04" * 5000, "cut short"),
-                             (struct.pack("<Q", 9) + b"no header" + b"." * 20_000, "not a safetensors"),
+                             (struct.pack("<Q", 9) + b"no header" + b"." * 20_000, "no JSON"),
                              (whole[:-1], "is not in the file"), (whole[:1000], "cut short")]:
         open(weights, "wb").write(content)
         with pytest.raises(ValueError, match=message):
