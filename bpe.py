@@ -12,7 +12,8 @@ reaches across two of them; otherwise "dog.", "dog!" and "dog?" would each be le
     python bpe.py --show "hello world" --gpt4    the ids that GPT-4 has for it
 
 Reading order: the idea (three short functions, all of BPE), the chat; then the same fast: train,
-Tokenizer, and their loops in kernels/pieces.py. Other people's files: formats/tokenizers.py.
+Tokenizer, and their loops in kernels/pieces.py. Files: formats/tokens.py (texts in, tokens out) and
+formats/tokenizers.py (other people's).
 Sources: Sennrich, Haddow and Birch 2016 (BPE); Radford et al. 2019 (bytes); tiktoken (the pattern).
 Left out: Unicode normalization, vocabularies that are not byte-level BPE.
 """
@@ -28,8 +29,9 @@ import regex
 
 from common import (in_colour, locked, map_in_order, paint, print_settings, printable, recover,
                     run_command, show_line, staged, write_file)
-from formats.tokenizers import (GPT2_SPLIT, byte_ids, check_pattern, fingerprint, gpt4_excerpt,
-                                read_tokenizer, to_tree, whole_pre_tokens)  # noqa: F401
+from formats.tokenizers import (GPT2_SPLIT, byte_ids, check_pattern,  # noqa: F401 (for others)
+                                fingerprint, gpt4_excerpt, read_tokenizer, to_tree,
+                                whole_pre_tokens)
 from formats.tokens import jobs, read_texts, read_tokens, write_tokens  # noqa: F401 (for train.py)
 from kernels.pieces import find_merges, merge_table, merge_words, pre_token_spans
 

@@ -352,15 +352,6 @@ def test_a_token_that_no_merges_make_still_matches_a_whole_pre_token(tmp_path):
         found.save(path)
 
 
-def test_many_ids_need_wide_tokens(small):
-    """65,536 ids fit into 16 bits, one more does not."""
-    again = bpe.Tokenizer(small.tokens, small.merge_rows, small.special_tokens)
-    again.add_special_tokens(f"<{k}>" for k in range((1 << 16) - again.vocab_size))
-    assert again.encode_documents(["a"]).dtype == np.uint16
-    again.add_special_tokens(["<last>"])
-    assert again.encode_documents(["a"]).dtype == np.uint32
-
-
 def test_the_fingerprint_covers_all_that_decides_ids(small, monkeypatch):
     """Pattern, merges, rules for whole pre-tokens, added tokens, BOS, and the Unicode tables."""
     base = small.tokens, small.merge_rows, small.special_tokens

@@ -233,48 +233,47 @@ def test_llama2c_merges_the_best_score_first(tmp_path):
             llama2c.Tokenizer(path)
 
 
+def refused(path, why):
+    """Loading is one ValueError that says why."""
+    with pytest.raises(ValueError, match=why):
+        checkpoint.load(str(path))
+
+
 def test_broken_files_are_named_with_what_is_wrong(tiny, tmp_path):
-    """Each way in which a file can be wrong is a ValueError that says which."""
-    params, config, tokenizer = tiny
-    folder = str(tmp_path / "m")
-    checkpoint.save(folder, params, config)
-    weights = os.path.join(folder, "model.safetensors")
-    whole = open(weights, "rb").read()
-    for content, message in [(b"", "cut short"), (b"PK\x03\x04" * 5000, "cut short"),
-                             (struct.pack("<Q", 9) + b"no header" + b"." * 20_000, "no JSON"),
-                             (whole[:-1], "is not in the file"), (whole[:1000], "cut short")]:
-        open(weights, "wb").write(content)
-        with pytest.raises(ValueError, match=message):
-            checkpoint.load(folder)
-    open(weights, "wb").write(whole)
-    original = open(folder + "/config.json").read()
-    for changes, message in [
-            ({"model_type": "gpt2"}, "'gpt2'"), ({"attention_bias": True}, "biases"),
-            ({"head_dim": 99}, "head_dim"), ({"hidden_act": "gelu"}, "'gelu'"),
-            ({"rope_scaling": {"type": "yarn"}}, "'yarn'"), ({"rope_scaling": "linear"}, "linear"),
-            ({"num_key_value_heads": 3}, "must divide"), ({"vocab_size": 10**12}, "vocab_size"),
-            ({"vocab_size": 10**6}, "more than"), ({"num_hidden_layers": 10**9}, "num_hidden"),
-            ({"hidden_size": None}, "hidden_size"), ({"rms_norm_eps": "x"}, "rms_norm_eps"),
-            ({"eos_token_id": "end"}, "no token id")]:
-        open(folder + "/config.json", "w").write(original)
-        change_json(folder + "/config.json", **changes)
-        with pytest.raises(ValueError, match=message):
-            checkpoint.load(folder)
-    open(folder + "/config.json", "w").write(original.replace("10000.0", "20000.0"))
-    with pytest.raises(ValueError, match="damaged, or changed by hand"):
-        checkpoint.load(folder)
-    open(folder + "/config.json", "w").write("[1]")
-    with pytest.raises(ValueError, match="not a JSON object"):
-        checkpoint.load(folder)
-    with pytest.raises(ValueError, match="python train.py"):
-        checkpoint.load(str(tmp_path / "nowhere"))
+    """Weights and llama2.c files that are cut short, or none; no JSON; no checkpoint at all."""
+    checkpoint.save(str(tmp_path), *tiny[:2])
+    weights, about = tmp_path / "model.safetensors", tmp_path / "config.json"
+    whole = weights.read_bytes()
+    for content, why in [(b"", "cut short"), (b"PK\x03\x04" * 5000, "cut short"),
+                         (struct.pack("<Q", 9) + b"no header" + b"." * 20_000, "no JSON"),
+                         (whole[:-1], "is not in the file"), (whole[:1000], "cut short")]:
+        weights.write_bytes(content)
+        refused(tmp_path, why)
+    about.write_text(about.read_text().replace("10000.0", "20000.0"))
+    refused(tmp_path, "damaged, or changed by hand")
+    about.write_text("[1]")
+    refused(tmp_path, "not a JSON object")
+    refused(tmp_path / "nowhere", "python train.py")
     short = tmp_path / "short.bin"
     short.write_bytes(struct.pack("<7i", 64, 172, 5, 8, 4, 512, 512) + bytes(1000))
-    with pytest.raises(ValueError, match="cut short or damaged"):
-        checkpoint.load(str(short))
+    refused(short, "cut short or damaged")
     short.write_bytes(b"not a model at all, by any means")
-    with pytest.raises(ValueError, match="not a llama2.c model"):
-        checkpoint.load(str(short))
+    refused(short, "not a llama2.c model")
+
+
+@pytest.mark.parametrize("changes, why", [
+    ({"model_type": "gpt2"}, "'gpt2'"), ({"attention_bias": True}, "biases"),
+    ({"head_dim": 99}, "head_dim"), ({"hidden_act": "gelu"}, "'gelu'"),
+    ({"rope_scaling": {"type": "yarn"}}, "'yarn'"), ({"rope_scaling": "linear"}, "linear"),
+    ({"num_key_value_heads": 3}, "must divide"), ({"vocab_size": 10**12}, "vocab_size"),
+    ({"vocab_size": 10**6}, "more than"), ({"num_hidden_layers": 10**9}, "num_hidden"),
+    ({"hidden_size": None}, "hidden_size"), ({"rms_norm_eps": "x"}, "rms_norm_eps"),
+    ({"eos_token_id": "end"}, "no token id")])
+def test_what_is_no_plain_llama_is_refused_by_name(changes, why, tiny, tmp_path):
+    """A config.json that asks for what model.py does not do, or that is damaged."""
+    checkpoint.save(str(tmp_path), *tiny[:2])
+    change_json(tmp_path / "config.json", **changes)
+    refused(tmp_path, why)
 
 
 @pytest.mark.parametrize("n", [20, pytest.param(200, marks=pytest.mark.long)])
@@ -378,8 +377,7 @@ def test_an_odd_entry_of_safetensors_is_one_error(entry, tiny, tmp_path):
         "dtype": "F32", "shape": [8], "data_offsets": [0, 32]} | entry}).encode()
     path = tmp_path / "model.safetensors"
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(9000))
-    with pytest.raises(ValueError, match="model.safetensors: not a safetensors file"):
-        checkpoint.load(str(tmp_path))
+    refused(tmp_path, "model.safetensors: not a safetensors file")
 
 
 @pytest.mark.parametrize("dim, heads, kv_heads", [(8, 8, 8), (6, 2, 2), (8, 4, 3)])
@@ -388,5 +386,4 @@ def test_heads_that_do_not_fit_are_refused_in_llama2c_files(dim, heads, kv_heads
     path, D = tmp_path / "model.bin", dim // heads
     n = 9 * dim + 2 * dim + 2 * dim * dim + 2 * D * kv_heads * dim + 3 * 12 * dim + dim + 4 * D
     path.write_bytes(struct.pack("<7i", dim, 12, 1, heads, kv_heads, 9, 4) + bytes(4 * n))
-    with pytest.raises(ValueError, match=f"model.bin: not a llama2.c model.*dim {dim}"):
-        checkpoint.load(str(path))
+    refused(path, f"model.bin: not a llama2.c model.*dim {dim}")
