@@ -12,6 +12,8 @@ import numba
 import numpy as np
 import regex
 
+from kernels.hashing import START, absorb
+
 # ---- pre-tokenize --------------------------------------------------------------------------------
 # The regex would take most of the time of encoding. So our own patterns are also written as a loop
 # over kinds of characters. The tests hold the two equal on every code point.
@@ -88,9 +90,9 @@ def number_distinct(points, bounds, slots, firsts, numbers):
     n = 0
     for k in range(len(numbers)):
         start, length = bounds[k], bounds[k + 1] - bounds[k]
-        key = np.uint64(0xCBF29CE484222325)  # the hash FNV-1a, over code points
+        key = START
         for i in range(start, start + length):
-            key = (key ^ np.uint64(points[i])) * np.uint64(0x100000001B3)
+            key = absorb(key, points[i])
         slot = np.int64(key >> np.uint64(40)) & (len(slots) - 1)
         while slots[slot]:  # maybe another pre-token with this hash; compare the characters
             first, i = firsts[slots[slot] - 1], 0
