@@ -12,46 +12,46 @@ reaches across two of them; otherwise "dog.", "dog!" and "dog?" would each be le
     python bpe.py --show "hello world" --gpt4    the ids that GPT-4 has for it
 
 Reading order: the idea (three short functions, all of BPE), the chat; then the same fast: train,
-Tokenizer, and their loops in kernels/pieces.py. Other people's files: formats/tokenizers.py.
+Tokenizer, and their loops in kernels/pieces.py. Files: formats/tokens.py (texts in, tokens out) and
+formats/tokenizers.py (other people's).
 Sources: Sennrich, Haddow and Birch 2016 (BPE); Radford et al. 2019 (bytes); tiktoken (the pattern).
 Left out: Unicode normalization, vocabularies that are not byte-level BPE.
 """
 import argparse
 import collections
-import functools
-import glob
-import hashlib
-import itertools
 import json
 import os
 import sys
 import time
-import zlib
 
 import numpy as np
 import regex
 
-from common import (in_colour, locked, map_in_order, paint, print_settings, printable, read_json,
-                    read_json_lines, read_text_lines, recover, run_command, show_line, staged,
-                    write_file)
-from formats.tokenizers import (GPT2_SPLIT, byte_ids, check_pattern, from_ranks, from_tree,
-                                gpt4_excerpt, ids_before, to_tree)
-from formats.tokens import read_tokens, write_tokens  # noqa: F401 (train.py imports it from here)
-from kernels.pieces import (character_kinds, empty_slots, find_merges, index_merges, merge_all,
-                            pre_token_spans)
+from common import (in_colour, locked, map_in_order, paint, print_settings, printable, recover,
+                    run_command, show_line, staged, write_file)
+from formats.tokenizers import (GPT2_SPLIT, byte_ids, check_pattern,  # noqa: F401 (for others)
+                                fingerprint, gpt4_excerpt, read_tokenizer, to_tree,
+                                whole_pre_tokens)
+from formats.tokens import jobs, read_texts, read_tokens, write_tokens  # noqa: F401 (for train.py)
+from kernels.pieces import find_merges, merge_table, merge_words, pre_token_spans
 
-# GPT-4's split pattern, alternatives tried in order: 's 't 're ...; a word with at most one space
-# or punctuation character before it; up to three digits; punctuation, with at most one space before
-# and line ends after it; whitespace at the end of the text, or up to its last line end, or all but
-# the last character, which goes with the next word. `?+`, `++`, `*+` never give back what they took
-# (faster). tiktoken's `\s++$` is `\s++(?!\S)` here, which means the same to every regex library.
-GPT4_SPLIT = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}"
-              r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++(?!\S)|\s*[\r\n]|\s+(?!\S)|\s")
+# GPT-4's split pattern: each match is a pre-token. At each position the first alternative that fits
+# counts. A space is written as _ in the examples. `?+`, `++` and `*+` never give back what they
+# took, which is faster.
+GPT4_SPLIT = (
+    # The end of a contraction: "I'll" -> I, 'll.
+    r"'(?i:[sdmt]|ll|ve|re)"
+    # A word with at most one other character before it, mostly a space: "a cat" -> a, _cat.
+    r"|[^\r\n\p{L}\p{N}]?+\p{L}++"
+    # Up to three digits: "1984" -> 198, 4.
+    r"|\p{N}{1,3}"
+    # Punctuation, with a space before it and line ends after it: "x += 1" -> x, _+=, _, 1.
+    r"| ?[^\s\p{L}\p{N}]++[\r\n]*+"
+    # Whitespace: all of it at the end of the text (tiktoken writes \s++$ there); or up to its last
+    # line end; or all but its last character, which goes with the next word.
+    r"|\s++(?!\S)|\s*[\r\n]|\s+(?!\S)|\s")
 # Each digit alone: the tokens of a number are its columns, as in sums on paper.
 DIGIT_SPLIT = GPT4_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
-MAX_DIGITS = {GPT4_SPLIT: 3, DIGIT_SPLIT: 1}  # patterns with a compiled loop; digits in a pre-token
-# A character after which GPT-2's, GPT-4's and our pattern end a pre-token, whatever follows later.
-PRE_TOKEN_END = regex.compile(r"\p{L}(?=\P{L})|\p{N}(?=\P{N})|\S(?= )")
 
 # Special tokens have ids that no text can produce: they are never merged, and encoded only where
 # the caller allows it. END stands after every document; the chat's come with fine-tuning.
@@ -60,17 +60,23 @@ CHAT_SPECIALS = ("<|im_start|>", "<|im_end|>", "<|im_sep|>")
 ROLES = ("system", "user", "assistant")
 
 VOCAB_SIZE = 1024  # default: the embedding stays a small part of a network of a million parameters
-JOB_CHARS = 1 << 21  # characters per job of a worker: 0.15 s of work, long beside sending it
 CACHE_SIZE = 1 << 17  # distinct pre-tokens whose ids are remembered: most of a text, in 30 MB
 COLOURS = (153, 157, 223, 217, 189)  # pale blue, green, yellow, red, violet of a terminal's 256
 
 
 # ---- the idea ------------------------------------------------------------------------------------
-# One merge by hand. "low lower lowest" is these bytes ("l" is 108, "o" 111, "w" 119, space 32):
-#     108 111 119   32 108 111 119 101 114   32 108 111 119 101 115 116
-# The pairs 108 111 and 111 119 occur three times each, and the greater wins: 111 119 -> 256, "ow".
-#     108 256   32 108 256 101 114   32 108 256 101 115 116
-# Next: 108 256 -> 257, "low"; 257 101 -> 258, "lowe". Encoding repeats the merges in this order.
+# Training, by hand. "low lower lowest" has three pre-tokens, spaces written as _:
+#     l o w      _ l o w e r      _ l o w e s t
+# Count pairs of neighbours. (l,o) and (o,w) occur three times each, (w,e) and (_,l) twice. Of equal
+# counts the greater pair wins, so the first merge is o + w, and the new token is ow:
+#     l ow       _ l ow e r       _ l ow e s t
+# Now (l,ow) occurs three times. After that (low,e) and (_,low) occur twice, and low + e wins:
+#     low        _ lowe r         _ lowe s t
+# Encoding repeats the merges in the order they were learned: "slow" is s l o w -> s l ow -> s low.
+# The network gets numbers: a byte is its own, 0 to 255, and merge number k makes the token 256 + k.
+# So ow is 256, low 257, lowe 258; s is the byte 115, and "slow" is 115 257.
+# A character that is no ASCII has two to four bytes, here separate tokens until merges join them:
+# "é" is 195 169. So no text lies outside the vocabulary, whatever the language.
 
 def join_pair(tokens, pair):
     """[b"a", b"b", b"c"], (b"a", b"b") -> [b"ab", b"c"], wherever it occurs, from left to right."""
@@ -84,9 +90,9 @@ def join_pair(tokens, pair):
 
 
 def naive_train(texts, n_merges, pattern=GPT4_SPLIT):
-    """All of BPE training: count pairs of neighbours, join the most frequent one, start over. Ties
-    go to the greatest pair of byte strings in lexicographic order, so that the result is unique.
-    Returns pairs of byte strings. Each merge reads the whole corpus; in `train` it does not."""
+    """All of BPE training: count pairs of neighbours, join the most frequent one, start over.
+    Returns the merges, pairs of byte strings. Ties go to the greatest pair in lexicographic order,
+    so that the result is unique. Each merge reads the whole corpus; in `train` it does not."""
     words = [[bytes([byte]) for byte in word.encode()]
              for text in texts for word in regex.findall(pattern, text)]
     merges = []
@@ -100,15 +106,12 @@ def naive_train(texts, n_merges, pattern=GPT4_SPLIT):
 
 
 def naive_encode(text, merges, pattern=GPT4_SPLIT):
-    """All of BPE encoding: repeat the merges in the order they were learned. Returns the tokens as
+    """All of BPE encoding: repeat the merges in the order they were learned. Returns the tokens,
     byte strings. It tries every merge on every pre-token; `Tokenizer.encode` only what occurs."""
-    encoded = []
-    for word in regex.findall(pattern, text):
-        tokens = [bytes([byte]) for byte in word.encode()]
-        for pair in merges:
-            tokens = join_pair(tokens, pair)
-        encoded += tokens
-    return encoded
+    words = [[bytes([byte]) for byte in word.encode()] for word in regex.findall(pattern, text)]
+    for pair in merges:
+        words = [join_pair(word, pair) for word in words]
+    return [token for word in words for token in word]
 
 
 # ---- the chat ------------------------------------------------------------------------------------
@@ -139,11 +142,17 @@ def render_chat(tokenizer, messages, open_answer=False):
     return (ids[:-1], mask[:-1]) if open_answer else (ids, mask)
 
 
-# ---- train ---------------------------------------------------------------------------------------
+# ---- training, fast ------------------------------------------------------------------------------
+# naive_train reads the whole corpus for every merge. But most pre-tokens repeat, 25 of 26 in 5 MB
+# of prose and code. So each distinct one is kept once, with the number of times it occurs; then
+# kernels/pieces.py finds the merges and corrects the counts next to each, instead of counting anew.
+
+MAX_DIGITS = {GPT4_SPLIT: 3, DIGIT_SPLIT: 1}  # the patterns that have a compiled loop
+
 
 def pre_tokenize(text, pattern):
     """Text -> its distinct pre-tokens, list of str, and the number of each in order, list of int:
-    "a cat, a cat" -> ["a", " cat", ",", " a"], [0, 1, 2, 3, 1]. Most repeat: 25 of 26 in 5 MB."""
+    "a cat, a cat" -> ["a", " cat", ",", " a"], [0, 1, 2, 3, 1]."""
     if pattern in MAX_DIGITS:
         starts, ends, numbers = pre_token_spans(text, MAX_DIGITS[pattern])
         return [text[a:b] for a, b in zip(starts.tolist(), ends.tolist())], numbers.tolist()
@@ -153,7 +162,7 @@ def pre_tokenize(text, pattern):
     return list(number), numbers
 
 
-def count_pre_tokens(texts, ended=True, *, pattern):
+def count_pre_tokens(texts, pattern):
     """How often each pre-token occurs: all that training needs to know of the texts of a job."""
     counts = collections.Counter()
     for text in texts:
@@ -171,15 +180,19 @@ def train(texts, vocab_size, special_tokens=(), pattern=GPT4_SPLIT, workers=None
         raise ValueError(f"a vocabulary of {vocab_size} is too small: 256 bytes and "
                          f"{len(special_tokens)} special tokens need {vocab_size - n_merges}")
     check_pattern(pattern)
-    counts, count = collections.Counter(), functools.partial(count_pre_tokens, pattern=pattern)
-    for part in map_in_order(count, jobs(texts, pattern), workers):
+    # Each worker counts a part of the texts, and counts can be added up.
+    counts = collections.Counter()
+    work = ((group, pattern) for group, _ in jobs(texts, pattern in MAX_DIGITS))
+    for part in map_in_order(count_pre_tokens, work, workers):
         counts.update(part)
     if not counts:
         raise ValueError("no text to learn a tokenizer from; the corpus is empty")
+    # The first 256 ids are the bytes; from here on a token is the bytes of its two parts.
     merges, tokens = [], [bytes([byte]) for byte in range(256)]
     for k, (left, right, times, density) in enumerate(find_merges(counts, n_merges), 1):
         merges.append((left, right, len(tokens)))
         tokens.append(tokens[left] + tokens[right])
+        # The first eight and the last eight merges are shown, and about eight between.
         if show and (k <= 8 or k > n_merges - 8 or k % (n_merges // 8 + 1) == 0):
             show(f"merge {k:,}/{n_merges:,} | {readable(tokens[left])} + {readable(tokens[right])}"
                  f" | {times:,} times | {density:.3f} bytes/token")
@@ -188,16 +201,21 @@ def train(texts, vocab_size, special_tokens=(), pattern=GPT4_SPLIT, workers=None
     return tokenizer
 
 
-# ---- Tokenizer -----------------------------------------------------------------------------------
+# ---- Tokenizer: encoding, fast -------------------------------------------------------------------
+# naive_encode tries every merge on every pre-token. Here each distinct pre-token is merged once and
+# then looked up, and merging tries only the pairs that occur in it (kernels/pieces.py).
 
 class Tokenizer:
-    """A vocabulary and what is needed to use it fast.
+    """A vocabulary and what is needed to use it fast. With the three merges of the idea and END:
 
-    tokens: id -> bytes (None in a gap); here the 256 bytes, an id per merge, the special tokens.
-    merge_rows (M,3): ids [left, right, made], first learned first. special_tokens: name -> id.
-    Only other people's have: ignore_merges, a pre-token that is a token is that token, whatever the
-    merges make of it (tiktoken); added_tokens, name -> id, found in any text although not special;
-    post_processor, which names ids to put before a text and is only kept for the file."""
+    tokens          id -> bytes: the 256 bytes, b"ow", b"low", b"lowe", b"<|endoftext|>"
+    merge_rows      (M,3) ids [left, right, made]: [111,119,256], [108,256,257], [257,101,258]
+    special_tokens  name -> id: {"<|endoftext|>": 259}
+
+    Only the tokenizers of others have gaps (None in tokens), bytes in another order, and
+    ignore_merges   a pre-token that is a token gets that token, whatever the merges make of it
+    added_tokens    name -> id, found in any text although not special
+    post_processor  names ids to put before a text; only kept for the file"""
 
     def __init__(self, tokens, merge_rows, special_tokens, pattern=GPT4_SPLIT, ignore_merges=False,
                  added_tokens=(), post_processor=None):
@@ -207,14 +225,9 @@ class Tokenizer:
         self.added_tokens, self.post_processor = dict(added_tokens), post_processor
         self.byte_ids = byte_ids(self.tokens)
         self.merge_rows = np.array(merge_rows, np.int64).reshape(-1, 3)
-        self.slots = empty_slots(len(self.merge_rows))
-        index_merges(self.slots, self.merge_rows, 0, len(self.merge_rows))
-        not_text = {*self.special_tokens.values(), *self.added_tokens.values()}
-        # A token that is half a character cannot be a whole pre-token.
-        self.whole = {text: (k,) for k, token in enumerate(self.tokens if ignore_merges else ())
-                      if token is not None and k not in not_text
-                      and (text := token.decode("utf-8", "ignore")).encode() == token}
-        self.cache = dict(self.whole)  # pre-token -> its ids
+        self.slots = merge_table(self.merge_rows)
+        self.whole = whole_pre_tokens(self) if ignore_merges else {}
+        self.cache = dict(self.whole)  # pre-token -> its ids, a tuple
 
     @property
     def vocab_size(self):
@@ -242,34 +255,21 @@ class Tokenizer:
                 self.tokens.append(name.encode())
 
     def fingerprint(self, chat=True):
-        """Hash of all that decides ids, with the Unicode tables of `regex`: newer ones know more
-        letters. Checkpoints and tokens carry it, and are never used with another vocabulary.
-        chat=False: without the chat's tokens, which sft.py adds and no document has."""
-        left_out = () if chat else CHAT_SPECIALS
-        special = {name: k for name, k in self.special_tokens.items() if name not in left_out}
-        gone = {self.special_tokens.get(name) for name in left_out}
-        content = ([token for k, token in enumerate(self.tokens) if k not in gone],
-                   self.merge_rows.tolist(), sorted(special.items()), self.pattern,
-                   self.ignore_merges, sorted(self.added_tokens.items()),
-                   ids_before(self.post_processor), zlib.crc32(character_kinds()))
-        return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+        """A hash of all that decides ids. Checkpoints and tokens carry it, and are never used with
+        another vocabulary, as any ids would be read, but as nonsense. chat=False: without the
+        chat's tokens, which sft.py adds and no document has."""
+        return fingerprint(self, () if chat else CHAT_SPECIALS)
 
     def encode_ordinary(self, text):
-        """naive_encode, but each distinct pre-token is merged once and then looked up."""
-        (distinct, numbers), cache = pre_tokenize(text, self.pattern), self.cache
-        if len(cache) > len(self.whole) + CACHE_SIZE:
-            cache = self.cache = dict(self.whole)
-        new = [word for word in distinct if word not in cache]
-        if new:  # laid end to end, so that one call merges them all
-            encoded = [word.encode() for word in new]
-            ends = np.cumsum([len(word) for word in encoded])
-            starts = [0, *ends.tolist()]
-            ids = self.byte_ids[np.frombuffer(b"".join(encoded), np.uint8)]
-            merge_all(ids, ends, self.slots, self.merge_rows)
-            ids, ends = ids.tolist(), ends.tolist()
-            cache.update((word, tuple(ids[a:b])) for word, a, b in zip(new, starts, ends))
+        """Ids of text in which nothing is special, a list."""
+        distinct, numbers = pre_tokenize(text, self.pattern)
+        if len(self.cache) > len(self.whole) + CACHE_SIZE:  # full: begin anew
+            self.cache = dict(self.whole)
+        cache = self.cache
+        if new := [word for word in distinct if word not in cache]:
+            cache.update(zip(new, merge_words(new, self.byte_ids, self.slots, self.merge_rows)))
         ids_of = [cache[word] for word in distinct]
-        return list(itertools.chain.from_iterable(map(ids_of.__getitem__, numbers)))
+        return [k for number in numbers for k in ids_of[number]]
 
     def encode(self, text, allowed_special=()):
         """Ids of text, a list. Names of special tokens are plain text unless allowed ("all"): else
@@ -289,7 +289,8 @@ class Tokenizer:
 
     def encode_documents(self, texts, ended=True):
         """List of texts -> (n,) uint16, or uint32 where ids do not fit into 16 bits. END stands
-        after each text; after the last one only if it has ended (see jobs)."""
+        after each text; after the last one only if it has ended (see jobs). With END as 259,
+        ["low", "a"] becomes 257 259 97 259."""
         ids = []
         for text in texts:
             ids += [*self.encode(text), self.special_tokens[END]]
@@ -313,55 +314,13 @@ class Tokenizer:
             raise ValueError(f"{path}: no tokenizer there; python bpe.py makes one")
         with open(path, "rb") as file:
             content = file.read()
-        tree = read_json(path) if content.lstrip()[:1] == b"{" else None
         try:
-            return Tokenizer(**(from_ranks(content) if tree is None else from_tree(tree)))
+            return Tokenizer(**read_tokenizer(content))
         except ValueError as error:
             raise ValueError(f"{path}: {error} (expected a tokenizer.json or rank file)") from None
 
 
-# ---- texts in, tokens out ------------------------------------------------------------------------
-# A few jobs are in memory at a time, so a corpus may be larger than memory.
-
-def jobs(texts, pattern):
-    """Group texts into jobs of about JOB_CHARS: (list of texts, whether the last one ends there). A
-    longer text is divided where a pre-token ends, so that one long file keeps all cores busy; with
-    a foreign pattern, whose ends we do not know, it stays whole."""
-    group, size, known = [], 0, pattern in (GPT4_SPLIT, DIGIT_SPLIT, GPT2_SPLIT)
-    for text in [texts] if isinstance(texts, str) else texts:
-        start = 0
-        while known and (end := PRE_TOKEN_END.search(text, start + JOB_CHARS)):
-            yield [*group, text[start:end.end()]], False
-            group, size, start = [], 0, end.end()
-        group.append(text[start:])
-        size += len(group[-1])
-        if size >= JOB_CHARS:
-            yield group, True
-            group, size = [], 0
-    if group:
-        yield group, True
-
-
-def read_texts(inputs, folder, part):
-    """Yields the texts of a part, "train" or "val": the first 90% or last 10% of each plain text
-    file in inputs; without inputs, the documents in data.py's shards in folder."""
-    for path in inputs:
-        text = "".join(read_text_lines(path))
-        if not text:
-            raise ValueError(f"{path} is empty")
-        yield text[:len(text) * 9 // 10] if part == "train" else text[len(text) * 9 // 10:]
-    recover(folder)
-    shards = [] if inputs else sorted(glob.glob(f"{folder}/{part}-*.jsonl.gz"))
-    if not inputs and not shards:
-        raise ValueError(f"no {folder}/{part}-*.jsonl.gz; run python data.py, or name a text file")
-    for path in shards:
-        for number, document in read_json_lines(path):
-            if not isinstance(document.get("text"), str):
-                raise ValueError(f"{path}, line {number}: no text there; run python data.py again")
-            yield document["text"]
-
-
-# ---- the command ---------------------------------------------------------------------------------
+# ---- the command (skip at first) -----------------------------------------------------------------
 
 def readable(token):
     """A token's bytes as text: spaces as dots, half characters and line ends as escapes, so that
@@ -370,8 +329,13 @@ def readable(token):
 
 
 def show_tokens(tokenizer, text):
-    """Print the tokens of text and below them their ids, on the same colours, or between bars. Then
-    the bytes of a short text, as numbers and as bits."""
+    """Print the tokens of text and below them their ids, on the same colours, or between bars:
+
+    s|low
+    115 257
+    2 tokens, 4 bytes
+
+    Then the bytes of a short text, as numbers and as bits."""
     ids = tokenizer.encode(text, allowed_special="all")
     tokens = [tokenizer.token_bytes(k) for k in ids]
     codes = [f"30;48;5;{COLOURS[k % len(COLOURS)]}" for k in range(len(ids))]
@@ -387,11 +351,12 @@ def show_tokens(tokenizer, text):
 def run(args):
     """Train (unless --tokenizer brings one), then encode both parts. The texts are read twice:
     reading is cheap, and keeping them would take memory."""
+    if args.show is not None and args.gpt4:
+        print("excerpt of GPT-4's vocabulary, right only for hello, Hello, world, helloworld")
+        return show_tokens(Tokenizer(**gpt4_excerpt()), args.show)
     if args.show is not None:
-        if args.gpt4:
-            print("excerpt of GPT-4's vocabulary, right only for hello, Hello, world, helloworld")
-        return show_tokens(Tokenizer(**gpt4_excerpt()) if args.gpt4 else Tokenizer.load(
-            args.tokenizer or f"{args.out}/tokenizer.json"), args.show)
+        path = args.tokenizer or f"{args.out}/tokenizer.json"
+        return show_tokens(Tokenizer.load(path), args.show)
     docs = f"{args.out}/docs"
     print_settings("bpe.py", {
         "input": args.inputs or docs, "vocabulary": args.tokenizer or args.vocab_size,
@@ -404,16 +369,15 @@ def run(args):
             tokenizer = Tokenizer.load(args.tokenizer)
             tokenizer.add_special_tokens([END])
         else:
-            pattern = GPT4_SPLIT if args.digits == 3 else DIGIT_SPLIT
             tokenizer = train(read_texts(args.inputs, docs, "train"), args.vocab_size, [END],
-                              pattern, args.workers, show_line)
+                              {1: DIGIT_SPLIT, 3: GPT4_SPLIT}[args.digits], args.workers, show_line)
             seconds = time.perf_counter() - start
             show_line(f"learned {tokenizer.vocab_size:,} tokens in {seconds:.1f} s")
         os.makedirs(f"{staging}/tokens")
-        info = {"tokenizer": tokenizer.fingerprint(chat=False)}
+        info = {"tokenizer": tokenizer.fingerprint(chat=False)}  # read_tokens compares it
         for part in ("train", "val"):
             start = time.perf_counter()
-            work = jobs(read_texts(args.inputs, docs, part), tokenizer.pattern)
+            work = jobs(read_texts(args.inputs, docs, part), tokenizer.pattern in MAX_DIGITS)
             arrays = map_in_order(tokenizer.encode_documents, work, args.workers)
             info[part] = write_tokens(f"{staging}/tokens/{part}.npy", arrays)
             show_line(f"{part} | {info[part][0]:,} tokens | {time.perf_counter() - start:.1f} s")

@@ -1,1 +1,1 @@
-"""Other people's file formats, read and written. Nothing here is needed to understand the rest."""
+"""File formats: other people's and, in tokens.py, ours. Nothing here is needed for the rest."""

@@ -24,6 +24,7 @@ SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_positi
 
 def describe(config):
     """Config -> content of config.json, with the keys that transformers reads a Llama by."""
+    eos = list(config.eos) or [None]
     content = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
         "torch_dtype": "float32", "vocab_size": config.vocab, "max_position_embeddings": config.ctx,
@@ -32,8 +33,7 @@ def describe(config):
         "intermediate_size": config.hidden, "rope_theta": config.theta, "rms_norm_eps": config.eps,
         "tie_word_embeddings": config.tied, "attention_bias": False, "mlp_bias": False,
         "bos_token_id": config.bos[0] if config.bos else None,
-        "eos_token_id": (list(config.eos) if len(config.eos) > 1 else
-                         config.eos[0] if config.eos else None)}
+        "eos_token_id": eos if len(eos) > 1 else eos[0]}
     if config.rope_scaling:
         content["rope_scaling"] = {"rope_type": "llama3"} | dict(zip(SCALING, config.rope_scaling))
     return content
@@ -42,44 +42,43 @@ def describe(config):
 def read_sizes(folder):
     """The arguments of model.Config that a folder's config.json describes, a dict."""
     path = os.path.join(folder, "config.json")
-    c = unseal(read_json(path), path)
+    content = unseal(read_json(path), path)
     # How a text ends may stand in generation_config.json instead, which goes before config.json.
     more = os.path.join(folder, "generation_config.json")
-    eos = (read_json(more) if os.path.exists(more) else {}).get("eos_token_id")
+    eos = read_json(more).get("eos_token_id") if os.path.exists(more) else None
     try:
-        return sizes_of(c | ({} if eos is None else {"eos_token_id": eos}))
+        return sizes_of(content if eos is None else content | {"eos_token_id": eos})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def sizes_of(c):
+def sizes_of(content):
     """Content of a config.json -> the arguments of model.Config."""
-    rope = c.get("rope_parameters") or c.get("rope_scaling") or {}
+    get = content.get
+    rope = get("rope_parameters") or get("rope_scaling") or {}
     if not isinstance(rope, dict):
         raise ValueError(f"rope_scaling is {rope!r:.40}, not an object")
     kind = rope.get("rope_type", rope.get("type", "default"))
-    vocab, dim = number(c, "vocab_size"), number(c, "hidden_size")
-    heads = number(c, "num_attention_heads")
-    for fits, problem in [
-            (c.get("model_type") == "llama", f"model_type {c.get('model_type')!r}, not 'llama'"),
-            (c.get("hidden_act", "silu") == "silu",
-             f"hidden_act {c.get('hidden_act')!r}, not 'silu'"),
-            (not c.get("attention_bias") and not c.get("mlp_bias"), "biases"),
-            (kind in ("default", "llama3"), f"rotary embedding of type {kind!r}"),
-            (c.get("head_dim") in (None, dim // heads), "head_dim of its own")]:
-        if not fits:
-            raise ValueError(f"{problem}; only plain Llama networks are read")
+    vocab, dim = number(content, "vocab_size"), number(content, "hidden_size")
+    heads = number(content, "num_attention_heads")
+    for wrong, problem in [
+            (get("model_type") != "llama", f"model_type {get('model_type')!r}, not 'llama'"),
+            (get("hidden_act", "silu") != "silu", f"hidden_act {get('hidden_act')!r}, not 'silu'"),
+            (get("attention_bias") or get("mlp_bias"), "biases"),
+            (kind not in ("default", "llama3"), f"rotary embedding of type {kind!r}"),
+            (get("head_dim") not in (None, dim // heads), "head_dim of its own")]:
+        if wrong:
+            raise ValueError(f"{problem:.80}; only plain Llama networks are read")
+    scaling = SCALING if kind == "llama3" else ()
     return dict(
-        vocab=vocab, ctx=number(c, "max_position_embeddings", 2048), dim=dim,
-        layers=number(c, "num_hidden_layers"), heads=heads,
-        kv_heads=number(c, "num_key_value_heads", heads), hidden=number(c, "intermediate_size"),
-        theta=number(c if c.get("rope_theta") else rope, "rope_theta", 1e4, whole=False),
-        eps=number(c, "rms_norm_eps", 1e-6, whole=False),
-        tied=bool(c.get("tie_word_embeddings", False)),
-        rope_scaling=tuple(number(rope, key, whole=False) for key in SCALING)
-        if kind == "llama3" else (),
-        bos=token_ids(c.get("bos_token_id"), vocab)[:1],
-        eos=token_ids(c.get("eos_token_id"), vocab))
+        vocab=vocab, ctx=number(content, "max_position_embeddings", 2048), dim=dim, heads=heads,
+        layers=number(content, "num_hidden_layers"), hidden=number(content, "intermediate_size"),
+        kv_heads=number(content, "num_key_value_heads", heads),
+        theta=number(content if get("rope_theta") else rope, "rope_theta", 1e4, whole=False),
+        eps=number(content, "rms_norm_eps", 1e-6, whole=False),
+        tied=bool(get("tie_word_embeddings", False)),
+        rope_scaling=tuple(number(rope, key, whole=False) for key in scaling),
+        bos=token_ids(get("bos_token_id"), vocab)[:1], eos=token_ids(get("eos_token_id"), vocab))
 
 
 def number(content, key, default=None, whole=True):
@@ -128,31 +127,28 @@ DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16,  # BF16: raw 
 def read_safetensors(path):
     """Yields (name, array), one at a time, so that a large file is never in memory whole. NumPy has
     no BF16; it is the upper half of a float32, so its bits move up by 16."""
-    if not os.path.exists(path):
-        raise ValueError(f"{path}: no such file")
-    size = os.path.getsize(path)
     with open(path, "rb") as file:
-        length = struct.unpack("<Q", file.read(8))[0] if size >= 8 else size
-        if length > size - 8:
-            raise ValueError(f"{path}: not a safetensors file, or cut short ({size} bytes)")
         try:
-            header = parse_json(file.read(length), "its header")
-            about = header.pop("__metadata__", {})
-            entries = [(name, entry["dtype"], tuple(map(int, entry["shape"])),
-                        *map(int, entry["data_offsets"])) for name, entry in header.items()]
-        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
-            raise ValueError(f"{path}: not a safetensors file ({type(error).__name__}: {error})"
-                             [:300]) from None
+            length = struct.unpack("<Q", file.read(8))[0]
+            n_numbers = os.path.getsize(path) - 8 - length  # bytes of all arrays
+            header = parse_json(file.read(length) if n_numbers >= 0 else "", "its header")
+            about, entries = header.pop("__metadata__", {}), []
+            for name, entry in header.items():
+                dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+                if dtype not in list(DTYPES):
+                    raise ValueError(f"{name} has numbers of type {dtype!r:.20}; known are "
+                                     + ", ".join(DTYPES))
+                n_bytes = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
+                if (not all(type(n) is int and n > 0 for n in (*shape, begin + 1)) or len(shape) > 8
+                        or end - begin != n_bytes or end > n_numbers):
+                    raise ValueError(f"{name} of shape {shape!r:.40} is not in the file")
+                entries.append((begin, name, dtype, shape, n_bytes))
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError,
+                struct.error) as error:
+            raise ValueError(f"{path}: not a safetensors file, or cut short or damaged "
+                             f"({type(error).__name__}: {error})"[:300]) from None
         crc = 0
-        for name, dtype, shape, begin, end in sorted(entries, key=lambda entry: entry[3]):
-            if dtype not in DTYPES:
-                raise ValueError(f"{path}: {name} has numbers of type {dtype!r:.20}; known are "
-                                 + ", ".join(DTYPES))
-            n_bytes = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
-            if min((*shape, begin), default=0) < 0 or end - begin != n_bytes or (
-                    8 + length + end > size):
-                raise ValueError(f"{path}: {name} should have {n_bytes} bytes; "
-                                 "the file is cut short or damaged")
+        for begin, name, dtype, shape, n_bytes in sorted(entries):
             file.seek(8 + length + begin)
             content = file.read(n_bytes)
             crc = zlib.crc32(content, crc)

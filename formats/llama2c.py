@@ -8,8 +8,6 @@ import struct
 
 import numpy as np
 
-MAX_SIZE = 1 << 24  # of any number in a header; a larger one is damage
-
 
 def read_model(path):
     """(arguments of model.Config, name -> array) of a .bin file in llama2.c's first format: seven
@@ -18,17 +16,15 @@ def read_model(path):
     It rotates neighbours (0,1), (2,3) ... where we rotate halves, so the rows of q and k are put in
     another order: in each head the even ones first, then the odd ones. Scores don't change, as q
     and k are reordered alike. A negative vocabulary in the header means an untied output head."""
-    size = os.path.getsize(path)
     with open(path, "rb") as file:
         head = file.read(28)
         if len(head) < 28:
             raise ValueError(f"{path}: not a llama2.c model (only {len(head)} bytes)")
         dim, hidden, layers, heads, kv_heads, vocab, ctx = map(int, np.frombuffer(head, np.int32))
-        if not (0 < dim <= 65536 and 0 < heads <= dim and 0 < kv_heads <= heads
-                and 0 < layers <= 1000 and dim % heads == 0 and 0 < hidden <= MAX_SIZE
-                and 0 < ctx <= MAX_SIZE and 0 < abs(vocab) <= MAX_SIZE):
-            raise ValueError(f"{path}: not a llama2.c model (its header says dim {dim}, "
-                             f"{heads} heads, {layers} layers, vocabulary {vocab})")
+        if (min(dim, hidden, layers, heads, kv_heads, abs(vocab), ctx) < 1 or layers > 1000
+                or dim % (2 * heads) or heads % kv_heads):
+            raise ValueError(f"{path}: not a llama2.c model (its header says dim {dim}, {heads} "
+                             f"and {kv_heads} heads, {layers} layers, vocabulary {vocab})")
         # The order in the file: the embedding, then each kind of weight for all layers.
         D, kv = dim // heads, dim // heads * kv_heads
         shapes = {"model.embed_tokens.weight": (abs(vocab), dim)}
@@ -41,7 +37,7 @@ def read_model(path):
             shapes |= {f"model.layers.{layer}.{part}.weight": shape for layer in range(layers)}
         shapes |= {"model.norm.weight": (dim,), "angles": (ctx, D)}  # angles we compute ourselves
         shapes |= {} if vocab > 0 else {"lm_head.weight": (-vocab, dim)}
-        needed = 28 + 4 * sum(map(math.prod, shapes.values()))
+        size, needed = os.path.getsize(path), 28 + 4 * sum(map(math.prod, shapes.values()))
         if size != needed:
             raise ValueError(f"{path}: has {size} bytes, its header asks for {needed}: cut short "
                              "or damaged")

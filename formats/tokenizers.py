@@ -7,11 +7,14 @@ is not done here is refused by name: a network would otherwise read and write no
 Sources: the `tokenizers` library; tiktoken.
 """
 import base64
+import hashlib
+import zlib
 
 import numpy as np
 import regex
 
-from kernels.pieces import empty_slots, recover_merges
+from common import parse_json
+from kernels.pieces import character_kinds, empty_slots, recover_merges
 
 MAX_VOCAB = 1 << 22  # ids above this are damage: the largest vocabularies have some 260,000
 # GPT-2's split pattern, built into Hugging Face's "ByteLevel" step.
@@ -43,6 +46,34 @@ def check_pattern(pattern):
             raise ValueError("a capturing group; write (?:...) in place of (...)")
     except (ValueError, regex.error, RecursionError, OverflowError, MemoryError) as error:
         raise ValueError(f"the split pattern {pattern!r:.60} is damaged: {error}") from None
+
+
+def whole_pre_tokens(tokenizer):
+    """Text of each ordinary token -> its id in a tuple. Not of half characters: no pre-token is
+    one."""
+    others = {*tokenizer.special_tokens.values(), *tokenizer.added_tokens.values()}
+    texts = {k: token.decode("utf-8", "ignore") for k, token in enumerate(tokenizer.tokens)
+             if token is not None and k not in others}
+    return {text: (k,) for k, text in texts.items() if text.encode() == tokenizer.tokens[k]}
+
+
+def fingerprint(tokenizer, without=()):
+    """A hash of all that decides ids, without the special tokens in `without`. The Unicode tables
+    of `regex` are part of it: newer ones know more letters."""
+    special = {name: k for name, k in tokenizer.special_tokens.items() if name not in without}
+    gone = {k for name, k in tokenizer.special_tokens.items() if name in without}
+    content = ([token for k, token in enumerate(tokenizer.tokens) if k not in gone],
+               tokenizer.merge_rows.tolist(), sorted(special.items()), tokenizer.pattern,
+               tokenizer.ignore_merges, sorted(tokenizer.added_tokens.items()),
+               ids_before(tokenizer.post_processor), zlib.crc32(character_kinds()))
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+
+
+def read_tokenizer(content):
+    """Bytes of a tokenizer.json or a rank file -> arguments of Tokenizer."""
+    if content.lstrip()[:1] == b"{":
+        return from_tree(parse_json(content.decode(), "its content"))
+    return from_ranks(content)
 
 
 # ---- tokenizer.json ------------------------------------------------------------------------------
@@ -102,12 +133,10 @@ def from_tree(tree):
                          else bytes([BYTE_OF[letter] for letter in name]))
         pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
         rows = [(vocab[left], vocab[right], vocab[left + right]) for left, right in pairs]
-        before = ids_before(tree.get("post_processor"))
-        if any(type(k) is not int or tokens[k] is None for k in before):
-            raise ValueError(f"unknown ids {before} in the post_processor")
+        ids_before(post_processor := tree.get("post_processor"))  # refuses what is not done here
         return {"tokens": tokens, "merge_rows": rows, "special_tokens": special,
                 "pattern": pattern, "ignore_merges": bool(model.get("ignore_merges")),
-                "added_tokens": plain, "post_processor": tree.get("post_processor")}
+                "added_tokens": plain, "post_processor": post_processor}
     except (LookupError, TypeError, AttributeError, UnicodeError) as error:
         raise ValueError(f"damaged, or no byte-level BPE: {type(error).__name__} "
                          f"{str(error)!r:.80}") from None
@@ -128,7 +157,8 @@ def split_pattern(pre_tokenizer):
 
 
 def ids_before(post_processor):
-    """The ids that a post_processor puts before a text; ValueError if it does anything else."""
+    """The ids that a post_processor puts before a text; ValueError if it does anything else. Llama
+    3's is a template: <|begin_of_text|>, then the text. It gives [128000]."""
     steps = (post_processor or {"processors": []}).get("processors", [post_processor])
     ids = []
     for step in [step for step in steps if step["type"] != "ByteLevel"]:  # which changes no ids

@@ -1,17 +1,67 @@
-"""Files of tokens: 1-D .npy, memory-mapped, with an info.json beside them that says whose they are.
+"""The files on both sides of bpe.py: texts in, tokens out.
 
-info.json has the tokenizer's fingerprint ("tokenizer") and each part's [length, checksum].
+Tokens are 1-D .npy files, memory-mapped. The info.json beside them has the tokenizer's fingerprint
+("tokenizer") and each part's [length, checksum].
 """
+import glob
 import os
 import zlib
 
 import numpy as np
+import regex
 
-from common import read_json, recover
+from common import read_json, read_json_lines, read_text_lines, recover
 
+JOB_CHARS = 1 << 21  # characters per job of a worker: 0.15 s of work, long beside sending it
 HEADER = 128  # bytes that NumPy writes before the numbers of a 1-D .npy
 CHECKED_BYTES = 1 << 26  # larger files are opened unread, in no time
+# A character after which GPT-4's split pattern and ours end a pre-token, whatever follows later:
+# a letter before another kind, a digit before another kind, anything visible before a space.
+PRE_TOKEN_END = regex.compile(r"\p{L}(?=\P{L})|\p{N}(?=\P{N})|\S(?= )")
 
+
+# ---- texts ---------------------------------------------------------------------------------------
+
+def read_texts(inputs, folder, part):
+    """Yields the texts of a part, "train" or "val": the first 90% or last 10% of each plain text
+    file in inputs; without inputs, the documents in data.py's shards in folder."""
+    for path in inputs:
+        text = "".join(read_text_lines(path))
+        if not text:
+            raise ValueError(f"{path} is empty")
+        yield text[:len(text) * 9 // 10] if part == "train" else text[len(text) * 9 // 10:]
+    recover(folder)
+    shards = [] if inputs else sorted(glob.glob(f"{folder}/{part}-*.jsonl.gz"))
+    if not inputs and not shards:
+        raise ValueError(f"no {folder}/{part}-*.jsonl.gz; run python data.py, or name a text file")
+    for path in shards:
+        for number, document in read_json_lines(path):
+            if not isinstance(document.get("text"), str):
+                raise ValueError(f"{path}, line {number}: no text there; run python data.py again")
+            yield document["text"]
+
+
+def jobs(texts, divide):
+    """Group texts into jobs of about JOB_CHARS: (list of texts, whether the last one ends there).
+    divide: a longer text becomes several jobs, so that one long file keeps all cores busy. Only
+    where PRE_TOKEN_END says the truth. With JOB_CHARS = 5, ["a cat sat", "on"] becomes
+    (["a cat"], False), ([" sat", "on"], True)."""
+    group, size = [], 0
+    for text in [texts] if isinstance(texts, str) else texts:
+        start = 0
+        while divide and (end := PRE_TOKEN_END.search(text, start + JOB_CHARS)):
+            yield [*group, text[start:end.end()]], False
+            group, size, start = [], 0, end.end()
+        group.append(text[start:])
+        size += len(group[-1])
+        if size >= JOB_CHARS:
+            yield group, True
+            group, size = [], 0
+    if group:
+        yield group, True
+
+
+# ---- tokens --------------------------------------------------------------------------------------
 
 def write_tokens(path, arrays):
     """Stream arrays into one 1-D .npy; returns [number of tokens, checksum]. The header has that

@@ -12,6 +12,8 @@ import numba
 import numpy as np
 import regex
 
+from kernels.hashing import START, absorb
+
 # ---- pre-tokenize --------------------------------------------------------------------------------
 # The regex would take most of the time of encoding. So our own patterns are also written as a loop
 # over kinds of characters. The tests hold the two equal on every code point.
@@ -88,9 +90,9 @@ def number_distinct(points, bounds, slots, firsts, numbers):
     n = 0
     for k in range(len(numbers)):
         start, length = bounds[k], bounds[k + 1] - bounds[k]
-        key = np.uint64(0xCBF29CE484222325)  # the hash FNV-1a, over code points
+        key = START
         for i in range(start, start + length):
-            key = (key ^ np.uint64(points[i])) * np.uint64(0x100000001B3)
+            key = absorb(key, points[i])
         slot = np.int64(key >> np.uint64(40)) & (len(slots) - 1)
         while slots[slot]:  # maybe another pre-token with this hash; compare the characters
             first, i = firsts[slots[slot] - 1], 0
@@ -133,11 +135,14 @@ def pre_token_spans(text, max_digits):
 #     x a b y -> x ab y     -3     -3     -3      +3      +3
 #     a b     -> ab                -2
 #     counts now             0      0      0       3       3
-# Only the two words on the list of (a, b) were read. "xaby" goes on the lists of (x,ab) and (ab,y).
+# Only the two words on the list of (a, b) were read. "xaby" goes on the lists of (x,ab) and (ab,y);
+# it also stays on those of (x,a) and (b,y), whose counts are 0, so nobody reads them again.
 
 # Pair k of neighbours is rows[k] = [left id, right id], found by `slots`; counts[k] is its number.
 # Its list of words is linked: newest[k] is the newest entry, entry e stands for the word
 # word_of[e], and older[e] is the entry before it (0: none). used = [number of pairs, of entries].
+# Above, entries 1, 2, 3 are "xaby" on the lists of (x,a), (a,b), (b,y); entry 4 is "ab" on that of
+# (a,b). So newest of (a,b) is 4, older[4] is 2, and older[2] is 0.
 Pairs = collections.namedtuple("Pairs", "slots rows counts newest word_of older used")
 
 
@@ -265,6 +270,13 @@ def index_merges(slots, rows, first, n):
         slots[find_pair(slots, rows, rows[k, 0], rows[k, 1])] = k + 1
 
 
+def merge_table(rows):
+    """The hash table of all merges: a pair of ids -> where it stands in rows."""
+    slots = empty_slots(len(rows))
+    index_merges(slots, rows, 0, len(rows))
+    return slots
+
+
 @numba.njit(cache=True)
 def merge(ids, start, end, slots, rows):
     """Merge ids[start:end] in place and return the new end: the earliest learned pair first, at all
@@ -295,6 +307,17 @@ def merge_all(ids, ends, slots, rows):
     start = 0
     for k in range(len(ends)):
         start, ends[k] = ends[k], merge(ids, start, ends[k], slots, rows)
+
+
+def merge_words(words, byte_ids, slots, rows):
+    """Words, list of str -> the ids of each, tuples. They are laid end to end, so that one call
+    merges them all. byte_ids (256,): the id of each byte."""
+    encoded = [word.encode() for word in words]
+    ends = np.cumsum([len(word) for word in encoded])
+    starts, ids = [0, *ends.tolist()], byte_ids[np.frombuffer(b"".join(encoded), np.uint8)]
+    merge_all(ids, ends, slots, rows)
+    ids = ids.tolist()
+    return [tuple(ids[a:b]) for a, b in zip(starts, ends.tolist())]
 
 
 @numba.njit(cache=True)

@@ -1,11 +1,10 @@
 """Checkpoints: the same bits again, other programs' files, and damage that is named."""
+import itertools
 import json
 import os
 import random
-import re
+import signal
 import struct
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +16,7 @@ import model
 import sample
 from conftest import relative_error
 from formats import llama2c
+from test_bpe import ODD, mutate
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def change_json(path, **changes):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_saved_folder_loads_to_the_same_bits(tied, tiny, tmp_path):
-    """Parameters, sizes, averages, state and log come back as they were, also after a second save."""
+    """Parameters, sizes, averages, state and log come back, also after a second save."""
     _, config, tokenizer = tiny
     config = replace(config, rope_scaling=(8.0, 1.0, 4.0, 8.0), tied=tied)
     params = model.init_params(config, 2)
@@ -59,25 +59,20 @@ def test_a_saved_folder_loads_to_the_same_bits(tied, tiny, tmp_path):
 
 
 def test_saving_touches_nothing_else(tiny, tmp_path):
-    """A folder with other files in it is refused and keeps them (it was once deleted)."""
+    """A folder with other files is refused and keeps them (it was once deleted); notes beside a
+    checkpoint stay; through a link, files go where it points to (the link was once replaced)."""
     (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "precious.txt").write_text("keep me")
+    (tmp_path / "docs/precious.txt").write_text("keep me")
     with pytest.raises(ValueError, match="holds docs and is no checkpoint"):
         checkpoint.save(str(tmp_path), *tiny)
-    assert (tmp_path / "docs" / "precious.txt").read_text() == "keep me"
-    checkpoint.save(str(tmp_path / "new"), *tiny)
-    (tmp_path / "new" / "notes.txt").write_text("mine")
-    checkpoint.save(str(tmp_path / "new"), *tiny)
-    assert (tmp_path / "new" / "notes.txt").read_text() == "mine"
-
-
-def test_a_symlinked_folder_stays_a_link(tiny, tmp_path):
-    """Saving twice through a link writes where it points to (it once replaced the link)."""
-    (tmp_path / "big_disk").mkdir()
-    (tmp_path / "out").symlink_to(tmp_path / "big_disk")
+    assert (tmp_path / "docs/precious.txt").read_text() == "keep me"
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
     for _ in range(2):
         checkpoint.save(str(tmp_path / "out"), *tiny)
-    assert (tmp_path / "out").is_symlink() and (tmp_path / "big_disk" / "config.json").exists()
+        (tmp_path / "out/notes.txt").write_text("mine")
+    assert (tmp_path / "out").is_symlink() and (tmp_path / "disk/config.json").exists()
+    assert (tmp_path / "disk/notes.txt").read_text() == "mine"
 
 
 def test_a_save_without_averages_leaves_no_old_ones(tiny, tmp_path):
@@ -89,42 +84,40 @@ def test_a_save_without_averages_leaves_no_old_ones(tiny, tmp_path):
     assert "optimizer.safetensors" not in os.listdir(tmp_path / "m")
 
 
-KILLED = """
-import os, sys, checkpoint, common
-sys.path.insert(0, "tests")
-n, folder = int(sys.argv[1]), sys.argv[2]
-calls = [0]
-def dying(function):
-    def call(*arguments, **named):
-        calls[0] += 1
-        if calls[0] == n:
-            os.kill(os.getpid(), 9)
-        return function(*arguments, **named)
+def dying(function, calls, n):
+    """function, but the process is killed before call n of all that count in `calls`."""
+    def call(*args, **named):
+        if next(calls) == n:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **named)
     return call
-for name in ("rename", "replace", "remove", "makedirs", "fsync"):
-    setattr(os, name, dying(getattr(os, name)))
-(params, config, tokenizer) = checkpoint.open_model(folder)
-params["model.norm.weight"][:] = 5
-checkpoint.save(folder, params, config, tokenizer)
-"""
 
 
 def test_a_save_that_is_killed_leaves_the_old_or_the_new(tiny, tmp_path):
-    """SIGKILL before each call that changes the disk: the folder opens, whole, as one or the other."""
-    folder, seen = str(tmp_path / "m"), set()
+    """SIGKILL before each call that changes the disk: the folder opens, whole, as one or other."""
+    folder, seen, (params, config, tokenizer) = str(tmp_path / "m"), set(), tiny
     for n in range(1, 60):
         checkpoint.save_run(folder, "train", tiny, {"m1": np.ones(3)}, {"step": 1}, [])
-        status = subprocess.run([sys.executable, "-c", KILLED, str(n), folder],
-                                cwd=os.path.dirname(os.path.dirname(__file__))).returncode
-        params, _, _ = checkpoint.open_model(folder)
-        new = (params["model.norm.weight"] == 5).all()
-        assert new or (params["model.norm.weight"] == 1).all()
-        assert new != os.path.exists(os.path.join(folder, "state.json"))
-        assert not os.path.exists(os.path.join(folder, ".ready"))
-        seen.add(bool(new))
+        if not (child := os.fork()):
+            try:
+                calls = itertools.count(1)
+                for name in ("rename", "replace", "remove", "makedirs", "fsync"):
+                    setattr(os, name, dying(getattr(os, name), calls, n))
+                params["model.norm.weight"][:] = 5
+                checkpoint.save(folder, params, config, tokenizer)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        found, _, _ = checkpoint.open_model(folder)
+        new = bool((found["model.norm.weight"] == 5).all())
+        assert new or (found["model.norm.weight"] == 1).all()
+        assert new != os.path.exists(f"{folder}/state.json")
+        assert not os.path.exists(f"{folder}/.ready")
+        seen.add(new)
         if status == 0:
             break
-    assert status == 0 and seen == {False, True}
+    assert status == 0 and n > 20 and seen == {False, True}
 
 
 def test_exported_tokenizer_config_names_only_tokens_that_exist(tiny, tmp_path):
@@ -183,7 +176,8 @@ def test_special_ids_of_foreign_checkpoints_are_read(tiny, tmp_path):
     folder = str(tmp_path / "m")
     checkpoint.save(folder, *tiny)
     change_json(folder + "/config.json", bos_token_id=3, eos_token_id=[4, 5])
-    assert (checkpoint.read_config(folder).bos, checkpoint.read_config(folder).eos) == ((3,), (4, 5))
+    read = checkpoint.read_config(folder)
+    assert (read.bos, read.eos) == ((3,), (4, 5))
     json.dump({"eos_token_id": [7, 8]}, open(folder + "/generation_config.json", "w"))
     assert checkpoint.read_config(folder).eos == (7, 8)
 
@@ -239,133 +233,157 @@ def test_llama2c_merges_the_best_score_first(tmp_path):
             llama2c.Tokenizer(path)
 
 
+def refused(path, why):
+    """Loading is one ValueError that says why."""
+    with pytest.raises(ValueError, match=why):
+        checkpoint.load(str(path))
+
+
 def test_broken_files_are_named_with_what_is_wrong(tiny, tmp_path):
-    """Each way in which a file can be wrong is a ValueError that says which."""
-    params, config, tokenizer = tiny
-    folder = str(tmp_path / "m")
-    checkpoint.save(folder, params, config)
-    weights = os.path.join(folder, "model.safetensors")
-    whole = open(weights, "rb").read()
-    for content, message in [(b"", "cut short"), (b"PK\x03\x04" * 5000, "cut short"),
-                             (struct.pack("<Q", 9) + b"no header" + b"." * 20_000, "not a safetensors"),
-                             (whole[:-1], "cut short or damaged"), (whole[:1000], "cut short")]:
-        open(weights, "wb").write(content)
-        with pytest.raises(ValueError, match=message):
-            checkpoint.load(folder)
-    open(weights, "wb").write(whole)
-    original = open(folder + "/config.json").read()
-    for changes, message in [
-            ({"model_type": "gpt2"}, "'gpt2'"), ({"attention_bias": True}, "biases"),
-            ({"head_dim": 99}, "head_dim"), ({"hidden_act": "gelu"}, "'gelu'"),
-            ({"rope_scaling": {"type": "yarn"}}, "'yarn'"), ({"rope_scaling": "linear"}, "linear"),
-            ({"num_key_value_heads": 3}, "must divide"), ({"vocab_size": 10**12}, "vocab_size"),
-            ({"vocab_size": 10**6}, "more than"), ({"num_hidden_layers": 10**9}, "num_hidden"),
-            ({"hidden_size": None}, "hidden_size"), ({"rms_norm_eps": "x"}, "rms_norm_eps"),
-            ({"eos_token_id": "end"}, "no token id")]:
-        open(folder + "/config.json", "w").write(original)
-        change_json(folder + "/config.json", **changes)
-        with pytest.raises(ValueError, match=message):
-            checkpoint.load(folder)
-    open(folder + "/config.json", "w").write(original.replace("10000.0", "20000.0"))
-    with pytest.raises(ValueError, match="damaged, or changed by hand"):
-        checkpoint.load(folder)
-    open(folder + "/config.json", "w").write("[1]")
-    with pytest.raises(ValueError, match="not a JSON object"):
-        checkpoint.load(folder)
-    with pytest.raises(ValueError, match="python train.py"):
-        checkpoint.load(str(tmp_path / "nowhere"))
+    """Weights and llama2.c files that are cut short, or none; no JSON; no checkpoint at all."""
+    checkpoint.save(str(tmp_path), *tiny[:2])
+    weights, about = tmp_path / "model.safetensors", tmp_path / "config.json"
+    whole = weights.read_bytes()
+    for content, why in [(b"", "cut short"), (b"PK\x03\x04" * 5000, "cut short"),
+                         (struct.pack("<Q", 9) + b"no header" + b"." * 20_000, "no JSON"),
+                         (whole[:-1], "is not in the file"), (whole[:1000], "cut short")]:
+        weights.write_bytes(content)
+        refused(tmp_path, why)
+    about.write_text(about.read_text().replace("10000.0", "20000.0"))
+    refused(tmp_path, "damaged, or changed by hand")
+    about.write_text("[1]")
+    refused(tmp_path, "not a JSON object")
+    refused(tmp_path / "nowhere", "python train.py")
     short = tmp_path / "short.bin"
     short.write_bytes(struct.pack("<7i", 64, 172, 5, 8, 4, 512, 512) + bytes(1000))
-    with pytest.raises(ValueError, match="cut short or damaged"):
-        checkpoint.load(str(short))
+    refused(short, "cut short or damaged")
     short.write_bytes(b"not a model at all, by any means")
-    with pytest.raises(ValueError, match="not a llama2.c model"):
-        checkpoint.load(str(short))
+    refused(short, "not a llama2.c model")
 
 
-def damaged(whole, n, seed):
-    """n copies of some bytes cut short somewhere, and n with one bit flipped."""
-    r = random.Random(seed)
-    for _ in range(n):
-        yield whole[:r.randrange(len(whole))]
-        copy = bytearray(whole)
-        copy[r.randrange(len(copy))] ^= 1 << r.randrange(8)
-        yield bytes(copy)
+@pytest.mark.parametrize("changes, why", [
+    ({"model_type": "gpt2"}, "'gpt2'"), ({"attention_bias": True}, "biases"),
+    ({"head_dim": 99}, "head_dim"), ({"hidden_act": "gelu"}, "'gelu'"),
+    ({"rope_scaling": {"type": "yarn"}}, "'yarn'"), ({"rope_scaling": "linear"}, "linear"),
+    ({"num_key_value_heads": 3}, "must divide"), ({"vocab_size": 10**12}, "vocab_size"),
+    ({"vocab_size": 10**6}, "more than"), ({"num_hidden_layers": 10**9}, "num_hidden"),
+    ({"hidden_size": None}, "hidden_size"), ({"rms_norm_eps": "x"}, "rms_norm_eps"),
+    ({"eos_token_id": "end"}, "no token id")])
+def test_what_is_no_plain_llama_is_refused_by_name(changes, why, tiny, tmp_path):
+    """A config.json that asks for what model.py does not do, or that is damaged."""
+    checkpoint.save(str(tmp_path), *tiny[:2])
+    change_json(tmp_path / "config.json", **changes)
+    refused(tmp_path, why)
 
 
 @pytest.mark.parametrize("n", [20, pytest.param(200, marks=pytest.mark.long)])
-def test_damage_is_named_or_harmless(n, tiny, tmp_path):
-    """Every file of a run, cut or with a bit flipped: the same run is loaded, or one ValueError."""
-    folder = str(tmp_path / "m")
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "optimizer.safetensors",
+                                  "state.json", "tokenizer.json"])
+def test_damage_is_named_or_harmless(name, n, tiny, tmp_path):
+    """Every file of a run, cut n times and with a bit flipped n times: the same run is loaded, or
+    one ValueError that names a file."""
+    rng, folder, harmless = random.Random(name), str(tmp_path / "m"), 0
     checkpoint.save_run(folder, "train", tiny, {"m1": model.vector(tiny[0]) + 1}, {"step": 3}, [])
-    expected = model.vector(tiny[0]).copy()
-    for name in ("config.json", "model.safetensors", "optimizer.safetensors", "state.json",
-                 "tokenizer.json"):
-        path = os.path.join(folder, name)
-        whole = open(path, "rb").read()
-        for content in damaged(whole, n, name):
-            open(path, "wb").write(content)
-            try:
-                (params, config, tokenizer), averages, state, _ = checkpoint.load_run(
-                    folder, "train")
-            except ValueError as error:
-                assert folder in str(error), error
-                continue
-            assert (model.vector(params) == expected).all() and config == tiny[1]
-            assert tokenizer.fingerprint() == tiny[2].fingerprint()
-            assert (averages["m1"] == expected + 1).all() and state["step"] == 3
-        open(path, "wb").write(whole)
+    expected, path = model.vector(tiny[0]), f"{folder}/{name}"
+    whole = open(path, "rb").read()
+    for case in range(2 * n):
+        content = bytearray(whole)
+        if case % 2:
+            del content[rng.randrange(len(content)):]
+        else:
+            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        os.remove(path)  # writing over a file would wait for the disk
+        open(path, "wb").write(content)
+        try:
+            (params, config, tokenizer), averages, state, _ = checkpoint.load_run(folder, "train")
+        except ValueError as error:
+            assert folder in str(error), error
+            continue
+        harmless += 1
+        assert (model.vector(params) == expected).all() and config == tiny[1]
+        assert tokenizer.fingerprint() == tiny[2].fingerprint()
+        assert (averages["m1"] == expected + 1).all() and state["step"] == 3
+    print(f"{name}: {2 * n} damaged, {harmless} without effect")
 
 
-ODD = [b"null", b"-1", b"0", b"1e400", b"99999999999999999999", b"[]", b"{}", b'"x"', b"true", b"1.5",
-       b"\xff", b"\x00" * 4, b"\xff" * 4, b"\x7f\xff\xff\xff", b'{"a":' * 60]
+def bin_file(rng):
+    """A small llama2.c file, its header changed in up to three numbers, mostly as long as that
+    header asks for, so that damage gets past the check of the size."""
+    numbers = [8, 12, 1, 2, 1, 9, 4]  # dim, hidden, layers, heads, kv heads, vocabulary, context
+    for _ in range(rng.randrange(4)):
+        numbers[rng.randrange(7)] = rng.choice([0, 1, 2, 3, 4, 6, 8, 16, -1, -9, 1 << 30, -1 << 31])
+    dim, hidden, layers, heads, kv_heads, vocab, ctx = numbers
+    D = dim // (heads or 1)
+    n = (abs(vocab) * dim * (1 + (vocab < 0)) + dim + ctx * D
+         + layers * (2 * dim + 2 * dim * dim + 2 * D * kv_heads * dim + 3 * hidden * dim))
+    n_bytes = 4 * n + rng.choice([0, 0, 0, 0, 1, -4])
+    return struct.pack("<7i", *numbers) + bytes(n_bytes if 0 <= n_bytes < 20_000 else 100)
 
 
-def mutated(whole, r):
-    """Bytes with a few edits: a bit, a removed piece, a repeated piece, or something odd inside."""
-    content = bytearray(whole)
-    for _ in range(r.randrange(1, 4)):
-        i = r.randrange(min(len(content), 2000))
-        j = i + r.randrange(1, 12)
-        kind = r.randrange(5)
-        if kind == 0:
-            content[i] ^= 1 << r.randrange(8)
-        elif kind == 1:
-            del content[i:j]
-        elif kind == 2:
-            content[i:i] = content[i:j]
-        elif kind == 3:
-            content[i:i] = r.choice(ODD)
-        else:  # a number of the text becomes something odd
-            numbers = list(re.finditer(rb"[0-9.]+", bytes(content[:2000])))
-            start, end = r.choice(numbers).span() if numbers else (i, j)
-            content[start:end] = r.choice(ODD)
-    return bytes(content)
+def mutated(rng, whole, name):
+    """A file with a changed node or two in its JSON (the header of safetensors), or some bytes."""
+    if name == "model.bin":
+        return bin_file(rng)
+    size = struct.unpack("<Q", whole[:8])[0] if name == "model.safetensors" else None
+    text, rest = (whole[8:8 + size], whole[8 + size:]) if size else (whole, b"")
+    for _ in range(rng.randrange(3)):
+        text = json.dumps(mutate(rng, json.loads(text))).encode()
+    content = (struct.pack("<Q", len(text)) if size else b"") + text + rest
+    if rng.random() < 0.3:
+        at = rng.randrange(min(len(content), 3000))
+        new = rng.choice([b"", rng.randbytes(3), json.dumps(rng.choice(ODD)).encode()])
+        content = content[:at] + new + content[at + rng.randrange(9):]
+    return content
 
 
 @pytest.mark.parametrize("n", [300, pytest.param(100_000, marks=pytest.mark.long)])
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.bin"])
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "model.safetensors",
+                                  "model.safetensors.index.json", "model.bin"])
 def test_any_file_gives_a_network_or_a_valueerror(name, n, tiny, tmp_path):
     """Mutated files of other people (no checksums): parameters of the described shapes, or one
     ValueError with the path; never another exception, never memory beyond the file's size."""
-    r, folder = random.Random(name), str(tmp_path / "m")
-    checkpoint.save(folder, *tiny[:2])
+    rng, folder, opened = random.Random(name), str(tmp_path / "m"), 0
+    params, config, _ = tiny
+    checkpoint.save(folder, params, replace(config, rope_scaling=(8.0, 1.0, 4.0, 8.0)))
     change_json(folder + "/config.json")
-    opened = path = os.path.join(folder, name)
-    if name == "model.bin":
-        with open(path, "wb") as file:  # dim 8, hidden 12, 1 layer, 2 heads, 1 kv head, vocab 9
-            file.write(struct.pack("<7i", 8, 12, 1, 2, 1, 9, 4))
-            file.write(np.ones(2000, np.float32).tobytes()[:4 * (9 * 8 + 16 + 192 + 3 * 96 + 8 + 16)])
-        checkpoint.load(path)
-    else:
-        opened = folder
-    whole = open(path, "rb").read()
+    for file, content in (("generation_config.json", {"eos_token_id": [3, 4]}), (
+            "model.safetensors.index.json", {"weight_map": {"x": "model.safetensors"}})):
+        json.dump(content, open(f"{folder}/{file}", "w"))
+    path = f"{folder}/{name}"
+    whole = open(path, "rb").read() if name != "model.bin" else b""
     for _ in range(n):
-        with open(path, "wb") as file:
-            file.write(mutated(whole, r))
+        content = mutated(rng, whole, name)
+        if os.path.exists(path):
+            os.remove(path)  # writing over a file would wait for the disk
+        open(path, "wb").write(content)
         try:
-            params, config = checkpoint.load(opened)
+            found, config = checkpoint.load(path if name == "model.bin" else folder)
         except ValueError as error:
-            assert folder in str(error)
+            assert folder in str(error), content
             continue
-        assert {k: p.shape for k, p in params.items()} == model.shapes(config)
+        assert {name: x.shape for name, x in found.items()} == model.shapes(config)
+        opened += 1
+    print(f"{n:,} of {name}, {opened:,} opened")
+    assert 0.05 < opened / n < 0.95
+
+
+@pytest.mark.parametrize("entry", [
+    {"dtype": ["F32"]}, {"data_offsets": [0]}, {"data_offsets": []}, {"shape": [10**30, 0]},
+    {"shape": [1] * 99}, {"shape": None}, {"shape": "8"}, {"data_offsets": [-32, 0]}])
+def test_an_odd_entry_of_safetensors_is_one_error(entry, tiny, tmp_path):
+    """Wrong types in the header name the file (a list as dtype was once a TypeError)."""
+    checkpoint.save(str(tmp_path), *tiny[:2])
+    text = json.dumps({"model.norm.weight": {
+        "dtype": "F32", "shape": [8], "data_offsets": [0, 32]} | entry}).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(9000))
+    refused(tmp_path, "model.safetensors: not a safetensors file")
+
+
+@pytest.mark.parametrize("dim, heads, kv_heads", [(8, 8, 8), (6, 2, 2), (8, 4, 3)])
+def test_heads_that_do_not_fit_are_refused_in_llama2c_files(dim, heads, kv_heads, tmp_path):
+    """Odd head sizes and heads without key/value heads name the file, even if the size fits."""
+    path, D = tmp_path / "model.bin", dim // heads
+    n = 9 * dim + 2 * dim + 2 * dim * dim + 2 * D * kv_heads * dim + 3 * 12 * dim + dim + 4 * D
+    path.write_bytes(struct.pack("<7i", dim, 12, 1, heads, kv_heads, 9, 4) + bytes(4 * n))
+    refused(path, f"model.bin: not a llama2.c model.*dim {dim}")
