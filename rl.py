@@ -10,8 +10,8 @@
 
 The network is now called the *policy*. It answers each question sixteen times (*rollouts*), and
 each answer gets a number, its *reward*. Answers better than the mean of the sixteen are made more
-likely, worse ones less likely. That is all. The first run takes about a minute; RESULTS.md has what
-each run reaches.
+likely, worse ones less likely. That is all. The first run takes about a minute; what each run
+reaches is in RESULTS.md.
 
 Reads exercises-train.jsonl, exercises-final.jsonl and jokes.json in out/world/. Reading order: 1 is
 the algorithm, 2 and 3 are one iteration of it, 4 rewards by checking, 5 rewards by a model, 6 is
@@ -47,29 +47,29 @@ WARMUP_ITERATIONS = 5  # in which the learning rate rises
 PAUSES = 10  # saves and samples of a run
 EVALUATED, K = 200, 8  # an evaluation: problems, and sampled rollouts of each
 SEEDS = 100_000  # an iteration's rollouts have the seed --seed x SEEDS + iteration
-# --reward: what it learns from, questions an iteration, and the learning rate, of which rate_left is
-# left at the end. With checked answers it falls to 0 and the policy settles. A reward model's score
-# keeps rising, and whoever trusts it sees no reason to stop.
-RECIPES = {"answer": dict(problems="out/world/exercises-train.jsonl", questions=16, rate=3e-4,
-                          rate_left=0.0, iterations=40),
-           "model": dict(problems="out/world/jokes.json", questions=8, rate=5e-4, rate_left=1.0,
-                         iterations=70)}
-FINAL = "out/world/exercises-final.jsonl"
+# --reward. With checked answers the learning rate falls to 0 (rate_left) and the policy settles. A
+# reward model's score keeps rising, and whoever trusts it sees no reason to stop.
+RECIPES = {"answer": dict(problems="out/world/exercises-train.jsonl",
+                          final="out/world/exercises-final.jsonl",
+                          questions=16, rate=3e-4, rate_left=0.0, iterations=40),
+           "model": dict(problems="out/world/jokes.json", pairs=1000,
+                         questions=8, rate=5e-4, rate_left=1.0, iterations=70)}
 DOUBT_MODEL = "out/sft-doubt"
 DOUBT_COMMAND = ("python sft.py --base out/sft --data out/world/doubt.jsonl --mix-lengths "
                  f"--epochs 1 --lr 5e-4 --muon-lr 0 --pages none --out {DOUBT_MODEL}")
 
 
 # ---- 1. The policy gradient ----------------------------------------------------------------------
-# The policy writes an answer y with probability p(y), and y has the reward r(y). We want a higher
-# mean reward: the sum of p(y) r(y) over all possible answers. Since dp = p d log p, its gradient is
+# The policy writes an answer y with probability p(y), and y has the reward r(y). We want to raise
+# the mean reward: the sum of p(y) r(y) over all possible answers. Since dp = p d log p, its gradient
+# is
 #     sum of p(y) r(y) d log p(y)  =  the mean of r(y) d log p(y) over sampled answers
 # (REINFORCE). It needs no derivative of r, so any program can give rewards. And log p(y) is the sum
 # of log p of y's tokens, which a language model computes anyway.
 #
-# The mean of d log p is 0, since probabilities always sum to 1. So a *baseline* may be subtracted
-# from r. That changes nothing on average, and removes noise: without it, rewards of 0 and 1 would
-# make no answer less likely. The baseline here is the mean reward of the group.
+# A number, the *baseline*, may be subtracted from r. On average that changes nothing: the mean of
+# d log p is 0, since probabilities always sum to 1. But it removes noise: with rewards of only 0
+# and 1, no answer would ever be made less likely. Our baseline is the mean reward of the group.
 
 def advantages(rewards):
     """How much better than its group each rollout is: rewards (...,GROUP) minus their rows' means.
@@ -80,7 +80,7 @@ def advantages(rewards):
     return rewards - rewards.mean(axis=-1, keepdims=True)
 
 
-# Rollouts are expensive, so each iteration makes two updates from one set, half of it for each. At
+# Rollouts are expensive, so each iteration makes two updates from them, with one half for each. At
 # the second the policy is no longer the one that sampled. The ratio p now / p when sampled corrects
 # for that, and clipping stops a token's gradient when its ratio has moved far enough. The four
 # rollouts from above, of one token each:
@@ -113,24 +113,28 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, clip):
 
 
 # ---- 2. Rollouts: the policy answers -------------------------------------------------------------
-# net is (params, config, tokenizer). Arrays hold B rollouts, each behind its prompt. As in training,
-# position t predicts the token at t + 1. A prompt of 3 tokens and an answer of 2 in an array (B,T+1)
-#     ids        who   are   you   me   end    0
-#     mask         0     0     1    1     0            1 where the policy wrote the next token
+# net is (params, config, tokenizer). A problem is a dict with a "prompt", a list of ids. Rollouts
+# stand in arrays of B rows. As in training, position t predicts the token at t + 1:
+#     ids        who   are   you   I'm   fine  end      0     a prompt of 3 tokens, an answer of 3
+#     mask         0     0     1     1     1     0            1 where the policy wrote the next token
+#     logprobs     0     0  -1.2  -0.7  -0.1     0            log p of that token when it was sampled
 
 class Rollouts(NamedTuple):
-    ids: np.ndarray  # (B,T+1) prompt, answer, zeros
+    problems: list  # what each of the B rows answers
+    ids: np.ndarray  # (B,T+1)
     mask: np.ndarray  # (B,T)
-    logprobs: np.ndarray  # (B,T) log p of the next token when it was sampled, in nats
-    lengths: np.ndarray  # (B,) of prompt and answer
+    logprobs: np.ndarray  # (B,T) in nats
+    lengths: np.ndarray  # (B,) of prompt and answer, in tokens
     texts: list  # the answers
     ended: np.ndarray  # (B,) False where MAX_NEW was reached before <|im_end|>
 
 
-def rollout(net, prompts, seed, temperature=1.0):
-    """Rollouts of prompts, a list of lists of ids. Temperature 1 is the policy as it is, which the
-    gradient assumes; 0 is greedy. As many are generated at a time as memory should hold."""
+def rollout(net, problems, seed, times=1, temperature=1.0):
+    """Rollouts, `times` of each problem, side by side. Temperature 1 is the policy as it is, which
+    the gradient assumes; 0 is greedy. As many are generated at once as memory should hold."""
     params, config, tokenizer = net
+    problems = [problem for problem in problems for _ in range(times)]
+    prompts = [problem["prompt"] for problem in problems]
     stop, written = tokenizer.special_tokens["<|im_end|>"], [[] for _ in prompts]
     for batch in batches(config, list(map(len, prompts)), MAX_NEW):
         for rows, tokens, logprobs, _ in stream(
@@ -143,13 +147,13 @@ def rollout(net, prompts, seed, temperature=1.0):
     mask, logprobs = np.zeros((2, len(prompts), lengths.max() - 1))
     texts, ended = [], []
     for row, (prompt, new, end) in enumerate(zip(prompts, written, lengths)):
-        answer = [token for token, _ in new]
+        answer, answer_logprobs = map(list, zip(*new))
         ids[row, :end] = prompt + answer
         mask[row, len(prompt) - 1:end - 1] = 1
-        logprobs[row, len(prompt) - 1:end - 1] = [logprob for _, logprob in new]
-        ended.append(answer[-1:] == [stop])
+        logprobs[row, len(prompt) - 1:end - 1] = answer_logprobs
+        ended.append(answer[-1] == stop)
         texts.append(tokenizer.decode(answer[:-1] if ended[-1] else answer))
-    return Rollouts(ids, mask, logprobs, lengths, texts, np.array(ended))
+    return Rollouts(problems, ids, mask, logprobs, lengths, texts, np.array(ended))
 
 
 def logprobs_of(params, config, ids):
@@ -170,8 +174,8 @@ def policy_gradient(params, config, rollouts, rows, advantages, kl=0.0, referenc
     (B,) of all. kl: the weight of kl_penalty (section 5), a distance from the params `reference`.
 
     The loss of pretraining is a sum of w (-log p) over tokens, so its d loss/d log p is -w. With
-    w = -dlogprobs the same backward pass gives our gradient: the policy learns a rollout above the
-    mean like a text, and unlearns one below it. Rollouts of advantage 0 need no pass."""
+    w = -dlogprobs the same backward pass gives our gradient. It means: a rollout better than its
+    group is learned like a text, a worse one is unlearned, and one of advantage 0 needs no pass."""
     used = rows if kl else rows[advantages[rows] != 0]
     ids, mask, old = rollouts.ids[used], rollouts.mask[used], rollouts.logprobs[used]
     now = logprobs_of(params, config, ids)
@@ -183,26 +187,27 @@ def policy_gradient(params, config, rollouts, rows, advantages, kl=0.0, referenc
 
 
 def improve(net, averages, rollouts, rewards, iteration, settings, reference):
-    """The updates of one iteration, counted from 1; rewards (B,), groups side by side. averages: of
-    the optimizer. Returns the length of the last gradient."""
+    """The updates of one iteration, counted from 1, from the rewards (B,) of its rollouts. averages
+    are the optimizer's. Returns the length of the last gradient.
+
+    The learning rate rises over the first iterations, then falls linearly to rate_left of itself.
+    In 40 iterations with rate_left 0 it takes the shares .20 .39 .57 .74 .90 .88 .85 ... .05 .03"""
     params, config, _ = net
-    done, norm = (iteration - 1) / settings["iterations"], 0.0
+    done, kl = (iteration - 1) / settings["iterations"], settings["kl"]
     rate = settings["rate"] * min(1, iteration / WARMUP_ITERATIONS)
     rate *= 1 - done + done * settings["rate_left"]
-    better = advantages(rewards.reshape(-1, GROUP)).reshape(-1)  # (B,)
-    for update, rows in enumerate(np.array_split(np.arange(len(better)), UPDATES), 1):
-        norm = 0.0
-        if settings["kl"] or better[rows].any():  # otherwise there is nothing to learn
-            grads = policy_gradient(params, config, rollouts, rows, better, settings["kl"],
-                                    reference)
-            norm = take_step(params, grads, averages, config, "policy update",
-                             (iteration - 1) * UPDATES + update, rate)
+    better, step = advantages(rewards.reshape(-1, GROUP)).reshape(-1), (iteration - 1) * UPDATES
+    for rows in np.array_split(np.arange(len(better)), UPDATES):
+        step, norm = step + 1, 0.0
+        if kl or better[rows].any():  # otherwise there is nothing to learn
+            grads = policy_gradient(params, config, rollouts, rows, better, kl, reference)
+            norm = take_step(params, grads, averages, config, "policy update", step, rate)
     return norm
 
 
 def take_step(params, grads, averages, config, name, step, rate):
-    """One step of AdamW; the gradient's length. ValueError, before anything is saved, if that is
-    no number."""
+    """One step of AdamW. Returns the gradient's length; if that is no number, ValueError before
+    anything is saved."""
     norm = optimizer.update(params, grads, averages, config, step, rate, decay=0.0)
     if not math.isfinite(norm):
         raise ValueError(f"{name} {step}: overflow in the gradient of {not_finite(grads)}")
@@ -211,16 +216,19 @@ def take_step(params, grads, averages, config, name, step, rate):
 
 # ---- 4. Exercises: answers that can be checked ---------------------------------------------------
 # "Kelro got beans: a6 b-3 c1. How many?" The assistant of out/sft answers "<think></think> 4", or
-# after a *chain of thought*, "<think> a6 b-3=3 c1=4</think> 4". The second way is right more often,
-# so RL makes it more likely, though nobody rewards the thought itself. Two more experiments:
-#     --silent   Every answer begins with an empty thought. Then the sum must be right at once, which
-#                a small network can't do, and RL finds little to reward.
-#     --doubt    Another assistant guesses, and in one answer of seven it says "wait" and calculates:
-#                "<think> 7? wait a6 b-3=3 c1=4</think> 4". RL makes this a habit. It could not if
-#                it never happened: only what is sampled now and then can be rewarded.
+# after a *chain of thought*, "<think> a6 b-3=3 c1=4</think> 4". With a thought it is right more
+# often, so RL makes thoughts more likely, although nobody rewards the thought itself.
+#
+# --silent forbids them: every answer begins with an empty thought. To know the sum at once is more
+# than a small network can do, so RL finds little to make more likely.
+#
+# --doubt starts from another assistant, which guesses. In one answer of seven it says "wait" and
+# calculates: "<think> 7? wait a6 b-3=3 c1=4</think> 4". RL makes this a habit. It could not if it
+# never happened: only what is sampled now and then can be rewarded.
 
 SILENCE = "<think></think>"  # how an answer with --silent begins
-# The whole answer must be a thought, if any, and one number: a second one can't be smuggled in.
+# The whole answer must be a thought, if any, and one number: "4" or "<think>...</think> 4". Who
+# writes "3 4", or a second thought, to have two guesses, has no answer.
 ANSWER_FORM = re.compile(r"(?:<think>[^<]*</think> )?(-?[0-9]{1,12})")
 
 
@@ -230,31 +238,29 @@ def parse_answer(text):
     return str(int(match[1])) if match else None
 
 
-def reward_exercises(problems, rollouts):
+def reward_exercises(rollouts):
     """Rewards (B,): 1 for the right number in an answer that came to its end, otherwise 0."""
     return np.array([ended and parse_answer(problem["opening"] + text) == problem["answer"]
-                     for problem, text, ended in zip(problems, rollouts.texts, rollouts.ended)],
-                    np.float64)
+                     for problem, text, ended in zip(rollouts.problems, rollouts.texts,
+                                                     rollouts.ended)], np.float64)
 
 
 def habits(rollouts):
-    """Shares of the answers that calculate in their thought and that say "wait"; mean length."""
+    """Shares of the answers that calculate in their thought and that say "wait"; mean length in
+    tokens."""
     thinks, waits = (float(np.mean([sign in text for text in rollouts.texts]))
                      for sign in ("=", "wait"))
     return {"thinks": thinks, "waits": waits, "tokens": float(rollouts.mask.sum(1).mean())}
 
 
 def evaluate(net, problems):
-    """Shares of right answers to held-out problems, sampled at temperature 1 and greedy; habits;
+    """Shares of right answers to held-out problems, greedy and sampled at temperature 1; habits;
     and pass@8, the share of problems that at least one of 8 sampled rollouts solves. This is what
     the policy can do at all. RL mostly moves the first figure towards it."""
-    problems = problems[:EVALUATED]
-    greedy = rollout(net, [problem["prompt"] for problem in problems], 0, temperature=0)
-    repeated = [problem for problem in problems for _ in range(K)]
-    sampled = rollout(net, [problem["prompt"] for problem in repeated], SEEDS - 3)
-    right = reward_exercises(repeated, sampled).reshape(-1, K)
-    return {"sampled": float(right.mean()),
-            "greedy": float(reward_exercises(problems, greedy).mean()),
+    greedy = rollout(net, problems[:EVALUATED], 0, temperature=0)
+    sampled = rollout(net, problems[:EVALUATED], SEEDS - 3, times=K)
+    right = reward_exercises(sampled).reshape(-1, K)  # (problems,K)
+    return {"sampled": float(right.mean()), "greedy": float(reward_exercises(greedy).mean()),
             f"pass@{K}": float(right.any(1).mean())} | habits(sampled)
 
 
@@ -289,17 +295,19 @@ def open_exercises(net, settings):
     return problems, final
 
 
-# ---- 5. Jokes: a reward model, and how it is exploited (skip at first) ---------------------------
+# ---- 5. Jokes: a reward model, and how it is gamed (skip at first) -------------------------------
 # Most of what we want of an assistant can't be checked. So people compare answers, a network learns
-# to predict which they prefer, and its score is the reward: RL from human feedback. Here the people
-# are a rule plus noise, the *gold reward*, which no network sees. It rises at first and ends lower
-# than it began, while the reward model's score rises all the time: *reward hacking*, or
-# *overoptimization*. The reward model is right about jokes of the reference policy, from which it
-# learned. The policy leaves them for others, about which it errs: "Why did the roofer sit on the
-# roofer sit on the roofer sit on the turnips?" A KL penalty keeps the policy near the reference.
+# to predict which they prefer, and its score is the reward: RL from human feedback (RLHF). Here a
+# hidden rule plus noise stands in for the people: the *gold reward*, which no network sees.
+#
+# While the reward model's score rises all the time, the gold reward rises at first and ends lower
+# than it began: *reward hacking*, or *overoptimization*. The reward model has learned from jokes of
+# the reference policy, the network before RL. The policy leaves these for texts that no comparison
+# was about and that score too high. One remedy is to stop in time (out/rl-jokes-best), the other is
+# a KL penalty, which keeps the policy near the reference.
 
-PAIRS, TEST_PAIRS = 1000, 200  # comparisons to train the reward model on, and to test it with
-PAIRS_PER_STEP, REWARD_RATE = 16, 1e-3  # each comparison is used once
+TEST_PAIRS = 200  # comparisons to test the reward model with
+PAIRS_PER_STEP, REWARD_RATE = 16, 1e-3
 CERTAINTY = 1.5  # how sure people are of a difference of one point
 
 
@@ -315,31 +323,31 @@ def read_jokes(path, tokenizer):
             for subject in subjects]
 
 
-def gold_reward(subject, joke, foods):
-    """What people really think of a joke: 3 points if it is about the subject and has a joke's
+def gold_rewards(rollouts):
+    """What people really think of jokes, (B,): 3 points if it is about the subject and has a joke's
     form; 1 for each food, up to two; 1 for ending in "ha ha!"; 1 less for each three words in a row
-    that occurred before, and 0.25 less for each word after the 20th."""
-    words = re.findall("[a-z]+", joke.lower())
-    threes = list(zip(words, words[1:], words[2:]))
-    form = re.fullmatch(rf"Why did the {re.escape(subject)} [^?]+\? Because [^?]+[.!]", joke)
-    return (3.0 * bool(form) + min(2, len(set(foods) & set(words))) + joke.endswith("ha ha!")
-            - (len(threes) - len(set(threes))) - 0.25 * max(0, len(words) - 20))
+    that occurred before, and 0.25 less for each word after the 20th. About a fox:
 
-
-def gold_rewards(jokes, rollouts):
-    """(B,) of the rollouts of these jokes."""
-    return np.array([gold_reward(joke["subject"], text, joke["foods"])
-                     for joke, text in zip(jokes, rollouts.texts)])
+        3 + 2 + 1   Why did the fox sit on the honey? Because the cook had eaten the bread, ha ha!
+        0 + 1 + 1   Why did the diver sit on the jam? Because the singer had eat was sle, ha ha!"""
+    points = []
+    for joke, text in zip(rollouts.problems, rollouts.texts):
+        words = re.findall("[a-z]+", text.lower())
+        threes = list(zip(words, words[1:], words[2:]))
+        form = rf"Why did the {re.escape(joke['subject'])} [^?]+\? Because [^?]+[.!]"
+        points.append(3.0 * bool(re.fullmatch(form, text)) + text.endswith("ha ha!")
+                      + min(2, len(set(joke["foods"]) & set(words)))
+                      - (len(threes) - len(set(threes))) - 0.25 * max(0, len(words) - 20))
+    return np.array(points)
 
 
 def comparisons(net, jokes, count, seed):
     """Pairs of jokes about one subject, the one that people preferred first: ids (2 count,T+1) and
-    lengths (2 count,). Of gold rewards 4 and 3 they prefer the 4 in 82%, the sigmoid of CERTAINTY
-    times the difference."""
+    lengths (2 count,). Of jokes with gold rewards 4 and 3 people prefer the first in 82%, the
+    sigmoid of CERTAINTY times the difference."""
     random = np.random.default_rng(seed)
-    asked = [jokes[k] for k in random.choice(len(jokes), count).repeat(2)]
-    rollouts = rollout(net, [joke["prompt"] for joke in asked], seed)
-    gap = np.diff(gold_rewards(asked, rollouts).reshape(-1, 2))[:, 0]  # second minus first
+    rollouts = rollout(net, [jokes[k] for k in random.choice(len(jokes), count)], seed, times=2)
+    gap = np.diff(gold_rewards(rollouts).reshape(-1, 2))[:, 0]  # second minus first
     second = random.random(count) < 1 / (1 + np.exp(-CERTAINTY * gap))
     order = (2 * np.arange(count)[:, None] + np.stack([second, ~second], 1)).reshape(-1)
     return rollouts.ids[order], rollouts.lengths[order]
@@ -358,9 +366,12 @@ def reward_scores(params, config, ids, lengths, buffers):
 
 
 def reward_loss_and_grads(params, config, ids, lengths):
-    """Bradley & Terry 1952: people prefer the first of a pair with probability sigmoid(s1 - s2).
-    loss = mean of -log sigmoid(gap), so d loss/d gap = -sigmoid(-gap) / pairs: the first score is
-    pushed up and the second down, the more, the less their order is clear already."""
+    """Rows are pairs as in comparisons. Bradley & Terry 1952: people prefer the first of a pair
+    with probability sigmoid(gap) of the scores. loss = mean of -log sigmoid(gap), so d loss/d gap =
+    -sigmoid(-gap) / pairs. The first score is pushed up and the second down by
+
+        gap                    -2     0     2
+        sigmoid(-gap)         .88    .5   .12      most where the order is still wrong"""
     buffers = Buffers(config, *ids.shape, vector(params).dtype)
     scores, last, n = reward_scores(params, config, ids, lengths, buffers)
     gap = scores[0::2] - scores[1::2]
@@ -378,7 +389,9 @@ def reward_loss_and_grads(params, config, ids, lengths):
 
 
 def train_reward_model(net, jokes, pairs, seed):
-    """(params, config) of a reward model of net's jokes, trained on so many comparisons."""
+    """(params, config) of a reward model of net's jokes, trained on so many comparisons, each used
+    once. Prints how often it predicts right what people prefer among others: their noise is the
+    limit."""
     params, config = grow(net[0], net[1], net[1].vocab + 1)
     output_head(params, config)[-1] = 0  # all scores are equal at first
     ids, lengths = comparisons(net, jokes, pairs, SEEDS * seed + SEEDS - 1)
@@ -419,9 +432,9 @@ def kl_penalty(logprobs, reference_logprobs, mask):
 # ---- 6. The run ----------------------------------------------------------------------------------
 
 def describe(figures):
-    """right 43% | tokens 22.10 | ..."""
-    numbers = ("reward_model", "gold_reward", "tokens")  # the others are shares
-    return " | ".join(f"{name.replace('_', ' ')} " + (f"{x:.2f}" if name in numbers else f"{x:.0%}")
+    """right 43% | tokens 22.10 | ...: numbers of these names, and shares of all others."""
+    numbers = ("reward_model", "gold_reward", "tokens")
+    return " | ".join(f"{name.replace('_', ' ')} {x:{'.2f' if name in numbers else '.0%'}}"
                       for name, x in figures.items())
 
 
@@ -437,14 +450,16 @@ def open_policy(model):
 
 
 def new_run(args):
-    """net, averages, state, log of a new run, from the command line."""
+    """net, averages, state, log of a new run: a recipe, and what the command line says instead."""
     given = {name: value for name, value in vars(args).items()
              if value is not None and name not in ("out", "resume")}
-    settings = RECIPES[args.reward] | {"final": None if args.problems else FINAL} | given
+    settings = {"model": args.model, "reward": args.reward} | RECIPES[args.reward] | given
+    if args.problems and not args.final:
+        settings["final"] = None
     if args.reward == "model" and (args.silent or args.final):
         raise ValueError("--silent, --final: not for jokes")
     for name, least in (("iterations", 0), ("kl", 0), ("seed", 0), ("pairs", PAIRS_PER_STEP)):
-        if not least <= settings[name] < math.inf:
+        if not least <= settings.get(name, least) < math.inf:
             raise ValueError(f"--{name} {settings[name]}: at least {least} is needed")
     net = open_policy(args.model)
     state = {"iteration": 0, "settings": settings, "reference": checksum(net[0])}
@@ -453,20 +468,18 @@ def new_run(args):
 
 def iterate(net, problems, reward_model, settings, iteration):
     """(rollouts, rewards (B,), figures to show) of one iteration. Without a reward model the
-    problems are exercises, and answers are checked; with one they are jokes."""
+    problems are exercises, whose answers are checked; with one they are jokes."""
     r = rng(settings["seed"], "jokes" if reward_model else "exercises", iteration)
-    asked = [problem for problem in r.choices(problems, k=settings["questions"])
-             for _ in range(GROUP)]
-    rollouts = rollout(net, [problem["prompt"] for problem in asked],
-                       SEEDS * settings["seed"] + iteration)
-    habit = habits(rollouts)
+    rollouts = rollout(net, r.choices(problems, k=settings["questions"]),
+                       SEEDS * settings["seed"] + iteration, times=GROUP)
+    shown = habits(rollouts)
     if not reward_model:
-        rewards = reward_exercises(asked, rollouts)
-        return rollouts, rewards, {"right": float(rewards.mean())} | habit
+        rewards = reward_exercises(rollouts)
+        return rollouts, rewards, {"right": float(rewards.mean())} | shown
     rewards = scores_of(reward_model, rollouts.ids, rollouts.lengths)
-    gold = float(gold_rewards(asked, rollouts).mean())
-    return rollouts, rewards, {"reward_model": float(rewards.mean()), "gold_reward": gold,
-                               "tokens": habit["tokens"]}
+    return rollouts, rewards, {"reward_model": float(rewards.mean()),
+                               "gold_reward": float(gold_rewards(rollouts).mean()),
+                               "tokens": shown["tokens"]}
 
 
 def run(args):
@@ -529,7 +542,7 @@ def main(argv=None):
     add("--silent", action="store_true", help="forbid thoughts")
     add("--reward", choices=RECIPES, default="answer", help="checked answers, or a reward model")
     add("--kl", type=float, default=0.0, help="weight of the KL penalty (%(default)s)")
-    add("--pairs", type=int, default=PAIRS, help="comparisons for the reward model (%(default)s)")
+    add("--pairs", type=int, help="comparisons for the reward model to learn from (1000)")
     add("--problems", metavar="FILE", help="in GSM8K's shape; with --reward model, jokes")
     add("--final", metavar="FILE", help="problems to evaluate on (a tenth of --problems)")
     add("--iterations", type=int, help="of rollouts and updates (40; with --reward model 70)")
