@@ -61,8 +61,7 @@ DOUBT_COMMAND = ("python sft.py --base out/sft --data out/world/doubt.jsonl --mi
 
 # ---- 1. The policy gradient ----------------------------------------------------------------------
 # The policy writes an answer y with probability p(y), and y has the reward r(y). We want to raise
-# the mean reward: the sum of p(y) r(y) over all possible answers. Since dp = p d log p, its gradient
-# is
+# the mean reward, the sum of p(y) r(y) over all possible answers. As dp = p d log p, its gradient:
 #     sum of p(y) r(y) d log p(y)  =  the mean of r(y) d log p(y) over sampled answers
 # (REINFORCE). It needs no derivative of r, so any program can give rewards. And log p(y) is the sum
 # of log p of y's tokens, which a language model computes anyway.
@@ -115,9 +114,9 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, clip):
 # ---- 2. Rollouts: the policy answers -------------------------------------------------------------
 # net is (params, config, tokenizer). A problem is a dict with a "prompt", a list of ids. Rollouts
 # stand in arrays of B rows. As in training, position t predicts the token at t + 1:
-#     ids        who   are   you   I'm   fine  end      0     a prompt of 3 tokens, an answer of 3
-#     mask         0     0     1     1     1     0            1 where the policy wrote the next token
-#     logprobs     0     0  -1.2  -0.7  -0.1     0            log p of that token when it was sampled
+#     ids        who   are   you    me    too   end    0     a prompt of 3 tokens, an answer of 3
+#     mask         0     0     1     1     1     0           1 where the policy wrote the next token
+#     logprobs     0     0  -1.2  -0.7  -0.1     0           log p of that token when it was sampled
 
 class Rollouts(NamedTuple):
     problems: list  # what each of the B rows answers
@@ -397,7 +396,7 @@ def train_reward_model(net, jokes, pairs, seed):
     ids, lengths = comparisons(net, jokes, pairs, SEEDS * seed + SEEDS - 1)
     averages, steps = optimizer.start(params), pairs // PAIRS_PER_STEP
     for step in range(steps):
-        rows = slice(2 * PAIRS_PER_STEP * step, 2 * PAIRS_PER_STEP * (step + 1))
+        rows = np.arange(2 * PAIRS_PER_STEP) + 2 * PAIRS_PER_STEP * step
         _, grads = reward_loss_and_grads(params, config, ids[rows], lengths[rows])
         take_step(params, grads, averages, config, "reward model's step", step + 1,
                   optimizer.learning_rate(step, steps, REWARD_RATE))
@@ -430,6 +429,10 @@ def kl_penalty(logprobs, reference_logprobs, mask):
 
 
 # ---- 6. The run ----------------------------------------------------------------------------------
+# Each iteration shows what its rollouts were like, before the policy learned from them:
+#     7/40 | right 89% | thinks 98% | waits 0% | tokens 29.36 | grad 0.08 | 20 s left
+# Here "right" is the mean reward, over other questions each time, so it jumps. When nearly all are
+# right, most groups have no advantages left, and the gradient (its length: grad) gets small.
 
 def describe(figures):
     """right 43% | tokens 22.10 | ...: numbers of these names, and shares of all others."""

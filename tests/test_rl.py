@@ -47,8 +47,8 @@ def random_case(shape=(6, 9), seed=0):
 def test_the_worked_examples():
     """The tables in rl.py: four rollouts (0.60 - 0.40 - 0.55 + 0.55 = 0.2, over 4), groups in rows,
     and the KL penalty of three probabilities."""
-    now, old, mask = np.log([[.7], [.3], [.55], [.55]]), np.log(np.full((4, 1), .5)), np.ones((4, 1))
-    loss, dlogprobs = rl.policy_loss(now, old, rl.advantages([1, 0, 0, 1]), mask, 0.2)
+    now, old = np.log([[.7], [.3], [.55], [.55]]), np.log(np.full((4, 1), .5))
+    loss, dlogprobs = rl.policy_loss(now, old, rl.advantages([1, 0, 0, 1]), np.ones((4, 1)), 0.2)
     assert abs(loss - -0.05) < 1e-12
     assert np.allclose(4 * dlogprobs[:, 0], [0, 0, .55, -.55], atol=1e-12)
     assert rl.advantages([[1, 0, 0, 1], [1, 1, 1, 1], [0, 0, 0, 8]]).tolist() == [
@@ -58,24 +58,17 @@ def test_the_worked_examples():
         assert np.allclose((found[0], found[1][0, 0]), (penalty, slope), atol=0.005)
 
 
-@pytest.mark.parametrize("ratio, advantage, loss, slope", [
-    (0.5, 1.0, -0.5, -0.5),  # good, but has become less likely: pulled back
-    (1.5, -1.0, 1.5, 1.5)])  # bad, and more likely: pushed down
-def test_clipping_by_hand(ratio, advantage, loss, slope):
-    """Outside the clip range a gradient stops only in the direction that the advantage wants."""
-    old = np.array([[-1.0, -9.0]])
-    found, dlogprobs = rl.policy_loss(old + np.log(ratio), old, np.array([advantage]),
-                                      np.array([[1, 0]]), 0.2)
-    assert abs(found - loss) < 1e-12 and np.allclose(dlogprobs, [[slope, 0]])
-
-
-def test_the_mean_is_over_tokens_not_rollouts():
-    """Four tokens of advantage 1 and one of -1: loss -(4 - 1) / 5. An empty mask gives 0."""
-    zeros, mask = np.zeros((2, 4)), np.array([[1, 1, 1, 1], [1, 0, 0, 0]])
-    loss, dlogprobs = rl.policy_loss(zeros, zeros, np.array([1.0, -1.0]), mask, 0.2)
-    assert abs(loss - (-4 + 1) / 5) < 1e-12
-    assert np.allclose(dlogprobs, np.array([[-1, -1, -1, -1], [1, 0, 0, 0]]) / 5)
-    assert rl.policy_loss(zeros, zeros, np.ones(2), 0 * mask, 0.2)[0] == 0
+@pytest.mark.parametrize("ratio, advantages, mask, loss, slopes", [
+    (0.5, [1], [[1, 0]], -0.5, [[-0.5, 0]]),  # good, but has become less likely: pulled back
+    (1.5, [-1], [[1, 0]], 1.5, [[1.5, 0]]),  # bad, and more likely: pushed down
+    (1, [1, -1], [[1, 1, 1], [1, 0, 0]], (-3 + 1) / 4, np.array([[-1, -1, -1], [1, 0, 0]]) / 4),
+    (1, [1], [[0, 0]], 0, [[0, 0]])])  # no token counts
+def test_losses_by_hand(ratio, advantages, mask, loss, slopes):
+    """Outside the clip range a gradient stops only in the direction that the advantage wants; the
+    mean is over tokens, not over rollouts."""
+    old = np.full(np.shape(mask), -1.0)
+    found, dlogprobs = rl.policy_loss(old + np.log(ratio), old, advantages, np.array(mask), 0.2)
+    assert abs(found - loss) < 1e-12 and np.allclose(dlogprobs, slopes)
 
 
 def test_gradients_by_central_differences():
@@ -180,10 +173,9 @@ def test_sampled_logprobs_are_the_training_forwards(monkeypatch):
     assert rollouts.texts == whole.texts and (rollouts.ids == whole.ids).all()
     now = rl.logprobs_of(net[0], CONFIG, rollouts.ids)
     assert np.abs((now - rollouts.logprobs) * rollouts.mask).max() < 1e-4
-    for row, problem in enumerate(rollouts.problems):
-        n, end = len(problem["prompt"]), rollouts.lengths[row]
-        assert problem == problems[row // 5]
-        assert rollouts.ids[row, :n].tolist() == problem["prompt"]
+    for row, (problem, end) in enumerate(zip(rollouts.problems, rollouts.lengths)):
+        n = len(problem["prompt"])
+        assert problem == problems[row // 5] and rollouts.ids[row, :n].tolist() == problem["prompt"]
         assert not rollouts.ids[row, end:].any()
         assert rollouts.mask[row].nonzero()[0].tolist() == list(range(n - 1, end - 1))
         assert not rollouts.logprobs[row][rollouts.mask[row] == 0].any()
@@ -258,7 +250,7 @@ def bytes_net(ctx):
 
 
 def test_gsm8k_is_read_whole(real):
-    """All of GSM8K's answers are numbers to us; a tenth is held out; what is too long is left out."""
+    """All of GSM8K's answers are numbers to us; a tenth is held out; what is too long, left out."""
     settings = {"silent": False, "problems": real("gsm8k_test.jsonl"), "final": None}
     train, final = rl.open_exercises(bytes_net(4096), settings)
     assert 1319 - 170 < len(train) < 1319 - 100 and len(train) + len(final) == 1319
@@ -345,7 +337,8 @@ def folder(tmp_path, monkeypatch):
     """A folder with an untrained assistant, exercises and jokes."""
     monkeypatch.chdir(tmp_path)
     lines = [{"question": f"Kelmira got pears: a{i} b{j}. How many?",
-              "answer": f"a{i} b{j}={i + j}\n#### {i + j}"} for i in range(1, 9) for j in range(1, 9)]
+              "answer": f"a{i} b{j}={i + j}\n#### {i + j}"}
+             for i in range(1, 9) for j in range(1, 9)]
     os.makedirs("out/world")
     for name, part in (("train", lines[8:]), ("final", lines[:8])):
         with open(f"out/world/exercises-{name}.jsonl", "w") as file:
@@ -386,14 +379,13 @@ JOKES = ("--reward", "model", "--pairs", 8)
 @pytest.mark.parametrize("flags, out", [((), "out/rl"), (JOKES, "out/rl-jokes"),
                                         (("--silent", "--kl", 0.1), "out/rl-silent-kl")])
 def test_seeds_reproduce_and_resuming_changes_no_bit(folder, monkeypatch, flags, out, capsys):
-    """Two runs of a seed are equal, another seed's differs, and a run that Ctrl-C stopped in its
-    third iteration saves it, and ends after --resume in the same bits and a whole log."""
+    """Another seed gives another run. One that Ctrl-C stopped in its third iteration saves it, and
+    ends after --resume in the same bits and a whole log."""
     if out != "out/rl-jokes":  # an untrained network is never right: reward what it can do
         monkeypatch.setattr(rl, "reward_exercises", lambda rollouts: np.array(
             [len(text) % 3 for text in rollouts.texts], float))
     assert run(*flags) == 0
     whole = weights(out)
-    assert run(*flags, "--out", "out/again") == 0 and weights("out/again") == whole
     assert run(*flags, "--out", "out/other", "--seed", 1) == 0 and weights("out/other") != whole
     capsys.readouterr()
     rollout = rl.rollout
@@ -467,6 +459,7 @@ def test_a_gradient_that_is_no_number_stops_the_run(folder, monkeypatch, capsys,
     (("--iterations", -1), "--iterations -1"), (("--seed", -1), "--seed -1"),
     (("--kl", "nan"), "--kl nan"), (("--reward", "model", "--pairs", 0), "--pairs 0"),
     (("--reward", "model", "--silent"), "jokes"), (("--problems", "short.jsonl"), "too few"),
+    (("--reward", "model", "--problems", "short.jsonl"), "not the jokes"),
     (("--reward", "model"), "out/world/jokes.json"),  # foods must be a list
     (("--out", "out/sft/"), "replace the model"), (("--out", "out"), "out: holds"),
     (("--out", "out/sft", "--resume"), "not a run of rl.py")])
