@@ -254,8 +254,9 @@ def habits(rollouts):
 
 def evaluate(net, problems):
     """Shares of right answers to held-out problems, greedy and sampled at temperature 1; habits;
-    and pass@8, the share of problems that at least one of 8 sampled rollouts solves. This is what
-    the policy can do at all. RL mostly moves the first figure towards it."""
+    and pass@8, the share of problems that at least one of 8 sampled rollouts solves. Two problems
+    with 1 0 0 1 0 0 0 0 and eight times 0: sampled 2 of 16, pass@8 1 of 2. It is what the policy
+    can do at all. RL mostly moves the first figure towards it."""
     greedy = rollout(net, problems[:EVALUATED], 0, temperature=0)
     sampled = rollout(net, problems[:EVALUATED], SEEDS - 3, times=K)
     right = reward_exercises(sampled).reshape(-1, K)  # (problems,K)
@@ -356,7 +357,10 @@ def reward_scores(params, config, ids, lengths, buffers):
     """scores (B,), and what the backward needs: the last tokens' x and n (B,C).
 
     The reward model is the same transformer. Its head is one more row of the vocabulary, a token
-    that is never written. The score is that token's logit after the last token of the answer."""
+    that is never written. The score is that token's logit after the last token of the answer:
+
+        ids      <im_start> user ... <im_sep> Why did the fox ... ha ha ! <im_end>   0   0
+        score                                                                 here       padding"""
     x = transformer(params, config, ids, buffers).reshape(*ids.shape, config.dim)
     last = x[np.arange(len(ids)), lengths - 1]  # (B,C)
     n = np.empty_like(last)
@@ -418,8 +422,10 @@ def scores_of(reward_model, ids, lengths):
 
 def kl_penalty(logprobs, reference_logprobs, mask):
     """(loss, dlogprobs) of the distance from the *reference policy*, the network before RL. With
-    d = log p_reference - log p, the mean of e^d - d - 1 estimates the KL divergence (GRPO's
-    equation 4). Its slope 1 - e^d pulls p back from either side. Where p_reference is .5:
+    d = log p_reference - log p, the mean of e^d - d - 1 over tokens that the policy sampled
+    estimates the KL divergence (GRPO's equation 4): the mean of -d is that divergence, e^d has the
+    mean 1, and together they are never below 0, which is less noisy. The slope 1 - e^d pulls p back
+    from either side. Where p_reference is .5:
 
         p             .3     .5     .7
         penalty      .16      0    .05
