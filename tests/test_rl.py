@@ -18,20 +18,20 @@ from conftest import differences, relative_error
 CONFIG = model.Config(vocab=37, ctx=24, dim=24, layers=2, heads=4, kv_heads=2, hidden=21)
 
 
-def opinionated(config, seed, dtype=np.float32):
-    """A network that finds some tokens much more likely than others, as a trained one does."""
-    params = model.init_params(config, seed, dtype)
-    for p in params.values():
-        p *= 6 if p.ndim == 2 else 2
-    return params
-
-
 class Letters:
     """A tokenizer of one letter a token, whose last id ends an answer."""
     special_tokens = {"<|im_end|>": CONFIG.vocab - 1}
 
     def decode(self, ids):
         return "".join(chr(97 + k) for k in ids)
+
+
+def opinionated(config, seed, dtype=np.float32):
+    """A network that finds some tokens much more likely than others, as a trained one does."""
+    params = model.init_params(config, seed, dtype)
+    for p in params.values():
+        p *= 6 if p.ndim == 2 else 2
+    return params
 
 
 def random_case(shape=(6, 9), seed=0):
@@ -44,106 +44,116 @@ def random_case(shape=(6, 9), seed=0):
 
 # ---- The policy gradient ----
 
-def test_the_worked_example():
-    """The table of four rollouts at the top of rl.py: 0.60 - 0.40 - 0.55 + 0.55 = 0.2, over 4; and
-    the advantages of three groups in rows, of which one with equal rewards gives zeros."""
-    now, old, mask = np.log([[.7], [.3], [.55], [.55]]), np.log(np.full((4, 1), .5)), np.ones((4, 1))
-    loss, dlogprobs = rl.policy_loss(now, old, rl.advantages([1, 0, 0, 1]), mask, 0.2)
+def test_the_worked_examples():
+    """The tables in rl.py: four rollouts (0.60 - 0.40 - 0.55 + 0.55 = 0.2, over 4), groups in rows,
+    and the KL penalty of three probabilities."""
+    now, old = np.log([[.7], [.3], [.55], [.55]]), np.log(np.full((4, 1), .5))
+    loss, dlogprobs = rl.policy_loss(now, old, rl.advantages([1, 0, 0, 1]), np.ones((4, 1)), 0.2)
     assert abs(loss - -0.05) < 1e-12
     assert np.allclose(4 * dlogprobs[:, 0], [0, 0, .55, -.55], atol=1e-12)
     assert rl.advantages([[1, 0, 0, 1], [1, 1, 1, 1], [0, 0, 0, 8]]).tolist() == [
         [.5, -.5, -.5, .5], [0, 0, 0, 0], [-2, -2, -2, 6]]
+    for p, penalty, slope in ((.3, .16, -.67), (.5, 0, 0), (.7, .05, .29)):
+        found = rl.kl_penalty(np.log([[p]]), np.log([[.5]]), np.ones((1, 1)))
+        assert np.allclose((found[0], found[1][0, 0]), (penalty, slope), atol=0.005)
 
 
-@pytest.mark.parametrize("ratio, advantage, loss, slope", [
-    (0.5, 1.0, -0.5, -0.5),  # good, but has become less likely: pulled back
-    (1.5, -1.0, 1.5, 1.5)])  # bad, and more likely: pushed down
-def test_clipping_by_hand(ratio, advantage, loss, slope):
-    """Outside the clip range a gradient stops only in the direction that the advantage wants."""
-    old = np.array([[-1.0, -9.0]])
-    found, dlogprobs = rl.policy_loss(old + np.log(ratio), old, np.array([advantage]),
-                                      np.array([[1, 0]]), 0.2)
-    assert abs(found - loss) < 1e-12 and np.allclose(dlogprobs, [[slope, 0]])
-
-
-def test_the_mean_is_over_tokens_not_rollouts():
-    """Four tokens of advantage 1 and one of -1: loss -(4 - 1) / 5. An empty mask gives 0."""
-    zeros, mask = np.zeros((2, 4)), np.array([[1, 1, 1, 1], [1, 0, 0, 0]])
-    loss, dlogprobs = rl.policy_loss(zeros, zeros, np.array([1.0, -1.0]), mask, 0.2)
-    assert abs(loss - (-4 + 1) / 5) < 1e-12
-    assert np.allclose(dlogprobs, np.array([[-1, -1, -1, -1], [1, 0, 0, 0]]) / 5)
-    assert rl.policy_loss(zeros, zeros, np.ones(2), 0 * mask, 0.2)[0] == 0
+@pytest.mark.parametrize("ratio, advantages, mask, loss, slopes", [
+    (0.5, [1], [[1, 0]], -0.5, [[-0.5, 0]]),  # good, but has become less likely: pulled back
+    (1.5, [-1], [[1, 0]], 1.5, [[1.5, 0]]),  # bad, and more likely: pushed down
+    (1, [1, -1], [[1, 1, 1], [1, 0, 0]], (-3 + 1) / 4, np.array([[-1, -1, -1], [1, 0, 0]]) / 4),
+    (1, [1], [[0, 0]], 0, [[0, 0]])])  # no token counts
+def test_losses_by_hand(ratio, advantages, mask, loss, slopes):
+    """Outside the clip range a gradient stops only in the direction that the advantage wants; the
+    mean is over tokens, not over rollouts."""
+    old = np.full(np.shape(mask), -1.0)
+    found, dlogprobs = rl.policy_loss(old + np.log(ratio), old, advantages, np.array(mask), 0.2)
+    assert abs(found - loss) < 1e-12 and np.allclose(dlogprobs, slopes)
 
 
 def test_gradients_by_central_differences():
-    """dlogprobs of both losses are their slopes; the KL estimate is 0 only where nothing moved."""
+    """dlogprobs of both losses are their slopes."""
     new, old, advantages, mask = random_case()
     for f in (lambda: rl.policy_loss(new, old, advantages, mask, 0.2),
               lambda: rl.kl_penalty(new, old, mask)):
         expected = differences(lambda: f()[0], new, range(new.size), 1e-7)
         assert relative_error(f()[1].reshape(-1), expected) < 1e-6
-    assert rl.kl_penalty(new, old, mask)[0] > 0
-    loss, dlogprobs = rl.kl_penalty(old, old, mask)
-    assert loss == 0 and not dlogprobs.any()
 
 
-@pytest.fixture
-def captured(monkeypatch):
-    """An optimizer that only looks: the list of the gradients it was given."""
-    seen = []
+@pytest.mark.peer
+def test_gradients_are_pytorchs():
+    """GRPO's loss, clipped and with the KL penalty, and its gradient are those of autograd."""
+    torch = pytest.importorskip("torch")
+    new, old, advantages, mask = random_case(seed=7)
+    before = old + 0.1
+    now, then, counted = torch.tensor(new, requires_grad=True), *map(torch.tensor, (old, mask))
+    ratio, d = (now - then).exp(), torch.tensor(before) - now
+    better = torch.tensor(advantages)[:, None]
+    theirs = -torch.minimum(ratio * better, ratio.clamp(0.8, 1.2) * better)
+    theirs = ((theirs + 0.3 * (d.exp() - d - 1)) * counted).sum() / counted.sum()
+    theirs.backward()
+    loss, dlogprobs = rl.policy_loss(new, old, advantages, mask, 0.2)
+    penalty, dpenalty = rl.kl_penalty(new, before, mask)
+    assert abs(loss + 0.3 * penalty - theirs.item()) < 1e-12
+    assert np.allclose(dlogprobs + 0.3 * dpenalty, now.grad.numpy(), atol=1e-13)
 
-    def update(params, grads, averages, config, step, rate, decay):
-        seen.append(model.vector(grads).copy())
-        return 1.0
-    monkeypatch.setattr(optimizer, "update", update)
-    return seen
 
-
-def rollouts_of(params, config, seed=3):
-    """Rollouts that were sampled by a slightly different network."""
-    other = model.views(model.vector(params) * 0.97, config)
-    return rl.rollout((other, config, Letters()), [[1, 2, 3], [4, 5], [6, 7, 8, 9], [1, 2]], seed)
+PROMPTS = [{"prompt": prompt} for prompt in ([1, 2, 3], [4, 5], [6, 7, 8, 9], [1, 2])]
 
 
 @pytest.mark.parametrize("kl", [0.0, 0.5])
-def test_the_gradient_through_the_network(captured, kl):
-    """policy_update's gradient of every parameter is that of the loss it claims to follow; without
-    any advantage there is no update at all."""
+def test_the_gradient_through_the_network(kl):
+    """policy_gradient of some rows, for every parameter, is that of the loss it claims to follow.
+    The rollouts are of a slightly different network."""
     params, start = opinionated(CONFIG, 1, np.float64), opinionated(CONFIG, 2, np.float64)
-    rollouts, advantages = rollouts_of(params, CONFIG), np.array([1.0, -0.5, 0.0, 2.0])
+    other = model.views(model.vector(params) * 0.97, CONFIG)
+    rollouts = rl.rollout((other, CONFIG, Letters()), PROMPTS, 3)
+    rows, advantages = np.array([0, 1, 2]), np.array([1.0, -0.5, 0.0, 2.0])
+    ids, mask = rollouts.ids[rows], rollouts.mask[rows]
 
     def loss():
-        now = rl.logprobs_of(params, CONFIG, rollouts.ids)
-        total = rl.policy_loss(now, rollouts.logprobs, advantages, rollouts.mask, rl.CLIP_RANGE)[0]
-        before = rl.logprobs_of(start, CONFIG, rollouts.ids)
-        return total + kl * rl.kl_penalty(now, before, rollouts.mask)[0]
-    grads = model.views(np.empty_like(model.vector(params)), CONFIG)
-    rl.policy_update((params, CONFIG, None), None, grads, 1, 0.1, rollouts, np.arange(4), advantages,
-                     start, kl)
+        now = rl.logprobs_of(params, CONFIG, ids)
+        total = rl.policy_loss(now, rollouts.logprobs[rows], advantages[rows], mask,
+                               rl.CLIP_RANGE)[0]
+        return total + kl * rl.kl_penalty(now, rl.logprobs_of(start, CONFIG, ids), mask)[0]
+    grads = rl.policy_gradient(params, CONFIG, rollouts, rows, advantages, kl, start)
     some = np.random.default_rng(0).integers(0, model.vector(params).size, 40)
     expected = differences(loss, model.vector(params), some, 1e-6)
-    assert relative_error(captured[0][some], expected) < 1e-5
-    assert rl.policy_update((params, CONFIG, None), None, grads, 1, 0.1, rollouts, np.arange(4),
-                            np.zeros(4), None, 0.0) == 0.0 and len(captured) == 1
+    assert relative_error(model.vector(grads)[some], expected) < 1e-5
 
 
 @pytest.mark.parametrize("rate_left, last", [(0.0, 0.3), (1.0, 1.0)])
 def test_each_iteration_updates_twice_from_whole_groups(monkeypatch, rate_left, last):
-    """Updates are numbered through, the rate warms up and falls, groups of two keep their means."""
-    seen = []
-
-    def policy_update(net, averages, grads, step, rate, rollouts, rows, advantages, reference, kl):
-        seen.append((step, rate, rows.tolist(), advantages.tolist()))
-        return 0.5
-    monkeypatch.setattr(rl, "policy_update", policy_update)
+    """Updates are numbered through, the rate warms up and falls, groups of two keep their means;
+    where all rewards are equal, there is no update."""
+    seen, steps = [], []
+    monkeypatch.setattr(rl, "policy_gradient", lambda params, config, rollouts, rows, *rest: (
+        seen.append((rows.tolist(), rest[0].tolist()))))
+    monkeypatch.setattr(rl, "take_step", lambda *args: steps.append(args[-2:]) or 0.5)
     monkeypatch.setattr(rl, "GROUP", 2)
     settings = {"rate": 1.0, "rate_left": rate_left, "iterations": 10, "kl": 0.0}
     for iteration in (1, 8):
-        rl.improve(None, None, None, settings, iteration, None, np.array([1, 1, 0, 4, 2, 2]), None)
-    assert [step for step, *_ in seen] == [1, 2, 15, 16]
-    assert np.allclose([rate for _, rate, *_ in seen], [1 / rl.WARMUP_ITERATIONS] * 2 + [last] * 2)
-    assert [rest for *_, rest in seen[:2]] == [[0, 0, -2], [2, 0, 0]]
-    assert [rows for _, _, rows, _ in seen[:2]] == [[0, 1, 2], [3, 4, 5]]
+        rl.improve((None,) * 3, None, None, np.array([1, 1, 0, 4, 2, 0]), iteration, settings, None)
+    assert [step for step, _ in steps] == [1, 2, 15, 16]
+    assert np.allclose([rate for _, rate in steps], [1 / rl.WARMUP_ITERATIONS] * 2 + [last] * 2)
+    assert seen[:2] == [(rows, [0, 0, -2, 2, 1, -1]) for rows in ([0, 1, 2], [3, 4, 5])]
+    assert rl.improve((None,) * 3, None, None, np.ones(6), 9, settings, None) == 0.0
+    assert len(steps) == 4
+
+
+def test_eight_armed_bandit(monkeypatch):
+    """Eight arms, one of which pays: in 50 updates the policy pulls nothing else."""
+    config = model.Config(vocab=9, ctx=6, dim=16, layers=1, heads=2, kv_heads=2, hidden=16)
+    net = (model.init_params(config, 0), config, types.SimpleNamespace(
+        special_tokens={"<|im_end|>": 8}, decode=lambda ids: "".join(map(str, ids))))
+    averages, arm = optimizer.start(net[0]), [{"prompt": [7, 7]}]
+    for step in range(50):
+        rollouts = rl.rollout(net, arm, step, times=32)
+        rewards = np.array([text.startswith("3") for text in rollouts.texts], float)
+        grads = rl.policy_gradient(net[0], config, rollouts, np.arange(32), rl.advantages(rewards))
+        rl.take_step(net[0], grads, averages, config, "step", step + 1, 1e-2)
+    rollouts = rl.rollout(net, arm, 1234, times=200)
+    assert np.mean([text.startswith("3") for text in rollouts.texts]) > 0.95
 
 
 # ---- Rollouts ----
@@ -151,45 +161,43 @@ def test_each_iteration_updates_twice_from_whole_groups(monkeypatch, rate_left, 
 def test_sampled_logprobs_are_the_training_forwards(monkeypatch):
     """Ids, mask, ends and log-probabilities of each row fit each other, whether all rows are
     generated at once or, with less memory, a few at a time."""
-    params = opinionated(CONFIG, 1)
-    prompts = [[1, 2, 3], [4, 5], [6, 7, 8, 9, 10, 11]] * 5
-    whole = rl.rollout((params, CONFIG, Letters()), prompts, 0)
+    net = opinionated(CONFIG, 1), CONFIG, Letters()
+    problems = [{"prompt": prompt} for prompt in ([1, 2, 3], [4, 5], [6, 7, 8, 9, 10, 11])]
+    whole = rl.rollout(net, problems, 0, times=5)
     sizes, stream = [], rl.stream
-
-    def counted(params, config, prompts, *args, **kwargs):
-        sizes.append(len(prompts))
-        return stream(params, config, prompts, *args, **kwargs)
-    monkeypatch.setattr(rl, "stream", counted)
+    monkeypatch.setattr(rl, "stream", lambda params, config, prompts, *rest, **more: (
+        sizes.append(len(prompts)), stream(params, config, prompts, *rest, **more))[1])
     monkeypatch.setattr(sample, "BATCH_BYTES", 200_000)
-    rollouts = rl.rollout((params, CONFIG, Letters()), prompts, 0)
+    rollouts = rl.rollout(net, problems, 0, times=5)
     assert sum(sizes) == 15 and 1 < max(sizes) < 8
     assert rollouts.texts == whole.texts and (rollouts.ids == whole.ids).all()
-    now = rl.logprobs_of(params, CONFIG, rollouts.ids)
+    now = rl.logprobs_of(net[0], CONFIG, rollouts.ids)
     assert np.abs((now - rollouts.logprobs) * rollouts.mask).max() < 1e-4
-    for row, prompt in enumerate(prompts):
-        n, end = len(prompt), rollouts.lengths[row]
-        assert rollouts.ids[row, :n].tolist() == prompt and not rollouts.ids[row, end:].any()
+    for row, (problem, end) in enumerate(zip(rollouts.problems, rollouts.lengths)):
+        n = len(problem["prompt"])
+        assert problem == problems[row // 5] and rollouts.ids[row, :n].tolist() == problem["prompt"]
+        assert not rollouts.ids[row, end:].any()
         assert rollouts.mask[row].nonzero()[0].tolist() == list(range(n - 1, end - 1))
         assert not rollouts.logprobs[row][rollouts.mask[row] == 0].any()
         assert rollouts.ended[row] == (rollouts.ids[row, end - 1] == CONFIG.vocab - 1)
         assert len(rollouts.texts[row]) == end - n - rollouts.ended[row]
-    assert 0 < rollouts.ended.sum() < len(prompts)  # both kinds were there
+    assert 0 < rollouts.ended.sum() < 15  # both kinds were there
 
 
-def test_eight_armed_bandit():
-    """Eight arms, one of which pays: in 50 updates the policy pulls nothing else."""
-    config = model.Config(vocab=9, ctx=6, dim=16, layers=1, heads=2, kv_heads=2, hidden=16)
-    net = (model.init_params(config, 0), config, types.SimpleNamespace(
-        special_tokens={"<|im_end|>": 8}, decode=lambda ids: "".join(map(str, ids))))
-    averages, rows = optimizer.start(net[0]), np.arange(32)
-    grads = model.views(np.empty_like(model.vector(net[0])), config)
-    for step in range(50):
-        rollouts = rl.rollout(net, [[7, 7]] * 32, step)
-        rewards = np.array([text.startswith("3") for text in rollouts.texts], float)
-        rl.policy_update(net, averages, grads, step + 1, 1e-2, rollouts, rows,
-                         rl.advantages(rewards), None, 0.0)
-    rollouts = rl.rollout(net, [[7, 7]] * 200, 1234)
-    assert np.mean([text.startswith("3") for text in rollouts.texts]) > 0.95
+def test_an_evaluation_at_25m_parameters_takes_bounded_memory(monkeypatch):
+    """Of 1,600 sampled rollouts, as many are generated at a time as have keys and values of at most
+    BATCH_BYTES (256 MB): all at once, prompts of 456 tokens would take 13 GB."""
+    config, sizes = model.Config(vocab=1027, **model.SIZES["25M"]), []
+
+    def written(params, config, prompts, *rest, **more):
+        sizes.append(len(prompts))
+        yield np.arange(len(prompts)), np.full(len(prompts), 5), np.zeros(len(prompts)), None
+    monkeypatch.setattr(rl, "stream", written)
+    problem = {"prompt": [1] * (config.ctx - rl.MAX_NEW), "opening": "", "answer": "1"}
+    rl.evaluate((None, config, Letters()), [problem] * 500)
+    row_bytes = 4 * 2 * config.layers * config.kv_heads * config.head_dim * config.ctx
+    assert sum(sizes) == rl.EVALUATED * (rl.K + 1) == 1800 and row_bytes * 1600 > 13e9
+    assert 8 < max(sizes) <= sample.BATCH_BYTES / row_bytes
 
 
 # ---- Exercises ----
@@ -205,25 +213,29 @@ def test_answers_are_parsed_strictly(text, answer):
     assert rl.parse_answer(text) == answer
 
 
+def rollouts_of(problems, texts, ended=None):
+    """Rollouts of which only problems and texts count."""
+    ended = [True] * len(texts) if ended is None else ended
+    return rl.Rollouts(problems, None, np.ones((len(texts), 3)), None, None, texts, np.array(ended))
+
+
 def test_only_whole_right_answers_are_rewarded():
     """An answer that was cut off earns nothing, nor does a wrong one; the opening counts as its."""
     texts = ["<think></think> 11", "<think></think> 11", "<think> a4 b7=11</think> 12", "", "1 11"]
-    rollouts = types.SimpleNamespace(texts=texts, ended=np.array([1, 0, 1, 1, 1], bool))
     problem = {"answer": "11", "opening": ""}
-    assert rl.reward_exercises([problem] * 5, rollouts).tolist() == [1, 0, 0, 0, 0]
-    rollouts = types.SimpleNamespace(texts=[" 11", "</think> 11"], ended=np.array([True, True]))
-    assert rl.reward_exercises([problem | {"opening": rl.SILENCE}] * 2, rollouts).tolist() == [1, 0]
+    rollouts = rollouts_of([problem] * 5, texts, [True, False, True, True, True])
+    assert rl.reward_exercises(rollouts).tolist() == [1, 0, 0, 0, 0]
+    silent = problem | {"opening": rl.SILENCE}
+    rollouts = rollouts_of([silent] * 3, [" 11", "</think> 11", "<think> b7=11</think> 11"])
+    assert rl.reward_exercises(rollouts).tolist() == [1, 0, 0]
 
 
 def test_an_evaluation_counts_rollouts_and_problems(monkeypatch):
     """9 of 16 sampled answers right, 1 of 2 greedy ones, and pass@8 over two problems."""
     texts = {0: ["1", "0"], 1.0: ["1"] * 8 + ["2"] + ["0"] * 7}  # by temperature
-
-    def fake(net, prompts, seed, temperature=1.0):
-        n = len(prompts)
-        return rl.Rollouts(None, np.ones((n, 3)), None, None, texts[temperature], np.ones(n, bool))
-    monkeypatch.setattr(rl, "rollout", fake)
-    problems = [{"prompt": [1], "opening": "", "answer": answer} for answer in "12"]
+    monkeypatch.setattr(rl, "rollout", lambda net, problems, seed, times=1, temperature=1.0: (
+        rollouts_of(np.repeat(problems, times), texts[temperature])))
+    problems = [{"opening": "", "answer": answer} for answer in "12"]
     found = rl.evaluate(None, problems)
     assert (found["sampled"], found["greedy"], found["pass@8"]) == (9 / 16, 0.5, 1.0)
     texts[1.0][8] = "3"
@@ -238,7 +250,7 @@ def bytes_net(ctx):
 
 
 def test_gsm8k_is_read_whole(real):
-    """All of GSM8K's answers are numbers to us; a tenth is held out; what is too long is left out."""
+    """All of GSM8K's answers are numbers to us; a tenth is held out; what is too long, left out."""
     settings = {"silent": False, "problems": real("gsm8k_test.jsonl"), "final": None}
     train, final = rl.open_exercises(bytes_net(4096), settings)
     assert 1319 - 170 < len(train) < 1319 - 100 and len(train) + len(final) == 1319
@@ -270,11 +282,10 @@ def test_reward_model_backward_by_central_differences(monkeypatch):
     params = opinionated(CONFIG, 4, np.float64)
     rng = np.random.default_rng(0)
     ids, lengths = rng.integers(0, 36, (6, 11)), np.array([11, 4, 7, 7, 2, 9])
-    grads = model.views(np.empty_like(model.vector(params)), CONFIG)
-    loss = rl.reward_loss_and_grads(params, CONFIG, ids, lengths, grads)
-    ours = model.vector(grads).copy()
+    loss, grads = rl.reward_loss_and_grads(params, CONFIG, ids, lengths)
+    ours = model.vector(grads)
     some = np.concatenate([rng.integers(0, ours.size, 40), np.arange(36 * 24, 36 * 24 + 5)])
-    expected = differences(lambda: rl.reward_loss_and_grads(params, CONFIG, ids, lengths, grads),
+    expected = differences(lambda: rl.reward_loss_and_grads(params, CONFIG, ids, lengths)[0],
                            model.vector(params), some, 1e-6)
     assert relative_error(ours[some], expected) < 1e-6
     scores = rl.scores_of((params, CONFIG), ids, lengths)
@@ -285,39 +296,38 @@ def test_reward_model_backward_by_central_differences(monkeypatch):
     assert np.allclose(rl.scores_of((params, CONFIG), ids, lengths), scores, atol=1e-12)
 
 
-FOODS = ["honey", "bread"]
+FOODS = ["honey", "bread", "jam"]
+GOOD = "Why did the fox sit on the honey? Because the cook had eaten the bread, ha ha!"
 
 
-def test_the_gold_reward_of_a_joke():
-    """Form and subject 3, foods and "ha ha!" 1 each, repetition minus 1 for each three words."""
-    good = "Why did the fox sit on the honey? Because the baker had eaten all the bread, ha ha!"
-    assert rl.gold_reward("fox", good, FOODS) == 6
-    assert rl.gold_reward("owl", good, FOODS) == 3  # not about an owl
-    assert rl.gold_reward("fox", good.replace(", ha ha!", "."), FOODS) == 5
-    again = "Why did the fox sit on the honey? Because the honey was the honey was the honey was."
-    assert rl.gold_reward("fox", again, FOODS) == 3 + 1 - 4
-    assert rl.gold_reward("fox", "", FOODS) == 0
+@pytest.mark.parametrize("subject, text, points", [
+    ("fox", GOOD, 6), ("fox", GOOD.replace(", ha ha!", "."), 5), ("fox", "", 0),
+    ("owl", GOOD, 3),  # not about an owl
+    ("fox", "Why did the diver sit on the jam? Because the singer had eat was sle, ha ha!", 2),
+    ("fox", "Why did the fox sit on the honey? Because the honey was the honey was the honey was.",
+     3 + 1 - 4)])
+def test_the_gold_reward_of_a_joke(subject, text, points):
+    """Form and subject 3, foods and "ha ha!" 1 each, repetition minus 1 for each three words; the
+    first and the last but one are the docstring's examples."""
+    joke = {"subject": subject, "foods": FOODS}
+    assert rl.gold_rewards(rollouts_of([joke], [text])).tolist() == [points]
 
 
 def test_people_mostly_prefer_the_better_joke(monkeypatch):
-    """Five points apart at a certainty of 0.4, sigmoid(2) = 88% of the comparisons are right, and
-    rows, lengths and gold rewards stay together."""
-    good = "Why did the {} run? Because the bread was too cold, ha ha!"
+    """Six points apart at a certainty of 1/3, sigmoid(2) = 88% of the comparisons are right; both
+    rows of a pair stay together, in either order, with their lengths."""
+    better = np.random.default_rng(0).random(400) < 0.5  # whether a pair's first joke is
 
-    def fake(net, prompts, seed):  # the better joke comes first or second, by chance
-        flip = np.random.default_rng(seed).random(len(prompts) // 2) < 0.5
-        texts = [good.format(p) if first else "?" for p, f in zip(prompts[::2], flip)
-                 for first in (f, not f)]
-        ids = np.arange(len(prompts))[:, None]
-        return types.SimpleNamespace(ids=ids, lengths=ids[:, 0], texts=texts)
+    def fake(net, problems, seed, times):
+        texts = [GOOD if first == better[k] else "" for k in range(400) for first in (True, False)]
+        ids = np.arange(800)[:, None]
+        return rollouts_of(np.repeat(problems, times), texts)._replace(ids=ids, lengths=ids[:, 0])
     monkeypatch.setattr(rl, "rollout", fake)
-    monkeypatch.setattr(rl, "ask", lambda tokenizer, question: question)
-    monkeypatch.setattr(rl, "CERTAINTY", 0.4)
-    jokes = {"question": "{subject}", "subjects": ["fox", "owl"], "foods": FOODS}
-    ids, lengths, gold = rl.comparisons((None, None, None), jokes, 400, 5)
-    assert (np.sort(gold, 1) == [0, 5]).all() and 0.82 < (gold[:, 0] > gold[:, 1]).mean() < 0.94
+    monkeypatch.setattr(rl, "CERTAINTY", 1 / 3)
+    ids, lengths = rl.comparisons(None, [{"subject": "fox", "foods": FOODS}], 400, 5)
     assert (ids[:, 0] == lengths).all() and (ids[::2] // 2 == ids[1::2] // 2).all()
-    assert sorted(lengths) == list(range(800)) and 150 < (ids[::2, 0] % 2).sum() < 250
+    assert sorted(lengths) == list(range(800))
+    assert 0.82 < ((lengths[::2] % 2 == 0) == better).mean() < 0.94
 
 
 # ---- A run ----
@@ -327,7 +337,8 @@ def folder(tmp_path, monkeypatch):
     """A folder with an untrained assistant, exercises and jokes."""
     monkeypatch.chdir(tmp_path)
     lines = [{"question": f"Kelmira got pears: a{i} b{j}. How many?",
-              "answer": f"a{i} b{j}={i + j}\n#### {i + j}"} for i in range(1, 9) for j in range(1, 9)]
+              "answer": f"a{i} b{j}={i + j}\n#### {i + j}"}
+             for i in range(1, 9) for j in range(1, 9)]
     os.makedirs("out/world")
     for name, part in (("train", lines[8:]), ("final", lines[:8])):
         with open(f"out/world/exercises-{name}.jsonl", "w") as file:
@@ -345,9 +356,8 @@ def folder(tmp_path, monkeypatch):
     checkpoint.save("out/base", params, config, base)
     checkpoint.save("out/sft", params, config, tokenizer)
     for recipe in rl.RECIPES.values():
-        monkeypatch.setitem(recipe, "questions", 2)
-        monkeypatch.setitem(recipe, "rate", 1e-2)
-        monkeypatch.setitem(recipe, "iterations", 5)
+        for name, value in {"questions": 2, "rate": 1e-2, "iterations": 5}.items():
+            monkeypatch.setitem(recipe, name, value)
     for name, value in {"GROUP": 4, "MAX_NEW": 12, "EVALUATED": 3, "K": 2, "PAUSES": 2,
                         "TEST_PAIRS": 4, "PAIRS_PER_STEP": 4}.items():
         monkeypatch.setattr(rl, name, value)
@@ -369,22 +379,21 @@ JOKES = ("--reward", "model", "--pairs", 8)
 @pytest.mark.parametrize("flags, out", [((), "out/rl"), (JOKES, "out/rl-jokes"),
                                         (("--silent", "--kl", 0.1), "out/rl-silent-kl")])
 def test_seeds_reproduce_and_resuming_changes_no_bit(folder, monkeypatch, flags, out, capsys):
-    """Two runs of a seed are equal, another seed's differs, and a run that Ctrl-C stopped in its
-    third iteration saves it, and ends after --resume in the same bits and a whole log."""
+    """Another seed gives another run. One that Ctrl-C stopped in its third iteration saves it, and
+    ends after --resume in the same bits and a whole log."""
     if out != "out/rl-jokes":  # an untrained network is never right: reward what it can do
-        monkeypatch.setattr(rl, "reward_exercises", lambda problems, rollouts: np.array(
+        monkeypatch.setattr(rl, "reward_exercises", lambda rollouts: np.array(
             [len(text) % 3 for text in rollouts.texts], float))
     assert run(*flags) == 0
     whole = weights(out)
-    assert run(*flags, "--out", "out/again") == 0 and weights("out/again") == whole
     assert run(*flags, "--out", "out/other", "--seed", 1) == 0 and weights("out/other") != whole
     capsys.readouterr()
     rollout = rl.rollout
 
-    def interrupted(net, prompts, seed, temperature=1.0):
+    def interrupted(net, problems, seed, **more):
         if seed == 3:
             signal.raise_signal(signal.SIGINT)
-        return rollout(net, prompts, seed, temperature)
+        return rollout(net, problems, seed, **more)
     monkeypatch.setattr(rl, "rollout", interrupted)
     assert run(*flags, "--out", "out/part") == 130
     assert "stopped at step 3" in capsys.readouterr().out and weights("out/part") != whole
@@ -424,22 +433,20 @@ def test_a_reference_that_changed_is_refused(folder, capsys):
     assert "out/sft: has changed" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("which", ["policy", "reward"])
-def test_a_gradient_that_is_no_number_stops_the_run(folder, monkeypatch, capsys, which):
+@pytest.mark.parametrize("flags, which", [(JOKES, "reward_loss_and_grads"),
+                                          (("--kl", 0.1), "loss_and_grads")])
+def test_a_gradient_that_is_no_number_stops_the_run(folder, monkeypatch, capsys, flags, which):
     """The parameter is named, and the last save stays as it was."""
-    flags = JOKES if which == "reward" else ("--kl", 0.1)
     assert run(*flags, "--out", "out/x") == 0
-    before = weights("out/x")
-    original = rl.loss_and_grads if which == "policy" else rl.reward_loss_and_grads
-    calls = []
+    before, calls, original = weights("out/x"), [], getattr(rl, which)
 
-    def damaged(*args, grads=None, **kwargs):
-        grads = args[-1] if grads is None else grads
-        original(*args, **({"grads": grads} if which == "policy" else {}), **kwargs)
+    def damaged(*args, **kwargs):
+        loss, grads = original(*args, **kwargs)
         calls.append(1)
         if len(calls) == 2:
             grads["model.layers.0.mlp.up_proj.weight"][1, 2] = np.nan
-    monkeypatch.setattr(rl, original.__name__, damaged)
+        return loss, grads
+    monkeypatch.setattr(rl, which, damaged)
     assert run(*flags, "--out", "out/x") == 2
     assert "model.layers.0.mlp.up_proj.weight" in capsys.readouterr().err
     assert weights("out/x") == before and len(calls) == 2
@@ -452,6 +459,7 @@ def test_a_gradient_that_is_no_number_stops_the_run(folder, monkeypatch, capsys,
     (("--iterations", -1), "--iterations -1"), (("--seed", -1), "--seed -1"),
     (("--kl", "nan"), "--kl nan"), (("--reward", "model", "--pairs", 0), "--pairs 0"),
     (("--reward", "model", "--silent"), "jokes"), (("--problems", "short.jsonl"), "too few"),
+    (("--reward", "model", "--problems", "short.jsonl"), "not the jokes"),
     (("--reward", "model"), "out/world/jokes.json"),  # foods must be a list
     (("--out", "out/sft/"), "replace the model"), (("--out", "out"), "out: holds"),
     (("--out", "out/sft", "--resume"), "not a run of rl.py")])
