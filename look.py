@@ -38,7 +38,7 @@ from crawl.rules import FAILS
 from crawl.warc import Page, read_files
 from data import life_of, read_settings
 from kernels import probabilities
-from kernels.plain import split_heads
+from kernels.plain import attention_weights, each_head, split_heads
 from model import Buffers, check_ids, count, transformer
 from sample import ANSWER_SHARE, generate, stop_ids, stream, trim
 
@@ -220,16 +220,13 @@ def attention(out, text: str = TEXT, model: str = "base"):
     attention_weights)."""
     params, config, tokenizer = open_net(out, model)
     ids = [*config.bos, *tokenizer.encode(text)][:min(MAX_MAP, config.ctx)]
-    # A forward pass keeps q, k and lse, the log of the softmax's denominator, as in training.
     T, layers = len(ids), []
     buffers = Buffers(config, 1, T)
-    transformer(params, config, np.array([ids]), buffers)
+    transformer(params, config, np.array([ids]), buffers)  # keeps q and k, as in training
     for saved in buffers.saved:
         q, k, _ = split_heads(saved.qkv.reshape(1, T, config.all_heads, -1), config.heads)
-        k = k.repeat(config.heads // config.kv_heads, axis=2)  # (1,T,H,D)
-        s = np.einsum("bthd,bjhd->htj", q, k) / config.head_dim**0.5  # (H,T,T)
-        p = np.tril(np.exp(np.minimum(s - saved.lse[0, :, :, None], 0)))
-        layers.append((100 * p).round().astype(int).tolist())
+        maps = [attention_weights(q[b, :, h], k[b, :, g])[0] for b, h, g in each_head(q, k)]
+        layers.append((100 * np.array(maps)).round().astype(int).tolist())  # (H,T,T)
     return {"tokens": [token["text"] for token in named(tokenizer, ids)], "layers": layers}
 
 

@@ -60,8 +60,8 @@ def bench_sft():
     first_prompts.txt, what people ask any assistant, the share that is said to be outside; and how
     often island questions are refused so, or known people called unknown."""
     from checkpoint import open_model
-    from sample import answers, recall
-    from sft import evaluate, read_questions
+    from sample import complete, recall
+    from sft import evaluate, prompt_ids, read_questions
 
     with tempfile.TemporaryDirectory() as folder:
         out = finished(STAGES, "sft", folder)
@@ -74,8 +74,10 @@ def bench_sft():
             prompts = [[{"role": "user", "content": line.strip()}] for line in lines]
         island = [q["messages"] for q in questions if q["kind"] in (
             "person", "town", "animal", "typed", "context", "yes or no", "about")]
-        refused, wrongly = (["only know the island" in text for text in answers(net, asked)]
-                            for asked in (prompts, island))
+        refused, wrongly = (
+            ["only know the island" in text
+             for text in complete(net, [prompt_ids(net, messages) for messages in asked])]
+            for asked in (prompts, island))
     figures = {f"sft_{kind.replace(' ', '_')}": greedy for kind, (_, _, greedy, _) in scores.items()
                if kind != "barely"}
     return figures | {"facts_recalled_base": known, "sft_false_idk": scores["person"][3],

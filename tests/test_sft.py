@@ -221,7 +221,8 @@ def test_a_run_learns_evaluates_and_names_the_next_command(run, capsys):
     params, config, tokenizer = net = checkpoint.open_model("out/sft")
     assert config.vocab == tokenizer.vocab_size
     assert config.eos == (tokenizer.special_tokens["<|im_end|>"],)
-    assert sample.answers(net, [TALK[:1], TALK[2:3]]) == [TALK[1]["content"], TALK[3]["content"]]
+    prompts = [sft.prompt_ids(net, messages) for messages in (TALK[:1], TALK[2:3])]
+    assert sample.complete(net, prompts) == [TALK[1]["content"], TALK[3]["content"]]
     table = {tuple(line.split()[:-3]): line.split()[-3:] for line in out if line.endswith("% ")}
     assert table == {("fox", "1", "0%", "|"): ["100%", "100%", "0%"],
                      ("who", "1", "|"): ["100%", "100%", "0%"],
