@@ -113,13 +113,17 @@ def test_a_damaged_gzip_member_costs_itself(tmp_path, at):
 
 
 def test_a_truncated_file_gives_what_is_whole(tmp_path):
-    """Of a file cut off in its last record the first four stay; of packed texts all but the end."""
+    """Of a file cut off in its last record or line the first four stay, of one packed page all but
+    the end; and there is one message."""
     for content, name in ((b"".join(map(gzip.compress, PAGES))[:-10], "x.warc.gz"),
                           (b"".join(PAGES)[:-20], "x.warc")):
         found, damage = read(write(tmp_path, content, name))
         assert len(found) == 4 and len(damage) == 1
     found, damage = read(write(tmp_path, gzip.compress(f"<p>{PROSE}".encode())[:-20], "x.html.gz"))
     assert found[0]["html"].startswith("<p>The harbour") and len(damage) == 1
+    rows = "".join(json.dumps({"text": f"{PROSE} {i}"}) + "\n" for i in range(5)).encode()
+    found, damage = read(write(tmp_path, gzip.compress(rows)[:-10], "x.jsonl.gz"))
+    assert len(found) == 4 and len(damage) == 1 and "the file ends inside it" in damage[0]
 
 
 @pytest.mark.parametrize("n", [20, pytest.param(200, marks=pytest.mark.long)])
