@@ -203,17 +203,21 @@ def choose_blocks(elements, blocks, prune):
     4. Inside it remove containers with a negative sum (lists and tables: without cost, since their
        items are short by nature) and blocks that are nearly all link. Left: the heading and p."""
     n, owners = len(elements), [elements[block.owner] for block in blocks]
+    # 1. Vote.
     votes = [len(block.text) - 2 * block.links - COST.get(owner.tag, COST_ELSE)
              for block, owner in zip(blocks, owners)]
+    # 2. Prune. Elements are in page order: parents come before their children.
     positive = subtree_sums(elements, blocks, [max(vote, 0) for vote in votes])
     removed = [False] * n
-    for e, element in enumerate(elements):  # parents come before their children
+    for e, element in enumerate(elements):
         removed[e] = removed[element.parent] or (
             prune and element.noise and 2 * positive[e] < positive[0])
     left = [not removed[block.owner] for block in blocks]
+    # 3. Choose. The elements inside the best one follow it, up to the first with an older parent.
     sums = subtree_sums(elements, blocks, [vote * here for vote, here in zip(votes, left)])
     best = max(range(n), key=lambda e: sums[e] * (1 + elements[e].main))
-    end = next((e for e in range(best + 1, n) if elements[e].parent < best), n)  # of those inside
+    end = next((e for e in range(best + 1, n) if elements[e].parent < best), n)
+    # 4. Remove containers and links inside it.
     sums_without_cost = subtree_sums(elements, blocks, [
         (len(block.text) - 2 * block.links) * here for block, here in zip(blocks, left)])
     kept = {best}
@@ -249,12 +253,12 @@ def find_lead(tags, votes, left, first):
 
 
 def drop_loose_ends(tags, votes, blocks, chosen):
-    """The chosen blocks without headings over removed link lists and without labels at the end."""
-    kept, result = set(chosen), []
-    for i in chosen:
-        text, links = blocks[i + 1][:2] if i + 1 < len(blocks) else ("", 1)
-        if tags[i] not in HEADINGS or i + 1 in kept or 2 * links <= len(text):
-            result.append(i)
+    """The chosen blocks without headings over removed link lists ("Related") and without labels at
+    the end ("Share this")."""
+    is_link_list = [2 * block.links > len(block.text) for block in blocks] + [True]
+    kept = set(chosen)
+    result = [i for i in chosen
+              if tags[i] not in HEADINGS or i + 1 in kept or not is_link_list[i + 1]]
     while result and votes[result[-1]] < 0 and tags[result[-1]] not in ITEMS:
         result.pop()
     return result
@@ -276,6 +280,7 @@ def extract_text(html):
 
 
 def join_blocks(elements, blocks, chosen):
+    """Items and rows on consecutive lines, an empty line between all others."""
     pieces, before = [], ""
     for i in chosen:
         tag = elements[blocks[i].owner].tag
