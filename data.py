@@ -19,7 +19,6 @@ learned quality classifiers.
 import argparse
 import gzip
 import json
-import math
 import os
 import sys
 import tempfile
@@ -30,11 +29,13 @@ import numpy as np
 
 from common import (compiling, duration, locked, map_in_order, print_settings, printable,
                     run_command, share, show_line, staged, write_file)
-from crawl.duplicates import exact, find_duplicates, near_duplicates, page_keys, signature
+# Some of these names stand here only for whoever imports data.py to use a single rule.
+from crawl.duplicates import find_duplicates, near_duplicates, page_keys, signature
 from crawl.html import extract_text
 from crawl.language import identify_language
 from crawl.rules import (FAILS, c4, c4_lines, fineweb, first_failure, gopher_quality,
                          gopher_repetition, language_rule, load_blocklist, mask_pii, url_rule)
+from crawl.settings import RULES, read_settings, spell_out
 from crawl.warc import Page, input_files, open_page, read_documents, read_files, warn
 
 BATCH_BYTES, BATCH_PAGES = 1 << 20, 64  # raw pages handed to a worker at once
@@ -59,12 +60,10 @@ MAX_WARNINGS = 20  # lines about damage that are shown; all are counted
 #     exact       drops the second page of a URL or a text       needs the keys of all pages
 #     minhash     drops what is nearly the same as another       needs the keys of all pages
 #
-# The order is by cost: a look at the URL is cheap, and the last two must wait for all pages.
+# A page is dropped as early as possible: a look at its URL costs microseconds, to find its main
+# text milliseconds. Repetition comes before quality as in FineWeb's script; the last two stages
+# compare pages with each other, so they wait until all are there.
 STAGES = "read url extract language repetition quality c4 fineweb pii exact minhash".split()
-# The rules by the names that --set knows; thresholds are their keyword arguments.
-RULES = {"url": url_rule, "language": language_rule, "gopher_repetition": gopher_repetition,
-         "gopher_quality": gopher_quality, "c4": c4_lines, "fineweb": fineweb, "pii": mask_pii,
-         "exact": exact, "minhash": signature}
 
 
 def life_of(page, settings, blocklist=((), ())):
@@ -75,6 +74,7 @@ def life_of(page, settings, blocklist=((), ())):
     masks personal data last; here it comes before the duplicates, so copies that differ only in an
     e-mail address are found."""
     reason = open_page(page)
+    # If there is a reason, it becomes a check that fails: 1 > 0.
     yield "read", [(reason, 1, ">", 0)] if reason else (), page.text
     if reason:
         return
@@ -85,6 +85,7 @@ def life_of(page, settings, blocklist=((), ())):
     yield "language", ask(settings, "language", page.language, page.language_score), text
     yield "repetition", ask(settings, "gopher_repetition", text), text
     yield "quality", ask(settings, "gopher_quality", text), text
+    # C4 and the masking change the text; the other rules only look at it.
     checks = ()
     if settings["c4"] is not None:
         text, _, checks = c4_lines(text, **settings["c4"])
@@ -96,7 +97,8 @@ def life_of(page, settings, blocklist=((), ())):
 
 
 def main_text(page):
-    """A text file is all main text; of HTML it has to be found."""
+    """A text file is all main text; of HTML it has to be found (crawl/html.py scores a small page
+    by hand)."""
     return page.text if page.kind == "text" else extract_text(page.html)
 
 
@@ -178,7 +180,7 @@ def batches(pages, *more):
 
 
 def clean_batch(pages, settings, blocklist):
-    """What a worker does. It loads the lists at its first batch and keeps them."""
+    """What a worker does. It loads the lists for its first batch and keeps them."""
     lists = load_blocklist(blocklist)
     return [clean_page(page, settings, lists) for page in pages]
 
@@ -187,7 +189,7 @@ def clean_pages(cleaned, waiting, funnel, n_bytes):
     """First pass: counts the cleaned pages and writes those that passed to `waiting`. Returns their
     keys, (N, 2 + bands) uint64: 16 numbers, 128 bytes a page, so ten million pages take 1.3 GB.
     n_bytes: the size of all input, for the time left."""
-    keys, width = bytearray(), 1
+    keys, width = bytearray(), 1  # no list of arrays: each would cost another 112 bytes
     start = shown_at = time.perf_counter()
     for pages in cleaned:
         for page in pages:
@@ -199,6 +201,7 @@ def clean_pages(cleaned, waiting, funnel, n_bytes):
                 width = len(page.keys)
         now, n_pages = time.perf_counter(), funnel.stages["read"]["in"]
         if now - shown_at > (1 if sys.stdout.isatty() else 10):
+            # So far (now - start) seconds for `done` bytes; the rest of the bytes take as long each.
             left = (now - start) * (n_bytes - pages[-1].done) / max(pages[-1].done, 1)
             show_line(f"{n_pages:,} pages | {funnel.stages['pii']['kept']:,} good before duplicates"
                       f" | {n_pages / (now - start):,.0f} pages/s | {duration(left)} left", False)
@@ -207,9 +210,10 @@ def clean_pages(cleaned, waiting, funnel, n_bytes):
 
 
 def write_kept(waiting, found, folder, funnel):
-    """Second pass: copies the lines of `waiting` into shards, except duplicates. found: for each
-    line where it is dropped and why, or ("", "") if it stays. Returns the number of documents of
-    each side."""
+    """Second pass: copies the lines of `waiting` into shards, except duplicates. Returns the number
+    of documents of each side. found: for each line where it is dropped and why, such as
+
+        ("", "")  ("exact", "duplicate_url")  ("", "")  ("minhash", "near_duplicate")"""
     shards = {side: Shards(os.path.join(folder, side)) for side in ("train", "val")}
     passed = {"exact": [], "minhash": ["exact"], "": ["exact", "minhash"]}
     for line, (dropped_at, reason) in zip(waiting, found):
@@ -292,48 +296,6 @@ def match_curve(bands, rows):
     return f"MinHash {bands} x {rows}: chance that similar texts match | " + " | ".join(chances)
 
 
-# ---- thresholds (skip at first) ------------------------------------------------------------------
-
-def read_settings(changes=()):
-    """["gopher_min_words=20", "c4=off", ...] -> {rule: {threshold: value}, or None if it is off},
-    and {name of a setting: (rule, threshold)}: gopher_min_words is min_words of gopher_quality."""
-    settings = {rule: dict(getattr(function, "checks", function).__kwdefaults__)
-                for rule, function in RULES.items()}
-    names = {f"{rule.split('_')[0]}_{key}": (rule, key)
-             for rule, limits in settings.items() for key in limits}
-    off = []
-    for change in changes:
-        name, _, value = change.partition("=")
-        if name in settings and value == "off":
-            off.append(name)
-            continue
-        if name not in names:
-            raise ValueError(f"--set {change}: no such setting; python data.py --help lists all")
-        rule, key = names[name]
-        try:
-            settings[rule][key] = parse_setting(value, settings[rule][key])
-        except (KeyError, ValueError, OverflowError):
-            raise ValueError(f"--set {change}: the value must be a number, on or off") from None
-    if not all(n >= 1 for n in settings["minhash"].values()):
-        raise ValueError("--set minhash_...: words, bands and rows must be at least 1")
-    return settings | dict.fromkeys(off), names
-
-
-def parse_setting(text, default):
-    """The value of a setting, of the kind of its default; a number that is off becomes NaN."""
-    if isinstance(default, bool):
-        return {"on": True, "off": False}[text]
-    if isinstance(default, str):
-        return text
-    return math.nan if text == "off" else type(default)(float(text))
-
-
-def spell_out(settings):
-    """The settings as JSON can hold them: NaN, the only value unlike itself, becomes "off"."""
-    return {rule: limits and {name: value if value == value else "off"
-            for name, value in limits.items()} for rule, limits in settings.items()}
-
-
 # ---- one page explained --------------------------------------------------------------------------
 
 def find_page(name, inputs):
@@ -351,7 +313,9 @@ def find_page(name, inputs):
 def explain(page, settings, blocklist=None):
     """Prints every rule's value beside its limit, also after a failure, and the verdict:
 
-        quality    short_doc                        17 < 50       fails"""
+        quality    short_doc                        17 < 50       fails
+        quality    long_doc                         17 > 100000
+        verdict: dropped at quality: short_doc"""
     verdict = before = ""
     print(f"{'stage':10} {'rule':22} {'value':>12} fails if")
     for stage, checks, text in life_of(page, settings, load_blocklist(blocklist)):
@@ -365,8 +329,7 @@ def explain(page, settings, blocklist=None):
             value = f"{value:,.4g}" if isinstance(value, float) else str(value)
             print(f"{stage:10} {rule:22} {value:>12} {sign} {limit!s:8} {fails}".rstrip())
         before = text
-    off = ", ".join(rule for rule, limits in settings.items() if limits is None)
-    print(f"verdict: {verdict or 'kept, unless a duplicate'}" + f"; off: {off}" * bool(off))
+    print(f"verdict: {verdict or 'kept, unless a duplicate'}")
 
 
 # ---- the command ---------------------------------------------------------------------------------
@@ -378,7 +341,7 @@ def extract_batch(pages):
 
 
 def only_extract(files, out, workers):
-    """--only extract: for scoring, to `out` if that names a .jsonl file."""
+    """--only extract: for scoring, to `out` if that names a .jsonl file. Nothing is dropped."""
     path = out if out.endswith(".jsonl") else os.path.join(out, "extracted.jsonl")
     lines = map_in_order(extract_batch, batches(read_files(files, warn)), workers)
     write_file(path, lambda file: file.writelines(lines))
@@ -386,6 +349,7 @@ def only_extract(files, out, workers):
 
 
 def run(args):
+    """One of three: explain a page, only extract, or the whole pipeline."""
     settings, _ = read_settings([f"language_languages={args.language}", *args.set])
     if args.workers < 1:
         raise ValueError(f"--workers {args.workers}: there must be at least one")

@@ -84,8 +84,9 @@ def load_blocklist(folder):
 
 def is_listed(hashes, text):
     """Is the text's hash in the sorted hashes?"""
-    i = np.searchsorted(hashes, hash_text(text))
-    return i < len(hashes) and bool(hashes[i] == hash_text(text))
+    wanted = hash_text(text)
+    i = np.searchsorted(hashes, wanted)
+    return i < len(hashes) and bool(hashes[i] == wanted)
 
 
 @as_rule
