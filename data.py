@@ -201,7 +201,7 @@ def clean_pages(cleaned, waiting, funnel, n_bytes):
                 width = len(page.keys)
         now, n_pages = time.perf_counter(), funnel.stages["read"]["in"]
         if now - shown_at > (1 if sys.stdout.isatty() else 10):
-            # So far (now - start) seconds for `done` bytes; the rest of the bytes take as long each.
+            # (now - start) seconds so far for `done` bytes; the other bytes take as long each.
             left = (now - start) * (n_bytes - pages[-1].done) / max(pages[-1].done, 1)
             show_line(f"{n_pages:,} pages | {funnel.stages['pii']['kept']:,} good before duplicates"
                       f" | {n_pages / (now - start):,.0f} pages/s | {duration(left)} left", False)

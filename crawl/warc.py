@@ -59,11 +59,6 @@ class Page:
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def plain_text(text):
-    """Every kind of line end becomes "\\n", every control character a space."""
-    return CONTROL.sub(" ", "\n".join(text.splitlines()))
-
-
 # ---- any file ------------------------------------------------------------------------------------
 
 def warn(message):
@@ -290,7 +285,8 @@ def open_page(page):
     if page.kind == "text":
         if len(body) > MAX_TEXT:
             return "too_long"
-        page.text = plain_text(body.decode("utf-8-sig", "replace"))
+        lines = body.decode("utf-8-sig", "replace").splitlines()  # whatever ends them
+        page.text = CONTROL.sub(" ", "\n".join(lines))
         return None
     if page.kind == "http":
         head_end = EMPTY_LINE.search(body, 0, CHUNK)

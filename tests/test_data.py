@@ -121,15 +121,16 @@ def test_a_document_never_changes_sides(tmp_path):
 
 
 PEAK = """
-print(next(int(line.split()[1]) for line in open("/proc/self/status") if "VmHWM" in line) // 1024)
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(int(status["VmHWM"].split()[0]) // 1024)
 """
 
 
 def peak_mb(code, *arguments, **more):
     """Runs code in a process of its own -> the most memory that this one process had, in MB."""
-    return int(subprocess.run([sys.executable, "-c", "import sys, data\n" + code + PEAK, *arguments],
-                              cwd=ROOT, check=True, stdout=subprocess.PIPE, **more
-                              ).stdout.split()[-1])
+    command = [sys.executable, "-c", f"import sys, data\n{code}\n{PEAK}", *arguments]
+    shown = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, **more).stdout
+    return int(shown.split()[-1])
 
 
 @pytest.mark.long
