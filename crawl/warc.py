@@ -116,6 +116,8 @@ def read_file(path, report):
         yield from read_warc(path, pieces, report)
     elif kind == "json":
         yield from read_json_lines(path, pieces, report)
+    elif kind == "text" and b"\0" in start:
+        report(f"{path} is neither WARC, HTML, JSON lines nor text; skipped")
     else:
         body = b""
         while len(body) <= MAX_TEXT and (piece := next(pieces, None)):

@@ -73,8 +73,9 @@ def test_reads_wet_html_json_lines_text_and_folders(tmp_path):
 def test_files_without_pages_have_none(tmp_path, content):
     """A table (Parquet), a JSON array, other JSON lines and nothing at all: no page, and a word
     about it where there was something."""
-    found, damage = read(write(tmp_path, content, "pages.jsonl"))
-    assert not found and (damage or len(content) < 30)
+    for name in ("pages.jsonl", "pages"):
+        found, damage = read(write(tmp_path, content, name))
+        assert not found and (damage or len(content) < 30)
 
 
 def test_real_crawl_files(real):
