@@ -162,7 +162,7 @@ def test_memory_of_the_parent_is_flat(tmp_path, n_mb):
     """A crawl of 48 MB (long form: 2 GB) takes at most 24 MB more than one of 12 MB: 128 bytes for
     each good page, and the batches under way."""
     peaks = []
-    for size in (12, n_mb):
+    for size in (1, 12, n_mb):  # the first one may have to compile, and that takes memory too
         write_crawl(tmp_path / "x.warc", size << 20)
         start = time.perf_counter()
         peaks.append(peak_mb("data.main([sys.argv[1], '--out', sys.argv[2], '--workers', '2'])",
@@ -171,7 +171,7 @@ def test_memory_of_the_parent_is_flat(tmp_path, n_mb):
     stages = json.load(open(tmp_path / "docs" / "stats.json"))["stages"]
     assert stages["minhash"]["kept"] > 0.95 * stages["read"]["in"] > 11 * n_mb
     print(f"{n_mb} MB: {peaks} MB of memory, {time.perf_counter() - start:.0f} s")
-    assert peaks[1] - peaks[0] <= 24, peaks
+    assert peaks[2] - peaks[1] <= 24, peaks
 
 
 # ---- nothing is lost -----------------------------------------------------------------------------
