@@ -6,8 +6,8 @@
     python data.py CRAWL.warc.gz --set gopher_min_words=20 --set c4=off --rejects rejects.jsonl
 
 Most of the web is menus, spam, lists and copies. A model learns whatever it reads, so all of that
-has to go first. The recipe is FineWeb's (arXiv 2406.17557), whose rules were chosen by training
-small models with and without each. Of 96 crawls of the web it left 15 trillion tokens.
+has to go first. The recipe is FineWeb's (arXiv 2406.17557). Its authors trained small models with
+and without a rule to see what helps; of 96 crawls of the web they kept 15 trillion tokens.
 
 Writes out/docs/train-*.jsonl.gz, val-*.jsonl.gz (lines {"id", "url", "text", "language",
 "language_score"}) and stats.json. The default crawl of 8,600 small pages takes 8 s on two cores
@@ -123,7 +123,7 @@ def clean_page(page, settings, blocklist=((), ())):
 
 
 # ---- the life of a crawl -------------------------------------------------------------------------
-# The parent cuts files into raw pages, workers clean them in batches, and the parent looks for
+# The parent splits files into raw pages, workers clean them in batches, and the parent looks for
 # duplicates. A crawl does not fit into memory, so it passes twice:
 #
 #     files -> pages -> clean_page -> pages that passed -> a temporary file

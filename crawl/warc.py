@@ -150,7 +150,8 @@ def read_json_lines(path, pieces, report):
 def unpack_members(path, report):
     """Yields (offset, bytes): pieces of a file, unpacked if it is gzip, and where each, or its gzip
     member, begins in the file. A .warc.gz is a chain of members, one a record; other files are one
-    long member. At damage it yields (offset, None), and goes on at the next plausible member."""
+    long member. At damage it yields (offset, None): what was begun is void. It goes on at the next
+    plausible member."""
     with open(path, "rb") as file:
         if file.read(2) != b"\x1f\x8b":
             file.seek(0)
