@@ -5,33 +5,20 @@
     python data.py CRAWL.warc.gz --explain URL      why one page is kept or dropped
     python data.py CRAWL.warc.gz --set gopher_min_words=20 --set c4=off --rejects rejects.jsonl
 
-A page goes through these stages and leaves at the first rule that it breaks:
-
-    read        WARC, WET, HTML, JSON lines, text     drops what is no page, or unreadable
-    url         the address alone                     drops adult, gambling and spam sites
-    extract     HTML becomes its main text            boilerplate (menus, adverts) goes
-    language    by its function words                 drops what is not English
-    repetition  Gopher's rules                        drops lines and phrases said over and over
-    quality     Gopher's quality filters              drops what is too short, or hardly words
-    c4          C4's rules                            bad lines go; drops code, filler, fragments
-    fineweb     FineWeb's rules                       drops lists and tables
-    pii         personal data                         masks e-mail addresses, telephone numbers
-    exact       deduplication, all pages together     drops the second page of a URL or a text
-    minhash     deduplication, all pages together     drops what is nearly the same as another
+Most of the web is menus, spam, lists and copies. A model learns whatever it reads, so all of that
+has to go first. The recipe is FineWeb's (arXiv 2406.17557). Its authors trained small models with
+and without a rule to see what helps; of 96 crawls of the web they kept 15 trillion tokens.
 
 Writes out/docs/train-*.jsonl.gz, val-*.jsonl.gz (lines {"id", "url", "text", "language",
 "language_score"}) and stats.json. The default crawl of 8,600 small pages takes 8 s on two cores
 (Zen 5), 343 real pages of 150 KB 2 s. A worker needs at most 600 MB (texts of 8 MB); the parent
 keeps 128 bytes of each good page. Reading order: `life_of` (one page), `clean_crawl` (all), then
-crawl/, where the stages are. Source of the recipe: FineWeb (arXiv 2406.17557). Left out: C4's list
-of bad words, duplicates across runs, JavaScript, learned quality classifiers.
+crawl/, where the stages are. Left out: C4's list of bad words, duplicates across runs, JavaScript,
+learned quality classifiers.
 """
 import argparse
-import functools
 import gzip
-import itertools
 import json
-import math
 import os
 import sys
 import tempfile
@@ -40,13 +27,15 @@ from collections import Counter
 
 import numpy as np
 
-from common import (duration, locked, map_in_order, print_settings, printable, run_command, share,
-                    show_line, staged, write_file)
-from crawl.duplicates import exact, find_duplicates, near_duplicates, page_keys, signature
+from common import (compiling, duration, locked, map_in_order, print_settings, printable,
+                    run_command, share, show_line, staged, write_file)
+# Some of these names stand here only for whoever imports data.py to use a single rule.
+from crawl.duplicates import find_duplicates, near_duplicates, page_keys, signature
 from crawl.html import extract_text
 from crawl.language import identify_language
 from crawl.rules import (FAILS, c4, c4_lines, fineweb, first_failure, gopher_quality,
                          gopher_repetition, language_rule, load_blocklist, mask_pii, url_rule)
+from crawl.settings import RULES, read_settings, spell_out
 from crawl.warc import Page, input_files, open_page, read_documents, read_files, warn
 
 BATCH_BYTES, BATCH_PAGES = 1 << 20, 64  # raw pages handed to a worker at once
@@ -55,22 +44,37 @@ VAL_PARTS = 20  # one document in 20 is held out, chosen by a hash of its text
 MAX_WARNINGS = 20  # lines about damage that are shown; all are counted
 
 # ---- the life of one page ------------------------------------------------------------------------
-
+# A page goes through these stages and leaves at the first rule that it breaks. On the right, the
+# first page of the default crawl, which breaks none:
+#
+#     stage       what it does                                   .../0/word-games-from-thornbury
+#     read        unpacks and decodes; drops what is no page     3,420 characters of HTML
+#     url         drops adult, gambling and spam sites           0 words of the URL are on the lists
+#     extract     finds the main text; boilerplate goes          2,170 characters
+#     language    drops what is not English (function words)     en, score 0.98 > 0.65
+#     repetition  drops lines and phrases said over and over     repeated 5-grams: 0.05 < 0.15
+#     quality     drops what is too short, or hardly words       429 words >= 50, ...
+#     c4          bad lines go; drops code, filler, fragments    46 sentences >= 5
+#     fineweb     drops lists and tables                         0.85 of its lines end in a stop
+#     pii         masks e-mail addresses, telephone numbers      none here; 2,137 characters
+#     exact       drops the second page of a URL or a text       needs the keys of all pages
+#     minhash     drops what is nearly the same as another       needs the keys of all pages
+#
+# A page is dropped as early as possible: a look at its URL costs microseconds, to find its main
+# text milliseconds. Repetition comes before quality as in FineWeb's script; the last two stages
+# compare pages with each other, so they wait until all are there.
 STAGES = "read url extract language repetition quality c4 fineweb pii exact minhash".split()
-# The rules by the names that --set knows; thresholds are their keyword arguments.
-RULES = {"url": url_rule, "language": language_rule, "gopher_repetition": gopher_repetition,
-         "gopher_quality": gopher_quality, "c4": c4_lines, "fineweb": fineweb, "pii": mask_pii,
-         "exact": exact, "minhash": signature}
 
 
 def life_of(page, settings, blocklist=((), ())):
-    """Takes a page through the stages: yields (stage, checks, text after the stage).
+    """Takes a page through the stages up to pii: yields (stage, checks, text after the stage).
 
     A check is (rule, value, sign, limit): ("short_doc", 17, "<", 50) fails, since 17 < 50. Whether
-    to go on after a failure is the caller's choice. The last two stages need to know all pages, so
-    they are not here. FineWeb masks personal data last; here it comes before the duplicates, so
-    copies that differ only in an e-mail address are found."""
+    to go on after a failure is the caller's choice: clean_page stops, explain does not. FineWeb
+    masks personal data last; here it comes before the duplicates, so copies that differ only in an
+    e-mail address are found."""
     reason = open_page(page)
+    # If there is a reason, it becomes a check that fails: 1 > 0.
     yield "read", [(reason, 1, ">", 0)] if reason else (), page.text
     if reason:
         return
@@ -81,6 +85,7 @@ def life_of(page, settings, blocklist=((), ())):
     yield "language", ask(settings, "language", page.language, page.language_score), text
     yield "repetition", ask(settings, "gopher_repetition", text), text
     yield "quality", ask(settings, "gopher_quality", text), text
+    # C4 and the masking change the text; the other rules only look at it.
     checks = ()
     if settings["c4"] is not None:
         text, _, checks = c4_lines(text, **settings["c4"])
@@ -92,16 +97,19 @@ def life_of(page, settings, blocklist=((), ())):
 
 
 def main_text(page):
+    """A text file is all main text; of HTML it has to be found (crawl/html.py scores a small page
+    by hand)."""
     return page.text if page.kind == "text" else extract_text(page.html)
 
 
 def ask(settings, name, *arguments):
-    """The checks of a rule; none if it is off."""
+    """The checks of a rule with the thresholds that hold; none if it is off."""
     return () if settings[name] is None else RULES[name].checks(*arguments, **settings[name])
 
 
 def clean_page(page, settings, blocklist=((), ())):
-    """Takes a page up to the first check that fails; then it keeps the text it had before."""
+    """Takes a page up to the first check that fails; then it keeps the text it had before. A page
+    that passes gets the keys by which its duplicates will be found."""
     for stage, checks, text in life_of(page, settings, blocklist):
         if reason := first_failure(checks):
             page.dropped_at, page.reason = stage, reason
@@ -115,49 +123,52 @@ def clean_page(page, settings, blocklist=((), ())):
 
 
 # ---- the life of a crawl -------------------------------------------------------------------------
-# The parent cuts files into raw pages; workers clean them in batches; the parent counts them, finds
-# the duplicates and writes. Pages stay in order, so the number of workers changes nothing.
+# The parent splits files into raw pages, workers clean them in batches, and the parent looks for
+# duplicates. A crawl does not fit into memory, so it passes twice:
+#
+#     files -> pages -> clean_page -> pages that passed -> a temporary file
+#                                          keys -> memory -> which pages are duplicates?
+#     temporary file -> all but the duplicates -> shards
+#
+# Pages stay in order, so the number of workers changes nothing. Which side a document is on, train
+# or val, depends on its text alone: a later, larger crawl never trains on what was held out.
 
 
 def clean_crawl(files, out, settings, blocklist=None, workers=None, rejects=None):
     """The whole pipeline: files -> shards and stats.json in `out`; returns what is in stats.json.
 
-    Pages that pass all rules wait in a temporary file. Their keys, in memory, say which are
-    duplicates; the others are copied into shards, which replace those in `out` all together. If no
-    page is kept, that is an error, and the old shards stay.
-    blocklist: a folder of UT1 lists; rejects: a text file that gets every dropped page."""
-    counts = {stage: {"in": 0, "kept": 0, "characters": 0, "reasons": Counter()}
-              for stage in STAGES}
-    damage = []
-    load_blocklist(blocklist)
-    compile_kernels()
+    New shards replace those in `out` all together. If no page is kept, that is an error, and the
+    old shards stay. blocklist: a folder of UT1 lists; rejects: a text file that gets every dropped
+    page."""
+    funnel, damage = Funnel(rejects), []
+    load_blocklist(blocklist)  # if it is wrong, we know it now
+    with compiling():  # now, before every worker would do it
+        gopher_repetition("any text")
+        page_keys("", "any text", None)
+        near_duplicates(["any text of five words or more"])
     with (locked(out, "data.py"), staged(out, ["train-*.jsonl.gz", "val-*.jsonl.gz"]) as staging,
           tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace", dir=out) as waiting):
-        pages = read_files(files, functools.partial(note_damage, damage))
-        jobs = batches(pages, settings, blocklist)
-        keys = clean_pages(map_in_order(clean_batch, jobs, workers), waiting, counts, rejects,
-                           sum(map(os.path.getsize, files)))
+        jobs = batches(read_files(files, damage.append), settings, blocklist)
+        cleaned = map_in_order(clean_batch, jobs, workers)
+        keys = clean_pages(cleaned, waiting, funnel, sum(map(os.path.getsize, files)))
         waiting.seek(0)
-        documents = write_kept(waiting, find_duplicates(keys, settings), staging, counts, rejects)
-        for line in table(counts):
+        documents = write_kept(waiting, find_duplicates(keys, settings), staging, funnel)
+        for line in funnel.table():
             show_line(line)
+        for message in damage[:MAX_WARNINGS]:
+            warn(message)
         if not sum(documents.values()):
             raise ValueError(f"{', '.join(files[:3])}: no page was kept; nothing was written")
-        stats = {"documents": documents, "stages": counts, "n_damaged": len(damage),
+        stats = {"documents": documents, "stages": funnel.stages, "n_damaged": len(damage),
                  "damaged": damage[:1000], "settings": spell_out(settings)}
         with open(os.path.join(staging, "stats.json"), "w", encoding="utf-8") as file:
             json.dump(stats, file, indent=1)
     return stats
 
 
-def note_damage(damage, message):
-    damage.append(message)
-    if len(damage) <= MAX_WARNINGS:
-        warn(message)
-
-
 def batches(pages, *more):
-    """Pages -> jobs for the workers: (list of pages, *more)."""
+    """Pages -> jobs for the workers: (list of pages, *more). To hand over a small page alone would
+    cost as much as to clean it; a batch of large ones would keep a worker waiting."""
     batch = []
     for page in pages:
         batch.append(page)
@@ -169,174 +180,142 @@ def batches(pages, *more):
 
 
 def clean_batch(pages, settings, blocklist):
+    """What a worker does. It loads the lists for its first batch and keeps them."""
     lists = load_blocklist(blocklist)
     return [clean_page(page, settings, lists) for page in pages]
 
 
-def clean_pages(cleaned, waiting, counts, rejects, n_bytes):
+def clean_pages(cleaned, waiting, funnel, n_bytes):
     """First pass: counts the cleaned pages and writes those that passed to `waiting`. Returns their
-    keys, (N, 2 + bands) uint64. n_bytes: the size of all input, for the time left."""
-    keys, width = bytearray(), 1
+    keys, (N, 2 + bands) uint64: 16 numbers, 128 bytes a page, so ten million pages take 1.3 GB.
+    n_bytes: the size of all input, for the time left."""
+    keys, width = bytearray(), 1  # no list of arrays: each would cost another 112 bytes
     start = shown_at = time.perf_counter()
     for pages in cleaned:
         for page in pages:
             record = page.record()
-            count(counts, rejects, record, page.characters, page.dropped_at, page.reason)
+            funnel.count(record, page.characters, page.dropped_at, page.reason)
             if not page.dropped_at:
                 waiting.write(to_json(record))
                 keys += page.keys.tobytes()
                 width = len(page.keys)
-        now, n_pages = time.perf_counter(), counts["read"]["in"]
+        now, n_pages = time.perf_counter(), funnel.stages["read"]["in"]
         if now - shown_at > (1 if sys.stdout.isatty() else 10):
+            # (now - start) seconds so far for `done` bytes; the other bytes take as long each.
             left = (now - start) * (n_bytes - pages[-1].done) / max(pages[-1].done, 1)
-            show_line(f"{n_pages:,} pages | {counts['pii']['kept']:,} good before duplicates | "
-                      f"{n_pages / (now - start):,.0f} pages/s | {duration(left)} left", keep=False)
+            show_line(f"{n_pages:,} pages | {funnel.stages['pii']['kept']:,} good before duplicates"
+                      f" | {n_pages / (now - start):,.0f} pages/s | {duration(left)} left", False)
             shown_at = now
     return np.frombuffer(keys, np.uint64).reshape(-1, width)
 
 
-def write_kept(waiting, found, folder, counts, rejects):
-    """Second pass: copies the lines of `waiting` into shards, except duplicates (see
-    find_duplicates). Returns how many: {"train": documents, "val": documents}."""
-    shards = Shards(folder)
+def write_kept(waiting, found, folder, funnel):
+    """Second pass: copies the lines of `waiting` into shards, except duplicates. Returns the number
+    of documents of each side. found: for each line where it is dropped and why, such as
+
+        ("", "")  ("exact", "duplicate_url")  ("", "")  ("minhash", "near_duplicate")"""
+    shards = {side: Shards(os.path.join(folder, side)) for side in ("train", "val")}
+    passed = {"exact": [], "minhash": ["exact"], "": ["exact", "minhash"]}
     for line, (dropped_at, reason) in zip(waiting, found):
         record = json.loads(line)
         length = len(record["text"])
-        passed = itertools.takewhile(dropped_at.__ne__, ("exact", "minhash"))
-        count(counts, rejects, record, dict.fromkeys(passed, length), dropped_at, reason)
+        funnel.count(record, dict.fromkeys(passed[dropped_at], length), dropped_at, reason)
         if not dropped_at:
-            shards.write("train" if share(record["text"], VAL_PARTS) else "val", line, length)
-    shards.close()
-    return shards.documents
+            side = "train" if share(record["text"], VAL_PARTS) else "val"
+            shards[side].write(line, length)
+    for files in shards.values():
+        files.file.close()
+    return {side: files.n_documents for side, files in shards.items()}
 
 
 # ---- what is written and shown (skip at first) ---------------------------------------------------
 
 class Shards:
-    """Writes train-00000.jsonl.gz, ..., val-00000.jsonl.gz, ... into a folder. A shard ends with
-    the document that fills its SHARD_CHARS; both sides have at least one shard."""
+    """Writes START-00000.jsonl.gz (at least this one), START-00001.jsonl.gz, ... A shard ends with
+    the document that fills its SHARD_CHARS."""
 
-    def __init__(self, folder):
-        self.folder, self.files = folder, {}
-        self.documents, self.characters = {"train": 0, "val": 0}, {"train": 0, "val": 0}
-        for side in self.documents:
-            self.open(side, 0)
+    def __init__(self, start):
+        self.start, self.n_documents, self.n_characters = start, 0, 0
+        self.open(0)
 
-    def open(self, side, number):
-        path = os.path.join(self.folder, f"{side}-{number:05d}.jsonl.gz")
-        self.files[side] = number, gzip.GzipFile(path, "wb", compresslevel=6, mtime=0)
+    def open(self, number):
+        self.number, path = number, f"{self.start}-{number:05d}.jsonl.gz"
+        self.file = gzip.GzipFile(path, "wb", compresslevel=6, mtime=0)  # no time: the same bytes
 
-    def write(self, side, line, length):
-        number, file = self.files[side]
-        if self.characters[side] // SHARD_CHARS > number:
-            file.close()
-            self.open(side, self.characters[side] // SHARD_CHARS)
-        self.files[side][1].write(line.encode("utf-8", "replace"))
-        self.documents[side] += 1
-        self.characters[side] += length
+    def write(self, line, length):
+        if self.n_characters // SHARD_CHARS > self.number:
+            self.file.close()
+            self.open(self.n_characters // SHARD_CHARS)
+        self.file.write(line.encode("utf-8", "replace"))
+        self.n_documents += 1
+        self.n_characters += length
 
-    def close(self):
-        for _, file in self.files.values():
-            file.close()
+
+class Funnel:
+    """What came in and stayed at each stage, and why the rest was dropped:
+
+        stage        in    kept  dropped  characters  reasons
+        quality   7,917   7,718      199  13,292,149  short_doc 105, below_alpha 90, ..."""
+
+    def __init__(self, rejects=None):
+        self.rejects = rejects
+        self.stages = {stage: {"in": 0, "kept": 0, "characters": 0, "reasons": Counter()}
+                       for stage in STAGES}
+
+    def count(self, record, characters, dropped_at, reason):
+        """Adds a page and, if it was dropped, writes it to the rejects. characters: {stage it
+        passed: length of its text after it}."""
+        for stage, n in characters.items():
+            row = self.stages[stage]
+            row["in"], row["kept"] = row["in"] + 1, row["kept"] + 1
+            row["characters"] += n
+        if dropped_at:
+            self.stages[dropped_at]["in"] += 1
+            self.stages[dropped_at]["reasons"][reason] += 1
+            if self.rejects:
+                self.rejects.write(to_json({**record, "stage": dropped_at, "reason": reason}))
+
+    def table(self):
+        """Lines of text."""
+        yield f"{'stage':11}{'in':>11}{'kept':>11}{'dropped':>11}{'characters':>16}  reasons"
+        for stage, row in self.stages.items():
+            reasons = ", ".join(f"{reason} {n:,}" for reason, n in row["reasons"].most_common())
+            yield (f"{stage:11}{row['in']:11,}{row['kept']:11,}{row['in'] - row['kept']:11,}"
+                   f"{row['characters']:16,}  {reasons}")
 
 
 def to_json(value):
+    """One line of JSON; letters as they are, not as \\u escapes."""
     return json.dumps(value, ensure_ascii=False) + "\n"
 
 
-def count(counts, rejects, record, characters, dropped_at, reason):
-    """Adds a page to the table and, if it was dropped, to the rejects. characters: {stage it
-    passed: length of its text after it}."""
-    for stage, n in characters.items():
-        counts[stage]["in"] += 1
-        counts[stage]["kept"] += 1
-        counts[stage]["characters"] += n
-    if dropped_at:
-        counts[dropped_at]["in"] += 1
-        counts[dropped_at]["reasons"][reason] += 1
-        if rejects:
-            rejects.write(to_json({**record, "stage": dropped_at, "reason": reason}))
-
-
-def table(counts):
-    """The counts as lines of text."""
-    yield f"{'stage':11}{'in':>11}{'kept':>11}{'dropped':>11}{'characters':>16}  reasons"
-    for stage, row in counts.items():
-        reasons = ", ".join(f"{reason} {n:,}" for reason, n in row["reasons"].most_common())
-        yield (f"{stage:11}{row['in']:11,}{row['kept']:11,}{row['in'] - row['kept']:11,}"
-               f"{row['characters']:16,}  {reasons}")
-
-
-def compile_kernels():
-    """Compiles once, before every worker would do it; Numba keeps the result for the next run."""
-    start = time.perf_counter()
-    gopher_repetition("any text of five words or more")
-    near_duplicates(["any text of five words or more"] * 2)
-    page_keys("", "any text", None)
-    if (seconds := time.perf_counter() - start) > 0.5:
-        print(f"compiled in {seconds:.1f} s (kept for the next time)")
-
-
-# ---- thresholds (skip at first) ------------------------------------------------------------------
-
-def read_settings(changes=()):
-    """["NAME=VALUE", ...] -> {rule: {threshold: value}, or None if the rule is off}, and all names.
-    gopher_min_words is min_words of gopher_quality."""
-    rules = {rule: getattr(function, "checks", function) for rule, function in RULES.items()}
-    settings = {rule: dict(function.__kwdefaults__) for rule, function in rules.items()}
-    names = {f"{rule.split('_')[0]}_{key}": (rule, key) for rule in rules for key in settings[rule]}
-    off = []
-    for change in changes:
-        name, _, value = change.partition("=")
-        if name in settings and value == "off":
-            off.append(name)
-            continue
-        if name not in names:
-            raise ValueError(f"--set {change}: no such setting; python data.py --help lists all")
-        rule, key = names[name]
-        kind = type(settings[rule][key])
-        try:
-            if kind is bool:
-                value = {"on": True, "off": False}[value]
-            elif kind is not str:
-                value = math.nan if value == "off" and rule != "minhash" else kind(float(value))
-        except (KeyError, ValueError, OverflowError):
-            wanted = "on or off" if kind is bool else "a number or off"
-            raise ValueError(f"--set {change}: the value must be {wanted}") from None
-        settings[rule][key] = value
-    if any(n < 1 for n in settings["minhash"].values()):
-        raise ValueError("--set minhash_...: words, bands and rows must be at least 1")
-    return settings | dict.fromkeys(off), names
-
-
-def spell_out(settings):
-    """The settings as JSON can hold them: NaN, the only value unlike itself, becomes "off"."""
-    return {rule: limits and {name: value if value == value else "off"
-            for name, value in limits.items()} for rule, limits in settings.items()}
-
-
 def match_curve(bands, rows):
-    """The probability of a match at each similarity, as one line."""
+    """The probability of a match at each similarity, as one line. At 0.80 the 8 rows of a band
+    agree with probability 0.80^8 = 0.17; no band of 14 does with (1 - 0.17)^14 = 0.08; so 92%."""
     chances = (f"{s:.2f} {1 - (1 - s**rows) ** bands:.1%}" for s in np.arange(0.5, 0.96, 0.05))
     return f"MinHash {bands} x {rows}: chance that similar texts match | " + " | ".join(chances)
 
 
 # ---- one page explained --------------------------------------------------------------------------
 
-def explain(name, inputs, settings, blocklist=None):
-    """Prints every rule's value beside its limit for one page (a file, a URL of the inputs or "-"
-    for standard input), also after a failure, and the verdict:
-
-        quality    short_doc                        17 < 50       fails"""
+def find_page(name, inputs):
+    """The page that --explain names: standard input ("-"), a file, or a URL of the inputs."""
     if name == "-":
         body = sys.stdin.buffer.read()
-        page = Page("html" if body.lstrip().startswith(b"<") else "text", body)
-    else:
-        is_file = os.path.isfile(name)
-        pages = read_files([name] if is_file else input_files(inputs), warn)
-        page = next((page for page in pages if is_file or page.url == name), None)
-    if page is None:
-        raise ValueError(f"--explain {name}: no file of that name, no such URL in the inputs")
+        return Page("html" if body.lstrip().startswith(b"<") else "text", body)
+    is_file = os.path.isfile(name)
+    for page in read_files([name] if is_file else input_files(inputs), warn):
+        if is_file or page.url == name:
+            return page
+    raise ValueError(f"--explain {name}: no file of that name, no such URL in the inputs")
+
+
+def explain(page, settings, blocklist=None):
+    """Prints every rule's value beside its limit, also after a failure, and the verdict:
+
+        quality    short_doc                        17 < 50       fails
+        quality    long_doc                         17 > 100000
+        verdict: dropped at quality: short_doc"""
     verdict = before = ""
     print(f"{'stage':10} {'rule':22} {'value':>12} fails if")
     for stage, checks, text in life_of(page, settings, load_blocklist(blocklist)):
@@ -350,20 +329,19 @@ def explain(name, inputs, settings, blocklist=None):
             value = f"{value:,.4g}" if isinstance(value, float) else str(value)
             print(f"{stage:10} {rule:22} {value:>12} {sign} {limit!s:8} {fails}".rstrip())
         before = text
-    off = ", ".join(rule for rule, limits in settings.items() if limits is None)
-    print(f"verdict: {verdict or 'kept, unless a duplicate'}" + f"; off: {off}" * bool(off))
+    print(f"verdict: {verdict or 'kept, unless a duplicate'}")
 
 
 # ---- the command ---------------------------------------------------------------------------------
 
 def extract_batch(pages):
-    """JSON lines {"url", "text"} of those that are pages."""
+    """The main text of each page, whatever its language and quality: JSON lines {"url", "text"}."""
     return "".join(to_json({"url": page.url or None, "text": main_text(page)})
                    for page in pages if open_page(page) is None).encode("utf-8", "replace")
 
 
 def only_extract(files, out, workers):
-    """--only extract: for scoring, to `out` if that names a .jsonl file."""
+    """--only extract: for scoring, to `out` if that names a .jsonl file. Nothing is dropped."""
     path = out if out.endswith(".jsonl") else os.path.join(out, "extracted.jsonl")
     lines = map_in_order(extract_batch, batches(read_files(files, warn)), workers)
     write_file(path, lambda file: file.writelines(lines))
@@ -371,12 +349,13 @@ def only_extract(files, out, workers):
 
 
 def run(args):
+    """One of three: explain a page, only extract, or the whole pipeline."""
     settings, _ = read_settings([f"language_languages={args.language}", *args.set])
     if args.workers < 1:
         raise ValueError(f"--workers {args.workers}: there must be at least one")
     print_settings("data.py", vars(args) | {"set": args.set or None})
     if args.explain:
-        return explain(args.explain, args.inputs, settings, args.blocklist)
+        return explain(find_page(args.explain, args.inputs), settings, args.blocklist)
     files = input_files(args.inputs)
     if args.only:
         return only_extract(files, args.out, args.workers)

@@ -8,15 +8,19 @@ MinHash (Broder 1997) never compares two texts. A text is the set of its shingle
 words in it. The similarity of two texts is the share of shingles they have in common (Jaccard).
 Take a hash function, and of each text the smallest hash of its shingles:
 
-    shingle           a  b  c  d      text 1 = {a, b, c}, text 2 = {b, c, d}: similarity 2 / 4
-    hash function 1   7  3  9  5      minimum of text 1: 3, of text 2: 3    they agree
-    hash function 2   1  8  4  6                         1              4   they differ
+    shingle           a  b  c  d      smallest in text 1 = {a, b, c}   in text 2 = {b, c, d}
+    hash function 1   7  3  9  5      3, of b                          3, of b            equal
+    hash function 2   1  8  4  6      1, of a                          4, of c            differ
 
-Two minima agree if the smallest of all four hashes belongs to a common shingle: with probability
-2 / 4, the similarity s. 112 functions are grouped in 14 bands of 8 rows, and two texts match if all
-rows of any band agree; with the two above as one band the texts have the keys (3, 1) and (3, 4): no
-match. At s = 0.8 one band agrees with probability 0.8^8 = 0.168, none of 14 with 0.832^14 = 0.076:
-92% of such pairs are found. At s = 0.5 it is 5%: P = 1 - (1 - s^8)^14 is a steep curve.
+Here the similarity is 2 / 4: two shingles of four are common. Two minima are equal if the smallest
+of all four hashes is that of a common shingle, so with probability 2 / 4 too, for any function.
+
+A band is some rows of such a table; a text's key in it is the row of its minima. With these two
+functions as one band text 1 has the key (3, 1) and text 2 the key (3, 4): they don't match. FineWeb
+takes 14 bands of 8 functions, and two texts match if they have the same key in any band. At
+similarity s one band agrees with probability s^8, and any of 14 with P = 1 - (1 - s^8)^14. This is
+a steep curve: at s = 0.8 one band agrees with 0.8^8 = 0.168, none of 14 with 0.832^14 = 0.076, so
+92% of such pairs are found; at s = 0.5 only 5%.
 
 Sources: FineWeb (arXiv 2406.17557, section 3.4) for 5 words, 14 bands, 8 rows; datatrove for the
 normalisation before shingling.

@@ -66,7 +66,8 @@ ATTRIBUTE = re.compile(
 NAME_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")  # splits share-box, share_box, shareBox
 INVISIBLE = re.compile(r"(?i)display\s*:\s*none|visibility\s*:\s*hidden")
 VISIBLE = re.compile(r"\w")  # blocks of icons and rules alone are no text
-NEW_LINE, NEW_CELL = "\2", "\3"  # no page has them: extract_text removes control characters
+# Two separators (ASCII's own) that no page has: extract_text removes control characters first.
+NEW_LINE, NEW_CELL = "\x1e", "\x1f"
 BREAKS = {"br": NEW_LINE, "td": NEW_CELL, "th": NEW_CELL}
 
 
@@ -74,6 +75,7 @@ class Element(NamedTuple):
     """An element of the page that may hold blocks; number 0 is the page itself."""
     parent: int  # its number
     tag: str
+    unseen: bool  # its text is never shown, or never the page's own
     noise: bool  # its tag and names speak against it
     main: bool  # they speak for it
 
@@ -90,7 +92,7 @@ class Block(NamedTuple):
 
 def page_events(html):
     """Yields (text, "", "") and (None, tag or /tag, attributes) in page order, without comments,
-    scripts and inline tags: "a<b>b</b><p>" gives "a", "b", then the p."""
+    scripts and inline tags: "a<b>b</b><br><p>" gives "a", "b", NEW_LINE, then the p."""
     position, n = 0, len(html)
     while match := TAG.search(html, position):
         if match.start() > position:
@@ -101,6 +103,8 @@ def page_events(html):
         if tag in RAW:
             end = RAW[tag].search(html, position)
             position = end.end() if end else n  # left open, it runs to the end of the page
+        elif tag in BREAKS:
+            yield BREAKS[tag], "", ""
         elif tag and tag not in SILENT:
             yield None, tag, attributes[:MAX_ATTRIBUTES]
     if position < n:
@@ -143,21 +147,17 @@ def tidy(text, verbatim):
 def cut_blocks(html):
     """Page -> (elements, blocks), both in page order. An end tag of what is not open is ignored;
     any other also ends the elements inside: "<div><p>a</div>b" ends the p."""
-    elements, blocks = [Element(0, "", False, False)], []
-    stack, n_open = [0], Counter(unseen=0, pre=0)  # open elements; how many of each tag, of UNSEEN
+    elements, blocks = [Element(0, "", False, False, False)], []
+    stack, n_open = [0], Counter()  # open elements, the innermost last; how many of each tag
     pieces, links, in_link, bullet = [], 0, False, ""
     for text, tag, attributes in itertools.chain(page_events(html), [(None, "/", "")]):
         if not tag:
-            if not n_open["unseen"]:
+            if not elements[stack[-1]].unseen:
                 pieces.append(text)
                 links += len(text.strip()) if in_link else 0
             continue
         if tag in ("a", "/a"):
             in_link = tag == "a" and "href" in attributes.lower()
-            continue
-        if tag in BREAKS:
-            if not n_open["unseen"]:
-                pieces.append(BREAKS[tag])
             continue
         text = "".join(pieces)  # every other tag ends a block
         pieces.clear()
@@ -166,28 +166,21 @@ def cut_blocks(html):
             bullet = ""
         links = 0
         if tag[0] == "/":
-            bullet = ""
-            while n_open[tag[1:]] and end_element(stack, elements, n_open) != tag[1:]:
-                pass
+            bullet, ended = "", ""
+            while n_open[tag[1:]] and ended != tag[1:]:
+                ended = elements[stack.pop()].tag
+                n_open[ended] -= 1
         elif tag not in VOID:
             for other in ENDS.get(tag, ("p",)):
                 if elements[stack[-1]].tag == other:
-                    end_element(stack, elements, n_open)
+                    n_open[elements[stack.pop()].tag] -= 1
             if len(stack) < MAX_DEPTH:
-                elements.append(Element(stack[-1], tag, *weigh_names(tag, attributes)))
+                unseen = tag in UNSEEN or elements[stack[-1]].unseen
+                elements.append(Element(stack[-1], tag, unseen, *weigh_names(tag, attributes)))
                 stack.append(len(elements) - 1)
                 n_open[tag] += 1
-                n_open["unseen"] += tag in UNSEEN
                 bullet = "- " if tag == "li" else bullet
     return elements, blocks
-
-
-def end_element(stack, elements, n_open):
-    """Ends the innermost open element and returns its tag."""
-    tag = elements[stack.pop()].tag
-    n_open[tag] -= 1
-    n_open["unseen"] -= tag in UNSEEN
-    return tag
 
 
 # ---- from blocks to main text --------------------------------------------------------------------
@@ -209,27 +202,34 @@ def choose_blocks(elements, blocks, prune):
        article: body has -19 - 35 + 250 = 196, the article 2 * (-35 + 250) = 430 and wins.
     4. Inside it remove containers with a negative sum (lists and tables: without cost, since their
        items are short by nature) and blocks that are nearly all link. Left: the heading and p."""
-    n = len(elements)
-    votes = [len(text) - 2 * links - COST.get(elements[owner].tag, COST_ELSE)
-             for text, links, owner, _ in blocks]
+    n, owners = len(elements), [elements[block.owner] for block in blocks]
+    # 1. Vote.
+    votes = [len(block.text) - 2 * block.links - COST.get(owner.tag, COST_ELSE)
+             for block, owner in zip(blocks, owners)]
+    # 2. Prune. Elements are in page order: parents come before their children.
     positive = subtree_sums(elements, blocks, [max(vote, 0) for vote in votes])
     removed = [False] * n
-    for e, (parent, _, noise, _) in enumerate(elements):
-        removed[e] = removed[parent] or (prune and noise and 2 * positive[e] < positive[0])
+    for e, element in enumerate(elements):
+        removed[e] = removed[element.parent] or (
+            prune and element.noise and 2 * positive[e] < positive[0])
     left = [not removed[block.owner] for block in blocks]
+    # 3. Choose. The elements inside the best one follow it, up to the first with an older parent.
     sums = subtree_sums(elements, blocks, [vote * here for vote, here in zip(votes, left)])
-    sums_without_cost = subtree_sums(
-        elements, blocks, [(len(b.text) - 2 * b.links) * here for b, here in zip(blocks, left)])
     best = max(range(n), key=lambda e: sums[e] * (1 + elements[e].main))
-    inside, kept = [e == best for e in range(n)], [e == best for e in range(n)]
-    for e in range(best + 1, n):
-        parent, tag, _, _ = elements[e]
+    end = next((e for e in range(best + 1, n) if elements[e].parent < best), n)
+    # 4. Remove containers and links inside it.
+    sums_without_cost = subtree_sums(elements, blocks, [
+        (len(block.text) - 2 * block.links) * here for block, here in zip(blocks, left)])
+    kept = {best}
+    for e in range(best + 1, end):
+        tag = elements[e].tag
         good = tag in LEAVES or (sums_without_cost if tag in LISTS else sums)[e] >= 0
-        inside[e], kept[e] = inside[parent], kept[parent] and not removed[e] and good
-    chosen = [i for i, (text, links, owner, _) in enumerate(blocks)
-              if kept[owner] and links <= 0.8 * len(text)]
-    first = next((i for i, block in enumerate(blocks) if inside[block.owner]), 0)
-    tags = [elements[block.owner].tag for block in blocks]
+        if elements[e].parent in kept and good and not removed[e]:
+            kept.add(e)
+    chosen = [i for i, block in enumerate(blocks)
+              if block.owner in kept and block.links <= 0.8 * len(block.text)]
+    first = next((i for i, block in enumerate(blocks) if best <= block.owner < end), 0)
+    tags = [owner.tag for owner in owners]
     return find_lead(tags, votes, left, first) + drop_loose_ends(tags, votes, blocks, chosen)
 
 
@@ -253,12 +253,12 @@ def find_lead(tags, votes, left, first):
 
 
 def drop_loose_ends(tags, votes, blocks, chosen):
-    """The chosen blocks without headings over removed link lists and without labels at the end."""
-    kept, result = set(chosen), []
-    for i in chosen:
-        text, links = blocks[i + 1][:2] if i + 1 < len(blocks) else ("", 1)
-        if tags[i] not in HEADINGS or i + 1 in kept or 2 * links <= len(text):
-            result.append(i)
+    """The chosen blocks without headings over removed link lists ("Related") and without labels at
+    the end ("Share this")."""
+    is_link_list = [2 * block.links > len(block.text) for block in blocks] + [True]
+    kept = set(chosen)
+    result = [i for i in chosen
+              if tags[i] not in HEADINGS or i + 1 in kept or not is_link_list[i + 1]]
     while result and votes[result[-1]] < 0 and tags[result[-1]] not in ITEMS:
         result.pop()
     return result
@@ -280,6 +280,7 @@ def extract_text(html):
 
 
 def join_blocks(elements, blocks, chosen):
+    """Items and rows on consecutive lines, an empty line between all others."""
     pieces, before = [], ""
     for i in chosen:
         tag = elements[blocks[i].owner].tag

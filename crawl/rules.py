@@ -22,9 +22,10 @@ import regex
 from kernels.hashing import hash_lines, hash_text, n_gram_chars
 
 # ---- what a rule is ------------------------------------------------------------------------------
-# A rule is a generator of checks (reason, value, sign, limit); a page fails at the first value on
-# the wrong side: ("short_doc", 48, "<", 50) drops a text of 48 words. So one piece of code serves
-# the verdict, the table and --explain. A limit of NaN is off: comparisons with NaN are false.
+# A rule is a generator of checks (reason, value, sign, limit), and a page fails at the first check
+# that is true: ("short_doc", 48, "<", 50) drops a text of 48 words, since 48 < 50. So one piece of
+# code serves the verdict, the table and --explain. A limit of NaN is off: comparisons with NaN are
+# false.
 FAILS = {
     ">": operator.gt, "<": operator.lt, "≥": operator.ge, "≤": operator.le,
     "not in": lambda code, codes: codes != "any" and code not in codes.split(","),
@@ -84,8 +85,9 @@ def load_blocklist(folder):
 
 def is_listed(hashes, text):
     """Is the text's hash in the sorted hashes?"""
-    i = np.searchsorted(hashes, hash_text(text))
-    return i < len(hashes) and bool(hashes[i] == hash_text(text))
+    wanted = hash_text(text)
+    i = np.searchsorted(hashes, wanted)
+    return i < len(hashes) and bool(hashes[i] == wanted)
 
 
 @as_rule
@@ -93,7 +95,10 @@ def url_rule(url, blocklist=((), ()), *, soft_words=2):
     """Six checks in datatrove's order (RefinedWeb, section 3.1 and appendix G.1).
 
     A listed domain blocks all its hosts, a listed host only itself. Words stand between the URL's
-    punctuation; subwords are searched in the URL without punctuation."""
+    punctuation; subwords are searched in the URL without punctuation:
+
+        http://www.shop.co.uk/poker-bonus    domain shop.co.uk, host www.shop.co.uk
+        words {http, www, shop, co, uk, poker, bonus}: 2 of SOFT, 2 >= 2: dropped"""
     address = url.split("://", 1)[-1]
     host = re.split(r"[/?#]", address, maxsplit=1)[0].rpartition("@")[2].partition(":")[0]
     host = host.lower().rstrip(".")

@@ -26,7 +26,9 @@ MAX_HELD = 8 << 20  # a gzip member up to this size is checked whole before any 
 MAX_RECORD = 64 << 20  # bytes; longer records are skipped
 MAX_PAGE = 2 << 20  # bytes of HTML after unpacking; the rest is cut off (Common Crawl: 1 to 5 MB)
 MAX_TEXT = 8 << 20  # bytes of a plain text; longer ones are dropped. Both bound a worker's memory
-READABLE = r"(?i)\.(warc|wet|html?|xhtml|jsonl|txt)(\.gz)?$"  # what is taken out of a folder
+KINDS = {".warc": "warc", ".wet": "warc", ".jsonl": "json", ".html": "html", ".htm": "html",
+         ".xhtml": "html", ".txt": "text"}  # by a file's name, before .gz; else by its first bytes:
+FIRST_BYTES = {b"WARC/": "warc", b"{": "json", b"[": "json", b"<": "html", b"": "text"}
 
 
 @dataclass
@@ -57,11 +59,6 @@ class Page:
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def plain_text(text):
-    """Every kind of line end becomes "\\n", every control character a space."""
-    return CONTROL.sub(" ", "\n".join(text.splitlines()))
-
-
 # ---- any file ------------------------------------------------------------------------------------
 
 def warn(message):
@@ -77,8 +74,12 @@ def read_documents(path, report=warn):
             yield {"url": page.url or None, "id": page.id or None, **content}
 
 
+def kind_by_name(path):
+    return KINDS.get(os.path.splitext(path.lower().removesuffix(".gz"))[1])
+
+
 def input_files(paths):
-    """Files as given; of folders the readable files, in a fixed order."""
+    """Files as given; of folders the files whose names say what they hold, in a fixed order."""
     files = []
     for path in paths:
         if not os.path.exists(path):
@@ -86,7 +87,7 @@ def input_files(paths):
             raise ValueError(f"no such file or folder: {path}{hint}")
         files += [path] if not os.path.isdir(path) else [
             os.path.join(folder, name) for folder, _, names in sorted(os.walk(path))
-            for name in sorted(names) if re.search(READABLE, name)]
+            for name in sorted(names) if kind_by_name(name)]
     if not files:
         raise ValueError(f"{', '.join(paths)}: nothing there ends in .warc .wet .html .jsonl .txt")
     return files
@@ -103,31 +104,32 @@ def read_files(files, report):
 
 
 def read_file(path, report):
-    """Yields the pages of one file; its first bytes say what it is."""
-    name, pieces = path.lower().removesuffix(".gz"), unpack_members(path, report)
-    first = next(pieces, (0, True, b""))
-    pieces, is_text = itertools.chain([first], pieces), name.endswith(".txt")
+    """Yields the pages of one file."""
+    pieces = unpack_members(path, report)
+    offset, start = next(pieces, (0, b""))
+    pieces = itertools.chain([(offset, start)], pieces)
     # If the first member is damaged we try WARC, the format that can be read on after damage.
-    start = b"WARC/" if first[2] is None else first[2][:4096].lstrip(b"\xef\xbb\xbf \t\r\n")
-    is_html = re.search(r"\.x?html?$", name) or (start.startswith(b"<") and not is_text)
-    if start.startswith(b"WARC/") or name.endswith((".warc", ".wet")):
+    start = b"WARC/" if start is None else start[:4096].lstrip(b"\xef\xbb\xbf \t\r\n")
+    kind = kind_by_name(path) or next(
+        kind for first, kind in FIRST_BYTES.items() if start.startswith(first))
+    if kind == "warc":
         yield from read_warc(path, pieces, report)
-    elif re.match(rb'\{|\[\s*[\[{"]', start) and not is_text:  # an array, too, whose lines fail
+    elif kind == "json":
         yield from read_json_lines(path, pieces, report)
-    elif b"\0" in start and not is_html:
+    elif kind == "text" and b"\0" in start:
         report(f"{path} is neither WARC, HTML, JSON lines nor text; skipped")
     else:
         body = b""
         while len(body) <= MAX_TEXT and (piece := next(pieces, None)):
-            body += piece[2] or b""
+            body += piece[1] or b""
         if body:
-            yield Page("html" if is_html else "text", body, done=os.path.getsize(path))
+            yield Page(kind, body, done=os.path.getsize(path))
 
 
 def read_json_lines(path, pieces, report):
     """Yields a page for each line {"text" or "html", optionally "url", "id"}."""
     number, rest = 0, b""
-    for offset, _, piece in itertools.chain(pieces, [(os.path.getsize(path), True, b"\n")]):
+    for offset, piece in itertools.chain(pieces, [(os.path.getsize(path), b"\n")]):
         *lines, rest = [b""] if piece is None else (rest + piece).split(b"\n")
         rest = rest[:MAX_RECORD]  # a longer line is reported as no JSON
         for number, line in enumerate(lines, number + 1):
@@ -146,54 +148,54 @@ def read_json_lines(path, pieces, report):
 # ---- gzip ----------------------------------------------------------------------------------------
 
 def unpack_members(path, report):
-    """Yields (offset, is_plain, bytes or None at damage): pieces of a file, unpacked if it is gzip.
-
-    offset: where the piece, or its gzip member, begins in the file. A .warc.gz is a chain of gzip
-    members, one a record. A member up to MAX_HELD is handed on only if its checksum is right; a
-    longer one (a whole file) is streamed. After damage the next plausible member is searched."""
+    """Yields (offset, bytes): pieces of a file, unpacked if it is gzip, and where each, or its gzip
+    member, begins in the file. A .warc.gz is a chain of members, one a record; other files are one
+    long member. At damage it yields (offset, None): what was begun is void. It goes on at the next
+    plausible member."""
     with open(path, "rb") as file:
-        start, size = 0, os.path.getsize(path)
         if file.read(2) != b"\x1f\x8b":
             file.seek(0)
             while piece := file.read(16 * CHUNK):
-                yield file.tell() - len(piece), True, piece
+                yield file.tell() - len(piece), piece
             return
+        start, size = 0, os.path.getsize(path)
         while start < size:
-            file.seek(start)
-            inflate, held, at = zlib.decompressobj(31), bytearray(), start
             try:
-                while not inflate.eof:
-                    packed = inflate.unconsumed_tail or file.read(CHUNK)
-                    if not packed:
-                        raise EOFError("the file ends inside it")
-                    held += inflate.decompress(packed, 16 * CHUNK)
-                    if len(held) > MAX_HELD:
-                        yield at, False, bytes(held)
-                        held, at = bytearray(), file.tell()
+                yield from unpack_member(file, start)
+                start = file.tell()
             except (zlib.error, EOFError) as error:
                 report(f"{path}: damaged gzip member at byte {start}: {error}; skipped")
-                if isinstance(error, EOFError):
-                    yield at, False, bytes(held)  # what came before the cut is sound
-                yield start, False, None
-                start = find_member(file, start + 1, size)
-            else:
-                if held:
-                    yield at, False, bytes(held)
-                end = file.tell() - len(inflate.unused_data)
-                start = find_member(file, end, size)
-                if start > end:
-                    report(f"{path}: {start - end} bytes at byte {end} are no gzip member; skipped")
+                yield start, None
+                start = find_member(file, start + 1)
 
 
-def find_member(file, start, size):
-    """The first offset >= start where a gzip member may begin: magic number, deflate, flags."""
+def unpack_member(file, start):
+    """Yields (offset, bytes) of the gzip member at `start` and leaves the file behind it. Up to
+    MAX_HELD bytes come in one piece, if their checksum is right; more come as they are unpacked."""
+    file.seek(start)
+    inflate, held, offset = zlib.decompressobj(31), bytearray(), start
+    while not inflate.eof and (packed := inflate.unconsumed_tail or file.read(CHUNK)):
+        held += inflate.decompress(packed, 16 * CHUNK)
+        if len(held) > MAX_HELD:
+            yield offset, bytes(held)
+            held, offset = bytearray(), file.tell()
+    if held:
+        yield offset, bytes(held)
+    if not inflate.eof:
+        raise EOFError("the file ends inside it")
+    file.seek(-len(inflate.unused_data), os.SEEK_CUR)
+
+
+def find_member(file, start):
+    """The first offset >= start where a gzip member may begin (magic number, deflate, flags), or
+    the end of the file."""
     file.seek(start)
     window = b""
     while piece := file.read(CHUNK):
         window = window[-3:] + piece
         if match := re.search(rb"\x1f\x8b\x08[\x00-\x1f]", window):
             return file.tell() - len(window) + match.start()
-    return size
+    return file.tell()
 
 
 # ---- WARC ----------------------------------------------------------------------------------------
@@ -204,35 +206,32 @@ def find_member(file, start, size):
 #     block / /
 #
 # After damage the next start is searched just behind the last: a wrong length costs no neighbour.
-RECORD_START = re.compile(rb"WARC/1\.\d\r?\n(?=[\w-]+:)")
-EMPTY_LINE, RECORD_END = re.compile(rb"\r?\n\r?\n"), re.compile(rb"\r?\n\r?\n|[\r\n]*\Z")
+RECORD_START, EMPTY_LINE = re.compile(rb"WARC/1\.\d\r?\n[\w-]+:"), re.compile(rb"\r?\n\r?\n")
+HEADER_END = re.compile(rb"\r?\n\r?\n|WARC/1\.\d\r?\n[\w-]+:")  # an empty line, or damage
+RECORD_END = re.compile(rb"\r?\n\r?\n|[\r\n]*\Z")
+LINE_ENDS = re.compile(rb"[\r\n]*")
 
 
 def read_warc(path, pieces, report):
     """Yields the responses (WARC) and conversions (WET), with one record in memory at a time."""
-    buffer, at, origin, lost = b"", 0, 0, False  # origin: where the buffer begins in the file
-    for offset, is_plain, piece in itertools.chain(pieces, [(0, True, b"")]):
+    buffer, at, before, lost = b"", 0, 0, False  # before: bytes of records before the buffer
+    for offset, piece in itertools.chain(pieces, [(0, b"")]):
         if piece is None:  # what was begun in this member is void
-            buffer, at, lost = b"", 0, False
+            buffer, at, before, lost = b"", 0, before + len(buffer), False
             continue
-        origin = origin + is_plain * at if at < len(buffer) else offset
-        buffer, at = buffer[at:] + piece, 0
-        while at < len(buffer):
+        buffer, at, before = buffer[at:] + piece, 0, before + at
+        while (at := LINE_ENDS.match(buffer, at).end()) < len(buffer):
             if lost:
-                match = RECORD_START.search(buffer, at)
-                lost = match is None
-                at = match.start() if match else max(at, len(buffer) - 40) if piece else len(buffer)
-                if lost:
+                start = RECORD_START.search(buffer, at)
+                if not start:
+                    at = max(at, len(buffer) - 40)  # a start may lie across the end of a piece
                     break
-            elif buffer[at] in b"\r\n":
-                at += 1
-                continue
-            where = origin + is_plain * at
+                at, lost = start.start(), False
             try:
                 record = parse_record(buffer, at, at_end=not piece)
             except ValueError as error:
-                report(f"{path}: damaged record at byte {where}: {error}; skipped")
-                lost, at = True, at + 1
+                report(f"{path}: damaged record at byte {before + at} (unpacked): {error}; skipped")
+                at, lost = at + 1, True
                 continue
             if record is None:
                 break  # it goes on in the next piece
@@ -241,25 +240,25 @@ def read_warc(path, pieces, report):
             if (headers["warc-type"], is_http) in (("response", True), ("conversion", False)):
                 yield Page("http" if is_http else "text", block,
                            headers["warc-target-uri"].strip("<>"), headers["warc-record-id"],
-                           headers["warc-identified-payload-type"], where)
+                           headers["warc-identified-payload-type"], offset)
 
 
 def parse_record(buffer, at, at_end):
     """(headers, block, end) of the record at `at`; None if more bytes are needed; ValueError."""
-    if not (buffer.startswith(b"WARC/", at) or b"WARC/".startswith(buffer[at : at + 5])):
+    if not b"WARC/".startswith(buffer[at : at + 5]):
         raise ValueError("it does not start with WARC/")
-    empty_line = EMPTY_LINE.search(buffer, at, at + CHUNK)
-    if not empty_line:
+    header_end = HEADER_END.search(buffer, at + 1, at + CHUNK)
+    if not header_end:
         if at_end or len(buffer) - at >= CHUNK:
             raise ValueError("its header has no end")
         return None
-    if RECORD_START.search(buffer, at + 1, empty_line.start()):
+    if header_end[0].startswith(b"WARC/"):
         raise ValueError("another record starts inside its header")
-    headers = parse_headers(buffer[at : empty_line.start()])
+    headers = parse_headers(buffer[at : header_end.start()])
     length = headers["content-length"]
     if not re.fullmatch(r"[0-9]{1,15}", length) or int(length) > MAX_RECORD:
         raise ValueError(f"Content-Length is {length[:20]!r}")
-    start, end = empty_line.end(), empty_line.end() + int(length)
+    start, end = header_end.end(), header_end.end() + int(length)
     if len(buffer) < end + 4 and not at_end:
         return None
     if len(buffer) < end:
@@ -285,11 +284,12 @@ def open_page(page):
     """Turns the body into page.html or page.text; returns None, or the reason why it cannot.
     Whether an HTTP answer is HTML is said by the crawler (WARC-Identified-Payload-Type), or else
     the server (Content-Type), or else the first tags."""
-    body, page.body, headers = page.body, b"", parse_headers(b"")
+    body, page.body, headers = page.body, b"", defaultdict(str)
     if page.kind == "text":
         if len(body) > MAX_TEXT:
             return "too_long"
-        page.text = plain_text(body.decode("utf-8-sig", "replace"))
+        lines = body.decode("utf-8-sig", "replace").splitlines()  # whatever ends them
+        page.text = CONTROL.sub(" ", "\n".join(lines))
         return None
     if page.kind == "http":
         head_end = EMPTY_LINE.search(body, 0, CHUNK)
@@ -307,7 +307,7 @@ def open_page(page):
     return None
 
 
-CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,8})[^\r\n]{0,256}\r\n")
+CHUNK_SIZE = re.compile(rb"(?:\r\n)?([0-9a-fA-F]{1,8})[^\r\n]{0,256}\r\n")
 
 
 def unwrap_body(body, headers):
@@ -320,7 +320,6 @@ def unwrap_body(body, headers):
         while (match := CHUNK_SIZE.match(body, at)) and (size := int(match[1], 16)):
             pieces.append(body[match.end() : match.end() + size])
             at = match.end() + size
-            at += 2 if body.startswith(b"\r\n", at) else 0
         body = b"".join(pieces) or body
     encoding = headers["content-encoding"].lower()
     for bits in (47, -15) if re.search("gzip|deflate", encoding) else ():

@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import data
 
-REPEATS = 3  # of each measurement, alternating between ours and the baseline's; medians are compared
+REPEATS = 3  # of each measurement, ours and the baseline's in turn; medians are compared
 
 
 def real_pages():
@@ -132,8 +132,8 @@ def bench_minhash():
 
 
 def bench_pipeline():
-    """Our whole pipeline from the crawl's file to shards, every language kept, against the baseline's
-    extraction alone of the same pages (already unpacked) by as many processes."""
+    """Our whole pipeline from the crawl's file to shards, every language kept, against the
+    baseline's extraction alone of the same pages (already unpacked) by as many processes."""
     path, _, _, bodies = real_pages()
     settings, _ = data.read_settings(["language_languages=any"])
     n_workers, ours_s, baseline_s = 2, [], []

@@ -1,7 +1,9 @@
 """crawl/rules.py: every rule kept and broken by an example whose arithmetic can be followed."""
 import os
+import time
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -41,6 +43,18 @@ def test_url_rule(tmp_path, url, reason):
     assert rules.url_rule(url, blocklist=blocklist) == reason
     with pytest.raises(ValueError, match="no CATEGORY/domains"):
         rules.load_blocklist(tmp_path / "nothing")
+
+
+def test_a_long_blocklist_is_small_and_fast(tmp_path):
+    """300,000 hosts: 8 bytes each, loaded in less than a second; only they are found."""
+    (tmp_path / "domains").write_text("".join(f"host{i}.example\n" for i in range(300_000)))
+    rules.hash_lines(np.zeros(1, np.uint8))  # compiled before the time counts
+    start = time.process_time()
+    domains, urls = rules.load_blocklist(tmp_path)
+    assert time.process_time() - start < 1
+    assert domains.nbytes == 8 * 300_000 and len(urls) == 0
+    assert rules.url_rule("http://host299999.example/", blocklist=(domains, urls)) == "domain"
+    assert rules.url_rule("http://host300000.example/", blocklist=(domains, urls)) is None
 
 
 # ---- words and sentences -------------------------------------------------------------------------
@@ -206,6 +220,10 @@ def lines(pattern, n, first=0):
     # 1 of 10 lines of 41 characters stood there before: 41 / 410 = 0.1 >= 0.1 (code: > 0.01)
     (lines(LONG + ".", 9) + "\n" + lines(LONG + ".", 1), "char_dup_ratio"),
     (lines(LONG + ".", 10) + "\n" + lines(LONG + ".", 1), None),  # 1/11
+    # 70 of 100 lines have 30 characters, which is not shorter than 30 (code: <= 30)
+    (lines("a line of thirty characters {:02}", 70) + "\n" + lines(LONG + ".", 30), None),
+    # 3 line ends / 10 words = 0.3, not above it
+    (lines("hyperdimensionalities_{}_uncharacteristically.", 3) + "\nin three dimensions.", None),
     (lines("hyperdimensionalities-{}_uncharacteristically.", 9), None),  # 8/36 words
     (lines("hyperdimensionalities_{}_uncharacteristically.", 9), "list_ratio"),  # 8/18
 ])

@@ -47,7 +47,7 @@ def test_records_may_lie_across_any_piece_boundary(tmp_path, monkeypatch):
     assert last_digits(read(write(tmp_path, gzip.compress(content), "x.gz"))[0]) == "01234"
     for size in (1, 2, 3, 7, 50):
         monkeypatch.setattr(warc, "unpack_members", lambda path, report, size=size: (
-            (at, True, content[at : at + size]) for at in range(0, len(content), size)))
+            (at, content[at : at + size]) for at in range(0, len(content), size)))
         assert last_digits(read(path)[0]) == "01234"
 
 
@@ -73,8 +73,9 @@ def test_reads_wet_html_json_lines_text_and_folders(tmp_path):
 def test_files_without_pages_have_none(tmp_path, content):
     """A table (Parquet), a JSON array, other JSON lines and nothing at all: no page, and a word
     about it where there was something."""
-    found, damage = read(write(tmp_path, content, "pages.jsonl"))
-    assert not found and (damage or len(content) < 30)
+    for name in ("pages.jsonl", "pages"):
+        found, damage = read(write(tmp_path, content, name))
+        assert not found and (damage or len(content) < 30)
 
 
 def test_real_crawl_files(real):
@@ -97,7 +98,7 @@ def test_damage_costs_one_record_and_names_its_offset(tmp_path, bad):
     """A record with a wrong length, without a header or cut off is reported; the next is found."""
     found, damage = read(write(tmp_path, PAGES[0] + bad + PAGES[1] + PAGES[2]))
     assert last_digits(found) == "012"
-    assert len(damage) == 1 and f"byte {len(PAGES[0])}:" in damage[0], damage
+    assert len(damage) == 1 and f"byte {len(PAGES[0])} " in damage[0], damage
 
 
 @pytest.mark.parametrize("at", [15, 40, -6])
@@ -113,13 +114,17 @@ def test_a_damaged_gzip_member_costs_itself(tmp_path, at):
 
 
 def test_a_truncated_file_gives_what_is_whole(tmp_path):
-    """Of a file cut off in its last record the first four stay; of packed texts all but the end."""
+    """Of a file cut off in its last record or line the first four stay, of one packed page all but
+    the end; and there is one message."""
     for content, name in ((b"".join(map(gzip.compress, PAGES))[:-10], "x.warc.gz"),
                           (b"".join(PAGES)[:-20], "x.warc")):
         found, damage = read(write(tmp_path, content, name))
         assert len(found) == 4 and len(damage) == 1
     found, damage = read(write(tmp_path, gzip.compress(f"<p>{PROSE}".encode())[:-20], "x.html.gz"))
     assert found[0]["html"].startswith("<p>The harbour") and len(damage) == 1
+    rows = "".join(json.dumps({"text": f"{PROSE} {i}"}) + "\n" for i in range(5)).encode()
+    found, damage = read(write(tmp_path, gzip.compress(rows)[:-10], "x.jsonl.gz"))
+    assert len(found) == 4 and len(damage) == 1 and "the file ends inside it" in damage[0]
 
 
 @pytest.mark.parametrize("n", [20, pytest.param(200, marks=pytest.mark.long)])
