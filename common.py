@@ -1,9 +1,10 @@
 """What every script does alike, in one place, so that each script can show what is its own.
 
     the command line   run_command, print_settings
-    files              write_file, staged, recover, locked; read_text_lines, read_json, ...
+    the terminal       printable, paint, show_line, duration, compiling
+    reading files      read_text_lines, parse_json, read_json, read_json_lines
+    writing files      write_file, staged, recover, locked
     processes          map_in_order
-    the terminal       paint, printable, duration, show_line, compiling
     random numbers     rng, share
     a training run     Run: stops when asked, logs, says when to evaluate and save
 
@@ -14,15 +15,12 @@ sentence on stderr that names the file, what was found, and what helps; exit sta
 Skip this file at first: its names say what they do.
 """
 import collections
-import concurrent.futures
-import concurrent.futures.process
 import contextlib
 import glob
 import gzip
 import itertools
 import json
 import multiprocessing
-import multiprocessing.connection
 import os
 import random
 import shutil
@@ -31,6 +29,7 @@ import sys
 import threading
 import time
 import zlib
+from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 
 try:
     import fcntl
@@ -44,35 +43,116 @@ def run_command(parser, run, argv=None):
     """Parses the command line, calls run(args), and returns the exit status: 0, or 2 if the input
     was wrong, or 130 (SIGINT, Ctrl-C) or 143 (SIGTERM) if it was stopped."""
     args = parser.parse_args(argv)
-    main_thread = threading.current_thread() is threading.main_thread()
-    old = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)} if main_thread else {}
-    if main_thread:
-        signal.signal(signal.SIGTERM, terminate)
+    old_handler = signal.signal(signal.SIGTERM, interrupt)
     try:
         return run(args) or 0
-    except (ValueError, OSError, concurrent.futures.process.BrokenProcessPool) as error:
+    except (ValueError, OSError, BrokenProcessPool) as error:
         print(f"{parser.prog}: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
+        # A terminal shows ^C where the cursor is; the message begins on the next line.
         print("\n" * sys.stderr.isatty() + f"{parser.prog}: stopped; what was written is whole",
               file=sys.stderr)
         return 128 + (stop.args[0] if stop.args else signal.SIGINT)
     finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGTERM, old_handler)
 
 
-def terminate(number, frame):
-    """SIGTERM takes the way of Ctrl-C."""
+def interrupt(number, frame):
+    """SIGTERM takes the way of Ctrl-C: an exception that ends the script."""
     raise KeyboardInterrupt(number)
 
 
 def print_settings(name, settings):
     """The first line of every script: "train.py | size 1M | steps 3000 | ..."."""
-    shown = (f"{key.replace('_', ' ')} {' '.join(map(str, value)) if value else 'none'}"
-             if isinstance(value, (list, tuple)) else f"{key.replace('_', ' ')} {value}"
-             for key, value in settings.items() if value is not None)
-    print(printable(" | ".join([name, *shown])), flush=True)
+    shown = [name]
+    for key, value in settings.items():
+        if isinstance(value, (list, tuple)):
+            value = " ".join(map(str, value)) or "none"
+        if value is not None:
+            shown.append(f"{key.replace('_', ' ')} {value}")
+    print(printable(" | ".join(shown)), flush=True)
+
+
+# ---- the terminal --------------------------------------------------------------------------------
+
+def printable(text, keep=""):
+    """Text with control characters as escapes, except those in `keep`. Pages, models and files may
+    hold sequences that rename a terminal's window or hide lines; none reaches the terminal raw."""
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
+
+
+def in_colour():
+    """Colours are for terminals, and there too only without NO_COLOR (no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def paint(text, code):
+    """Text in a colour (an ANSI code such as "32", green), where colours are shown."""
+    return f"\x1b[{code}m{text}\x1b[0m" if in_colour() else text
+
+
+def show_line(text, keep=True):
+    """Prints a line. On a terminal a line that is not kept is overwritten by the next one, so it is
+    shortened to the terminal's width; elsewhere every line stays."""
+    if not sys.stdout.isatty():
+        print(text, flush=True)
+        return
+    text = text if keep else text[:shutil.get_terminal_size().columns - 1]
+    print("\r\x1b[K" + text, end="\n" if keep else "", flush=True)  # back to the start; erase
+
+
+def duration(seconds):
+    """For people: 99 s, but 2 min."""
+    return f"{seconds / 60:.0f} min" if seconds >= 100 else f"{seconds:.0f} s"
+
+
+@contextlib.contextmanager
+def compiling():
+    """Around a first, tiny use of the kernels. Numba compiles them then, and this says so."""
+    start = time.perf_counter()
+    yield
+    if (seconds := time.perf_counter() - start) > 3:
+        print(f"compiled the kernels in {seconds:.0f} s, kept on disk for the next run", flush=True)
+
+
+# ---- reading files -------------------------------------------------------------------------------
+
+def read_text_lines(path):
+    """Yields the lines of a UTF-8 text file, gzipped or not."""
+    try:
+        with open(path, "rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        with (gzip.open if packed else open)(path, "rt", encoding="utf-8", newline="\n") as lines:
+            yield from lines
+    except FileNotFoundError:
+        hint = "; python world.py makes out/world/" if "world" in path else ""
+        raise ValueError(f"{path}: no such file{hint}") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: damaged, or no text in UTF-8 ({error})") from None
+
+
+def parse_json(text, where):
+    """The object {...} in JSON text; `where` names the text in the error."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: no JSON ({error})"[:300]) from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: not a JSON object {{...}}, but {str(text).strip():.40}")
+    return value
+
+
+def read_json(path):
+    """The object {...} in a JSON file."""
+    return parse_json("".join(read_text_lines(path)), path)
+
+
+def read_json_lines(path):
+    """Yields (line number, object) of a JSON lines file, gzipped or not; skips empty lines."""
+    for number, line in enumerate(read_text_lines(path), 1):
+        if line.strip():
+            yield number, parse_json(line, f"{path}, line {number}")
 
 
 # ---- writing files -------------------------------------------------------------------------------
@@ -93,13 +173,17 @@ def write_file(path, write):
         raise
 
 
-# Several files that belong together (weights and their configuration, tokens and their tokenizer)
-# are replaced together:
-#     FOLDER/.new/     is written first; a leftover of it means nothing
-#     FOLDER/.ready/   is what .new is renamed to when all is on the disk: from now on the new files
-#                      count. They are moved up one by one; if that is interrupted, whoever opens
-#                      the folder next finishes it (recover).
-# The rename is the one moment that decides. Files of other people in FOLDER are never touched.
+# Files that belong together (weights and their configuration, tokens and their tokenizer) are
+# replaced together. They are written into FOLDER/.new, and when all are on the disk, one rename to
+# FOLDER/.ready decides that from now on they count. Then they are moved up, one by one:
+#
+#     a, b                      the old files
+#     a, b    .new/a            a kill here leaves the old ones; .new means nothing
+#     a, b    .ready/a, b       decided: a kill from here on leaves the new ones, because whoever
+#     a', b   .ready/b          opens the folder next moves the rest up (recover)
+#     a', b'
+#
+# What else is in FOLDER is never touched.
 
 @contextlib.contextmanager
 def staged(folder, owned=()):
@@ -117,7 +201,7 @@ def staged(folder, owned=()):
         with open(os.path.join(new, ".remove"), "w", encoding="utf-8") as file:
             json.dump(sorted(old - set(files)), file)
         for path in [*files, ".remove"]:
-            with open(os.path.join(new, path), "rb") as file:
+            with open(os.path.join(new, path), "r+b") as file:  # Windows syncs no other files
                 os.fsync(file.fileno())
         os.rename(new, os.path.join(folder, ".ready"))
     except BaseException:
@@ -127,12 +211,13 @@ def staged(folder, owned=()):
 
 
 def recover(folder):
-    """Finishes a replacement of files in `folder` that was interrupted after its decisive rename.
-    Does nothing in nearly all cases; call it before reading what `staged` writes."""
+    """Moves files up that `staged` left in `.ready`. Call it before reading what `staged` writes;
+    nearly always there is nothing to do. A reader and the writer may both be here: they take turns,
+    and each expects that the other has moved a file already."""
     ready = os.path.join(folder, ".ready")
     if not os.path.isdir(ready):
         return
-    with contextlib.suppress(FileNotFoundError):  # another process may be doing the same
+    with turn(folder), contextlib.suppress(FileNotFoundError):
         with open(os.path.join(ready, ".remove"), encoding="utf-8") as file:
             for path in json.load(file):
                 with contextlib.suppress(FileNotFoundError):
@@ -140,7 +225,21 @@ def recover(folder):
         for path in files_in(ready):
             os.makedirs(os.path.dirname(os.path.join(folder, path)), exist_ok=True)
             os.replace(os.path.join(ready, path), os.path.join(folder, path))
-    shutil.rmtree(ready, ignore_errors=True)
+        shutil.rmtree(ready)
+
+
+@contextlib.contextmanager
+def turn(folder):
+    """Waits until no other process is inside of `with turn(folder)`."""
+    if fcntl is None:
+        yield
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(number)
 
 
 def files_in(folder):
@@ -169,49 +268,6 @@ def locked(folder, name):
         file.truncate(0)
 
 
-# ---- reading files -------------------------------------------------------------------------------
-
-def read_text_lines(path):
-    """Yields the lines of a UTF-8 text file, gzipped or not."""
-    try:
-        with open(path, "rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-        with (gzip.open if packed else open)(path, "rt", encoding="utf-8", newline="\n") as lines:
-            yield from lines
-    except FileNotFoundError:
-        hint = "; python world.py makes out/world/" if "world" in path else ""
-        raise ValueError(f"{path}: no such file{hint}") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: damaged, or no text in UTF-8 ({error})") from None
-
-
-def parse_json(text, where):
-    """An object {...} from JSON text; `where` names the text in the error."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: no JSON ({error})"[:300]) from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{where}: not a JSON object {{...}}, but {str(text).strip():.40}")
-    return value
-
-
-def read_json(path):
-    """The object {...} in a JSON file."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return parse_json(file.read(), path)
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: no text in UTF-8") from None
-
-
-def read_json_lines(path):
-    """Yields (line number, object) of a JSON lines file, gzipped or not; skips empty lines."""
-    for number, line in enumerate(read_text_lines(path), 1):
-        if line.strip():
-            yield number, parse_json(line, f"{path}, line {number}")
-
-
 # ---- processes -----------------------------------------------------------------------------------
 
 def map_in_order(work, jobs, workers=None):
@@ -223,7 +279,7 @@ def map_in_order(work, jobs, workers=None):
     if workers == 1 or len(first) < 2:
         yield from itertools.starmap(work, itertools.chain(first, jobs))
         return
-    with concurrent.futures.ProcessPoolExecutor(workers, initializer=start_worker) as pool:
+    with ProcessPoolExecutor(workers, initializer=start_worker) as pool:
         for job in itertools.chain(first, jobs):
             waiting.append(pool.submit(work, *job))
             if len(waiting) > 2 * workers:
@@ -236,54 +292,11 @@ def start_worker():
     """A worker leaves Ctrl-C to its parent, and ends when the parent ends, also if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    parent = multiprocessing.parent_process().sentinel
 
     def end_with_parent():
-        multiprocessing.connection.wait([parent])
+        multiprocessing.parent_process().join()
         os._exit(1)
     threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-# ---- the terminal --------------------------------------------------------------------------------
-
-def in_colour():
-    """Colours are for terminals, and there too only without NO_COLOR (no-color.org)."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-
-
-def paint(text, code):
-    """Text in a colour (an ANSI code such as "32", green), where colours are shown."""
-    return f"\x1b[{code}m{text}\x1b[0m" if in_colour() else text
-
-
-def printable(text, keep=""):
-    """Text with control characters as escapes, except those in `keep`. Pages, models and files may
-    hold sequences that rename a terminal's window or hide lines; none reaches the terminal raw."""
-    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
-
-
-def duration(seconds):
-    """For people: minutes from 100 s on."""
-    return f"{seconds / 60:.0f} min" if seconds >= 100 else f"{seconds:.0f} s"
-
-
-def show_line(text, keep=True):
-    """Prints a line. On a terminal a line that is not kept is overwritten by the next one, so it is
-    shortened to the terminal's width; elsewhere every line stays."""
-    if not sys.stdout.isatty():
-        print(text, flush=True)
-        return
-    text = text if keep else text[:shutil.get_terminal_size().columns - 1]
-    print("\r\x1b[K" + text, end="\n" if keep else "", flush=True)  # back to the start; erase
-
-
-@contextlib.contextmanager
-def compiling():
-    """Around a first, tiny use of the kernels. Numba compiles them then, and this says so."""
-    start = time.perf_counter()
-    yield
-    if (seconds := time.perf_counter() - start) > 3:
-        print(f"compiled the kernels in {seconds:.0f} s, kept on disk for the next run", flush=True)
 
 
 # ---- random numbers ------------------------------------------------------------------------------
@@ -309,32 +322,37 @@ class Run:
             run.show("step 10/100 | loss 2.3", step=step, loss=2.3)
             if run.pause():             # ten times a run, at its end, and when asked to stop
                 ...                     # evaluate, and save together with run.log
-        run.close()
+        return run.close("train.py")
 
     SIGINT (Ctrl-C) and SIGTERM only ask for a stop: the step is finished and saved first. A second
     signal stops at once. log: what `show` was given, one dict a line, saved with the checkpoint as
     log.jsonl; the file live.jsonl holds the same while the run goes on, for whoever watches."""
 
     def __init__(self, out, step, steps, pauses, log=()):
-        self.out, self.step, self.total, self.log = out, step, steps, list(log)
-        self.first, self.every = step, max(1, steps // pauses)
-        self.signal, self.paused, self.start = 0, False, time.perf_counter()
+        self.out, self.first, self.step, self.total, self.log = out, step, step, steps, list(log)
+        self.every, self.start = max(1, steps // pauses), time.perf_counter()
+        self.signal, self.paused = 0, False  # the signal that asked to stop; is this step saved?
         os.makedirs(out, exist_ok=True)
         self.live = open(os.path.join(out, "live.jsonl"), "w", encoding="utf-8")
         self.live.writelines(json.dumps(line) + "\n" for line in self.log)
-        self.handlers = {number: signal.signal(number, self.ask_to_stop)
-                         for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def steps(self):
+        """Yields the number of each step, from 1, while it is to be done. A signal that comes just
+        after `pause` said no does not end the run here: one more step is done, and saved."""
+        handlers = {number: signal.signal(number, self.ask_to_stop)
+                    for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            while self.step < self.total and not (self.signal and self.paused):
+                self.step, self.paused = self.step + 1, False
+                yield self.step
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
     def ask_to_stop(self, number, frame):
         if self.signal:
             raise KeyboardInterrupt(number)
         self.signal = number
-
-    def steps(self):
-        """Yields the number of each step, from 1, while it is to be done."""
-        while self.step < self.total and not (self.paused and self.signal):
-            self.step, self.paused = self.step + 1, False
-            yield self.step
 
     def pause(self):
         """Whether this step is one to evaluate and save at."""
@@ -357,12 +375,10 @@ class Run:
         return duration(self.seconds() / max(1, self.step - self.first) * (self.total - self.step))
 
     def close(self, name):
-        """Ends a run that saved its last step. If it was asked to stop earlier, says how to go on
-        with the script `name` and returns that signal's exit status, otherwise 0."""
+        """Ends a run that saved its last step; returns the exit status: 0, or if it was asked to
+        stop, that signal's, and then it says how to go on with the script `name`."""
         self.live.close()
         os.remove(self.live.name)
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
         if self.step == self.total:
             return 0
         print(f"stopped at step {self.step} of {self.total} and saved in {self.out}; to go on: "
