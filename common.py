@@ -12,7 +12,8 @@ Two promises are kept here for all scripts. Files are replaced whole or not at a
 script at any moment finds the old files or the new ones, never a mixture. And every failure is one
 sentence on stderr that names the file, what was found, and what helps; exit status 2.
 
-Skip this file at first: its names say what they do.
+Skip this file at first: its names say what they do. Of use to a reader of train.py, sft.py and
+rl.py is the last section, Run.
 """
 import collections
 import contextlib
@@ -50,9 +51,8 @@ def run_command(parser, run, argv=None):
         print(f"{parser.prog}: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        # A terminal shows ^C where the cursor is; the message begins on the next line.
-        print("\n" * sys.stderr.isatty() + f"{parser.prog}: stopped; what was written is whole",
-              file=sys.stderr)
+        new_line = "\n" if sys.stderr.isatty() else ""  # behind the terminal's ^C
+        print(f"{new_line}{parser.prog}: stopped; what was written is whole", file=sys.stderr)
         return 128 + (stop.args[0] if stop.args else signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, old_handler)
@@ -158,19 +158,24 @@ def read_json_lines(path):
 # ---- writing files -------------------------------------------------------------------------------
 
 def write_file(path, write):
-    """Calls write(file) on PATH.part and then gives it its name. The disk has the bytes before
-    (fsync), so that even a crash of the machine leaves the old file or the new one."""
+    """Calls write(file) on PATH.part and then gives it its name. A rename is done or not done, so a
+    kill at any moment leaves the old file or the new one, and no half of it."""
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     try:
         with open(path + ".part", "wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
+        sync(path + ".part")
         os.replace(path + ".part", path)
-    except BaseException:
-        with contextlib.suppress(OSError):
+    finally:
+        with contextlib.suppress(OSError):  # after the rename there is none
             os.remove(path + ".part")
-        raise
+
+
+def sync(path):
+    """Waits until the disk has the file's bytes: the system may write them later than the file's
+    new name, and a crash of the machine in between would leave an empty file of that name."""
+    with open(path, "r+b") as file:
+        os.fsync(file.fileno())
 
 
 # Files that belong together (weights and their configuration, tokens and their tokenizer) are
@@ -199,47 +204,42 @@ def staged(folder, owned=()):
         files = files_in(new)
         old = {path for pattern in owned for path in glob.glob(pattern, root_dir=folder)}
         with open(os.path.join(new, ".remove"), "w", encoding="utf-8") as file:
-            json.dump(sorted(old - set(files)), file)
+            file.writelines(path + "\n" for path in sorted(old - set(files)))
         for path in [*files, ".remove"]:
-            with open(os.path.join(new, path), "r+b") as file:  # Windows syncs no other files
-                os.fsync(file.fileno())
+            sync(os.path.join(new, path))
         os.rename(new, os.path.join(folder, ".ready"))
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
+    finally:
+        shutil.rmtree(new, ignore_errors=True)  # after the rename there is none
     recover(folder)
 
 
 def recover(folder):
-    """Moves files up that `staged` left in `.ready`. Call it before reading what `staged` writes;
-    nearly always there is nothing to do. A reader and the writer may both be here: they take turns,
-    and each expects that the other has moved a file already."""
+    """Moves files up that `staged` left in .ready. Call it before reading what `staged` writes;
+    nearly always there is nothing to do. A reader may come while the writer itself moves files:
+    they take turns, and the second finds nothing left. Each step may be a repetition."""
     ready = os.path.join(folder, ".ready")
     if not os.path.isdir(ready):
         return
-    with turn(folder), contextlib.suppress(FileNotFoundError):
-        with open(os.path.join(ready, ".remove"), encoding="utf-8") as file:
-            for path in json.load(file):
+    with turn(folder) if fcntl else contextlib.nullcontext():
+        if os.path.exists(os.path.join(ready, ".remove")):
+            for path in read_text_lines(os.path.join(ready, ".remove")):
                 with contextlib.suppress(FileNotFoundError):
-                    os.remove(os.path.join(folder, path))
+                    os.remove(os.path.join(folder, path.strip("\n")))
         for path in files_in(ready):
             os.makedirs(os.path.dirname(os.path.join(folder, path)), exist_ok=True)
             os.replace(os.path.join(ready, path), os.path.join(folder, path))
-        shutil.rmtree(ready)
+        shutil.rmtree(ready, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def turn(folder):
-    """Waits until no other process is inside of `with turn(folder)`."""
-    if fcntl is None:
-        yield
-        return
-    number = os.open(folder, os.O_RDONLY)
+    """Waits until no other process is inside `with turn(folder)`."""
+    directory = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(number, fcntl.LOCK_EX)
+        fcntl.flock(directory, fcntl.LOCK_EX)  # until the directory is closed
         yield
     finally:
-        os.close(number)
+        os.close(directory)
 
 
 def files_in(folder):

@@ -42,9 +42,10 @@ def test_staged_files_replace_together_and_leave_others(tmp_path):
     assert contents(tmp_path) == expected
 
 
-@pytest.mark.parametrize("moment", range(1, 16))
+@pytest.mark.parametrize("moment", range(1, 23))
 def test_a_kill_at_any_call_leaves_old_or_new(moment, tmp_path):
-    """SIGKILL before the nth call that changes the disk: after recover, all is old or all is new."""
+    """SIGKILL before the nth call that changes the disk: after recover, all is old or all is new,
+    and the next replacement goes through."""
     for name in "abc":
         (tmp_path / name).write_text("old")
     code = """
@@ -57,34 +58,47 @@ def dying(function):
             os.kill(os.getpid(), 9)
         return function(*arguments, **named)
     return call
-for name in ("rename", "replace", "remove", "makedirs", "fsync"):
+for name in ("rename", "replace", "remove", "unlink", "makedirs", "mkdir", "rmdir", "fsync"):
     setattr(os, name, dying(getattr(os, name)))
 with common.staged(sys.argv[1], ("a", "b", "c")) as staging:
-    for name in "bcd":
+    os.mkdir(staging + "/deep")
+    for name in ("b", "c", "deep/d"):
         open(os.path.join(staging, name), "w").write("new")
 """
-    python(code, tmp_path, moment).communicate()
+    process = python(code, tmp_path, moment)
+    process.communicate()
+    assert (process.returncode == 0) == (moment == 22)
     common.recover(tmp_path)
     left = {name: text for name, text in contents(tmp_path).items() if not name.startswith(".")}
-    assert left in ({name: "old" for name in "abc"}, {name: "new" for name in "bcd"})
+    assert left in (dict.fromkeys("abc", "old"), dict.fromkeys(("b", "c", "deep/d"), "new"))
+    with common.staged(tmp_path, ("[abc]", "deep/d")) as staging:
+        open(os.path.join(staging, "e"), "w").write("newer")
+    assert contents(tmp_path) == {"e": "newer"}
 
 
-READER = "import sys, common\nprint(flush=True)\nwhile True: common.recover(sys.argv[1])"
+READER = """
+import sys, time, common
+print(flush=True)
+end = time.monotonic() + 60
+while time.monotonic() < end:
+    common.recover(sys.argv[1])
+"""
 
 
 def test_a_reader_that_recovers_beside_the_writer_loses_nothing(tmp_path):
     """While others look into the folder, 20 saves of 20 files arrive whole (they once did not)."""
-    readers = [python(READER, tmp_path) for _ in range(2)]
+    found, readers = [], [python(READER, tmp_path) for _ in range(2)]
     for reader in readers:
         reader.stdout.readline()
     for n in range(20):
         with common.staged(tmp_path) as staging:
             for name in range(20):
                 open(f"{staging}/{name}", "w").write(str(n))
-        assert contents(tmp_path) == {str(name): str(n) for name in range(20)}
+        found.append(contents(tmp_path))
     for reader in readers:
         reader.kill()
         reader.communicate()
+    assert found == [{str(name): str(n) for name in range(20)} for n in range(20)]
 
 
 def test_write_file_is_whole_or_not_at_all(tmp_path):
