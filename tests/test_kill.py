@@ -31,21 +31,20 @@ rl.RECIPES = {name: recipe | {"questions": 2, "iterations": 8}
 rl.EVALUATED, rl.MAX_NEW, rl.PAIRS_PER_STEP, rl.TEST_PAIRS = 2, 8, 4, 4
 number, where, nth = os.environ["DISTURB"].split()
 calls = [0]
-def disturbed(owner, name):
-    function = getattr(owner, name)
+def disturbed(function):
     def call(*arguments, **named):
         calls[0] += 1
         if calls[0] == int(nth):
             os.kill(os.getpid(), int(number))
         return function(*arguments, **named)
-    setattr(owner, name, call)
-PLACES = {"disk": [(os, name) for name in ("rename", "replace", "remove", "makedirs", "fsync")],
-          "step": [(train, "sample_windows"), (sft, "to_arrays"), (rl, "rollout"), (bpe, "jobs"),
-                   (data, "count")],
-          "any": []}
-for owner, name in PLACES[where]:
-    disturbed(owner, name)
-script = {"data": data, "bpe": bpe, "train": train, "sft": sft}.get(sys.argv[2], rl)
+    return call
+if where == "disk":
+    for name in ("rename", "replace", "remove", "makedirs", "fsync"):
+        setattr(os, name, disturbed(getattr(os, name)))
+if where == "step":
+    train.sample_windows, sft.to_arrays, rl.rollout, bpe.jobs, data.count = map(disturbed, (
+        train.sample_windows, sft.to_arrays, rl.rollout, bpe.jobs, data.count))
+script = {"data": data, "bpe": bpe, "train": train, "sft": sft, "rl": rl, "jokes": rl}[sys.argv[2]]
 sys.exit(script.main(sys.argv[3:]))
 """
 COMMANDS = {
@@ -65,8 +64,8 @@ def start(script, folder, flags, disturb="9 any 0", after=None, threads=1):
     it gets the signal that `disturb` names."""
     environment = os.environ | {"DISTURB": disturb, "NUMBA_NUM_THREADS": str(threads),
                                 "OPENBLAS_NUM_THREADS": str(threads)}
-    with subprocess.Popen([sys.executable, "-c", START, ROOT, script, *flags], cwd=folder, text=True,
-                          env=environment, stdout=subprocess.PIPE,
+    with subprocess.Popen([sys.executable, "-c", START, ROOT, script, *flags], cwd=folder,
+                          env=environment, text=True, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT) as process:
         said = process.stdout.readline()
         if after is not None:
@@ -92,8 +91,8 @@ def files(folder):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A folder with inputs, and in out/ the runs of all scripts that nobody disturbed; in old/ those
-    of data.py and bpe.py on other inputs. Adds their seconds: (folder, {script: seconds})."""
+    """(folder, {script: seconds}): in out/ are the runs of all scripts that nobody disturbed, and
+    in old/ those of data.py and bpe.py on other inputs."""
     folder, r = tmp_path_factory.mktemp("runs"), random.Random(0)
     for name in ("old", "new"):
         texts = ["\n".join(" ".join(r.choices(PROSE.lower().split(), k=12)) for _ in range(12))
@@ -122,55 +121,43 @@ def runs(tmp_path_factory):
     return folder, seconds
 
 
-def leave_and_finish(script, runs, out, n, numbers, r):
-    """Starts a script, disturbs it by one of the signals `numbers` until n of these have met it
-    (each may come from a resumed run), and checks what is left each time."""
-    folder, seconds = runs
-    wanted, met = files(folder / "out" / script), 0
-    while met < n:
-        shutil.rmtree(folder / out, ignore_errors=True)
-        if os.path.exists(folder / "old" / script):
-            shutil.copytree(folder / "old" / script, folder / out)
-        status = None
-        while status != 0:
-            number, where = r.choice(numbers), r.choice(("disk", "step", "any"))
-            nth = r.randint(1, CALLS[script][where == "step"])
-            after = r.uniform(0, seconds[script]) if where == "any" else None
-            going = os.path.exists(folder / out / "state.json") or os.path.exists(
-                folder / out / ".ready/state.json")
-            flags = [*COMMANDS[script], "--out", out, *["--resume"] * going]
-            status, said = start(script, folder, flags, f"{number} {where} {nth}", after)
-            case = f"{script} {flags} {number} {where} {nth} {after}: {status}, {said}"
-            met += status != 0
-            if number == signal.SIGKILL:
-                assert status in (0, -number), case
-            elif "next: python" not in said:
-                assert status in (0, 128 + number) and "Traceback" not in said, case
-                assert status == 0 or len(re.findall("^.*stopped", said, re.M)) == 1, case
-            if status and script in ("data", "bpe"):
-                common.recover(folder / out)
-                left = {path: content for path, content in files(folder / out).items()
-                        if not path.startswith((".new", "tmp"))}
-                assert left in (files(folder / "old" / script), wanted), case
-        assert files(folder / out) == wanted, case
-        assert script != "jokes" or files(folder / f"{out}-best") == files(
-            folder / "out/jokes-best"), case
-
-
 @pytest.mark.parametrize("n", [2, pytest.param(50, marks=pytest.mark.long)])
+@pytest.mark.parametrize("how", ["killed", "stopped"])
 @pytest.mark.parametrize("script", COMMANDS)
-def test_killed_runs_end_with_the_same_bits(script, n, runs):
-    """After n SIGKILLs the same command, with --resume where there is something to resume, ends in
-    the files of an undisturbed run; data.py's and bpe.py's old files are there until the new."""
-    leave_and_finish(script, runs, f"killed/{script}", n, [signal.SIGKILL], random.Random(script))
-
-
-@pytest.mark.parametrize("n", [2, pytest.param(50, marks=pytest.mark.long)])
-@pytest.mark.parametrize("script", COMMANDS)
-def test_stopped_runs_say_so_and_end_with_the_same_bits(script, n, runs):
-    """After n SIGINTs and SIGTERMs too; each ends in status 130 or 143 and one line."""
-    leave_and_finish(script, runs, f"stopped/{script}", n, [signal.SIGINT, signal.SIGTERM],
-                     random.Random(script))
+def test_disturbed_runs_end_with_the_same_bits(script, how, n, runs):
+    """n times SIGKILL, or SIGINT and SIGTERM, which end with status 130 or 143 and one line. After
+    each, the old files or the new ones are there, whole. The same command, with --resume where
+    there is something to resume, ends in the files of an undisturbed run."""
+    (folder, seconds), out, r = runs, f"{how}/{script}", random.Random(script + how)
+    wanted, met, status = files(folder / "out" / script), 0, 0
+    while met < n or status:
+        if status == 0:  # begin another run
+            shutil.rmtree(folder / out, ignore_errors=True)
+            if (folder / "old" / script).exists():
+                shutil.copytree(folder / "old" / script, folder / out)
+        number = signal.SIGKILL if how == "killed" else r.choice((signal.SIGINT, signal.SIGTERM))
+        where = r.choice(("disk", "step", "any"))
+        nth, after = r.randint(1, CALLS[script][where == "step"]), r.uniform(0, seconds[script])
+        resume = any((folder / out / name).exists() for name in ("state.json", ".ready/state.json"))
+        flags = [*COMMANDS[script], "--out", out, *["--resume"] * resume]
+        status, said = start(script, folder, flags, f"{number} {where} {nth}",
+                             after if where == "any" else None)
+        met += status != 0
+        case = f"{script} {flags} {number} {where} {nth} {after}: {status}, {said}"
+        if how == "killed":
+            assert status in (0, -number), case
+        elif "next: python" not in said:  # a signal to what has ended can't be answered any more
+            assert status in (0, 128 + number) and "Traceback" not in said, case
+            assert len(re.findall("^.*stopped", said, re.M)) == (status != 0), case
+        if status == 0:
+            assert files(folder / out) == wanted, case
+            assert script != "jokes" or files(folder / f"{out}-best") == files(
+                folder / "out/jokes-best"), case
+        elif script in ("data", "bpe"):
+            common.recover(folder / out)
+            left = {path: content for path, content in files(folder / out).items()
+                    if not path.startswith(".new")}
+            assert left in (files(folder / "old" / script), wanted), case
 
 
 @pytest.mark.parametrize("script", COMMANDS)
