@@ -55,8 +55,8 @@ COMMANDS = {
     "sft": ["--base", "out/train", "--data", "talks.jsonl", "--pages", "out/data"],
     "rl": ["--model", "out/sft", "--problems", "sums.jsonl", "--final", "sums.jsonl"],
     "jokes": ["--model", "out/sft", "--reward", "model", "--pairs", "8"]}
-CALLS = {"data": (14, 224), "bpe": (20, 4), "train": (273, 20), "sft": (381, 28), "rl": (219, 12),
-         "jokes": (238, 10)}  # of a whole run: those that change the disk, and its steps
+CALLS = {"data": (16, 224), "bpe": (25, 4), "train": (306, 20), "sft": (426, 28), "rl": (246, 12),
+         "jokes": (269, 10)}  # of a whole run: those that change the disk, and its steps
 
 
 def start(script, folder, flags, disturb="9 any 0", after=None, threads=1):
@@ -66,13 +66,18 @@ def start(script, folder, flags, disturb="9 any 0", after=None, threads=1):
                                 "OPENBLAS_NUM_THREADS": str(threads)}
     with subprocess.Popen([sys.executable, "-c", START, ROOT, script, *flags], cwd=folder,
                           env=environment, text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT) as process:
+                          stderr=subprocess.STDOUT, preexec_fn=heed_ctrl_c) as process:
         said = process.stdout.readline()
         if after is not None:
             time.sleep(after)
             process.send_signal(int(disturb.split()[0]))
         said += process.stdout.read()
     return process.returncode, said
+
+
+def heed_ctrl_c():
+    """What a shell starts in the background ignores SIGINT, and so would what that starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def files(folder):
