@@ -141,12 +141,12 @@ def test_disturbed_runs_end_with_the_same_bits(script, how, n, runs):
             if (folder / "old" / script).exists():
                 shutil.copytree(folder / "old" / script, folder / out)
         number = signal.SIGKILL if how == "kill" else r.choice((signal.SIGINT, signal.SIGTERM))
-        where = r.choice(("disk", "step", "any"))
-        nth, after = r.randint(1, CALLS[script][where == "step"]), r.uniform(0, seconds[script])
+        where = r.choice(("disk", "step", "any")) if met < n else None
+        nth = r.randint(1, CALLS[script][where == "step"])
+        after = r.uniform(0, seconds[script]) if where == "any" else None
         resume = any((folder / out / name).exists() for name in ("state.json", ".ready/state.json"))
         flags = [*COMMANDS[script], "--out", out, *["--resume"] * resume]
-        status, said = start(script, folder, flags, f"{number} {where} {nth}",
-                             after if where == "any" else None)
+        status, said = start(script, folder, flags, f"{number} {where} {nth}", after)
         met += status != 0
         case = f"{script} {flags} {number} {where} {nth} {after}: {status}, {said}"
         if how == "kill":
