@@ -341,8 +341,8 @@ class Run:
         self.live.writelines(json.dumps(line) + "\n" for line in self.log)
 
     def steps(self):
-        """Yields the number of each step, from 1, while it is to be done. A signal that comes just
-        after `pause` said no does not end the run here: one more step is done, and saved."""
+        """Yields the number of each step that is still to be done. A signal that comes just after
+        `pause` said no does not end the run here: one more step is done, and saved."""
         handlers = {number: signal.signal(number, self.ask_to_stop)
                     for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -354,6 +354,7 @@ class Run:
                 signal.signal(number, handler)
 
     def ask_to_stop(self, number, frame):
+        """What a signal does during the steps."""
         if self.signal:
             raise KeyboardInterrupt(number)
         self.signal = number
@@ -372,6 +373,7 @@ class Run:
             self.live.flush()
 
     def seconds(self):
+        """Since the run began or was resumed."""
         return time.perf_counter() - self.start
 
     def left(self):
