@@ -1,9 +1,10 @@
 """What every script does alike, in one place, so that each script can show what is its own.
 
     the command line   run_command, print_settings
-    files              write_file, staged, recover, locked; read_text_lines, read_json, ...
+    the terminal       printable, paint, show_line, duration, compiling
+    reading files      read_text_lines, parse_json, read_json, read_json_lines
+    writing files      write_file, staged, recover, locked
     processes          map_in_order
-    the terminal       paint, printable, duration, show_line, compiling
     random numbers     rng, share
     a training run     Run: stops when asked, logs, says when to evaluate and save
 
@@ -11,18 +12,15 @@ Two promises are kept here for all scripts. Files are replaced whole or not at a
 script at any moment finds the old files or the new ones, never a mixture. And every failure is one
 sentence on stderr that names the file, what was found, and what helps; exit status 2.
 
-Skip this file at first: its names say what they do.
+Skip this file at first: its names say what they do. Of use to a reader of train.py, sft.py and
+rl.py is the last section, Run.
 """
 import collections
-import concurrent.futures
-import concurrent.futures.process
 import contextlib
-import glob
 import gzip
 import itertools
 import json
 import multiprocessing
-import multiprocessing.connection
 import os
 import random
 import shutil
@@ -31,6 +29,8 @@ import sys
 import threading
 import time
 import zlib
+from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+from pathlib import Path
 
 try:
     import fcntl
@@ -44,129 +44,78 @@ def run_command(parser, run, argv=None):
     """Parses the command line, calls run(args), and returns the exit status: 0, or 2 if the input
     was wrong, or 130 (SIGINT, Ctrl-C) or 143 (SIGTERM) if it was stopped."""
     args = parser.parse_args(argv)
-    main_thread = threading.current_thread() is threading.main_thread()
-    old = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)} if main_thread else {}
-    if main_thread:
-        signal.signal(signal.SIGTERM, terminate)
+    old_handler, old_hook = signal.signal(signal.SIGTERM, interrupt), sys.unraisablehook
     try:
         return run(args) or 0
-    except (ValueError, OSError, concurrent.futures.process.BrokenProcessPool) as error:
+    except (ValueError, OSError, BrokenProcessPool) as error:
         print(f"{parser.prog}: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print("\n" * sys.stderr.isatty() + f"{parser.prog}: stopped; what was written is whole",
-              file=sys.stderr)
+        sys.unraisablehook = lambda _: None  # half-made objects of Numba complain when they go
+        new_line = "\n" if sys.stderr.isatty() else ""  # behind the terminal's ^C
+        print(f"{new_line}{parser.prog}: stopped; what was written is whole", file=sys.stderr)
         return 128 + (stop.args[0] if stop.args else signal.SIGINT)
     finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGTERM, old_handler)
+        sys.unraisablehook = old_hook
 
 
-def terminate(number, frame):
-    """SIGTERM takes the way of Ctrl-C."""
+def interrupt(number, frame):
+    """SIGTERM takes the way of Ctrl-C: an exception that ends the script."""
     raise KeyboardInterrupt(number)
 
 
 def print_settings(name, settings):
     """The first line of every script: "train.py | size 1M | steps 3000 | ..."."""
-    shown = (f"{key.replace('_', ' ')} {' '.join(map(str, value)) if value else 'none'}"
-             if isinstance(value, (list, tuple)) else f"{key.replace('_', ' ')} {value}"
-             for key, value in settings.items() if value is not None)
-    print(printable(" | ".join([name, *shown])), flush=True)
+    shown = [name]
+    for key, value in settings.items():
+        if isinstance(value, (list, tuple)):
+            value = " ".join(map(str, value)) or "none"
+        if value is not None:
+            shown.append(f"{key.replace('_', ' ')} {value}")
+    print(printable(" | ".join(shown)), flush=True)
 
 
-# ---- writing files -------------------------------------------------------------------------------
+# ---- the terminal --------------------------------------------------------------------------------
 
-def write_file(path, write):
-    """Calls write(file) on PATH.part and then gives it its name. The disk has the bytes before
-    (fsync), so that even a crash of the machine leaves the old file or the new one."""
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    try:
-        with open(path + ".part", "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(path + ".part", path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.remove(path + ".part")
-        raise
+def printable(text, keep=""):
+    """Text with control characters as escapes, except those in `keep`. Pages, models and files may
+    hold sequences that rename a terminal's window or hide lines; none reaches the terminal raw."""
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
 
 
-# Several files that belong together (weights and their configuration, tokens and their tokenizer)
-# are replaced together:
-#     FOLDER/.new/     is written first; a leftover of it means nothing
-#     FOLDER/.ready/   is what .new is renamed to when all is on the disk: from now on the new files
-#                      count. They are moved up one by one; if that is interrupted, whoever opens
-#                      the folder next finishes it (recover).
-# The rename is the one moment that decides. Files of other people in FOLDER are never touched.
-
-@contextlib.contextmanager
-def staged(folder, owned=()):
-    """with staged(folder) as staging: write files into `staging`; at the end they replace those in
-    `folder`, all together or none. Files in `folder` that match one of the patterns `owned` and
-    were not written anew are removed: they belong to what is replaced."""
-    recover(folder)
-    new = os.path.join(folder, ".new")
-    shutil.rmtree(new, ignore_errors=True)
-    os.makedirs(new)
-    try:
-        yield new
-        files = files_in(new)
-        old = {path for pattern in owned for path in glob.glob(pattern, root_dir=folder)}
-        with open(os.path.join(new, ".remove"), "w", encoding="utf-8") as file:
-            json.dump(sorted(old - set(files)), file)
-        for path in [*files, ".remove"]:
-            with open(os.path.join(new, path), "rb") as file:
-                os.fsync(file.fileno())
-        os.rename(new, os.path.join(folder, ".ready"))
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
-    recover(folder)
+def in_colour():
+    """Colours are for terminals, and there too only without NO_COLOR (no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
-def recover(folder):
-    """Finishes a replacement of files in `folder` that was interrupted after its decisive rename.
-    Does nothing in nearly all cases; call it before reading what `staged` writes."""
-    ready = os.path.join(folder, ".ready")
-    if not os.path.isdir(ready):
+def paint(text, code):
+    """Text in a colour (an ANSI code such as "32", green), where colours are shown."""
+    return f"\x1b[{code}m{text}\x1b[0m" if in_colour() else text
+
+
+def show_line(text, keep=True):
+    """Prints a line. On a terminal a line that is not kept is overwritten by the next one, so it is
+    shortened to the terminal's width; elsewhere every line stays."""
+    if not sys.stdout.isatty():
+        print(text, flush=True)
         return
-    with contextlib.suppress(FileNotFoundError):  # another process may be doing the same
-        with open(os.path.join(ready, ".remove"), encoding="utf-8") as file:
-            for path in json.load(file):
-                with contextlib.suppress(FileNotFoundError):
-                    os.remove(os.path.join(folder, path))
-        for path in files_in(ready):
-            os.makedirs(os.path.dirname(os.path.join(folder, path)), exist_ok=True)
-            os.replace(os.path.join(ready, path), os.path.join(folder, path))
-    shutil.rmtree(ready, ignore_errors=True)
+    text = text if keep else text[:shutil.get_terminal_size().columns - 1]
+    print("\r\x1b[K" + text, end="\n" if keep else "", flush=True)  # back to the start; erase
 
 
-def files_in(folder):
-    """Relative paths of all files below a folder but the list of what to remove."""
-    return sorted(os.path.relpath(os.path.join(parent, name), folder)
-                  for parent, _, names in os.walk(folder) for name in names if name != ".remove")
+def duration(seconds):
+    """For people: 99 s, but 2 min."""
+    return f"{seconds / 60:.0f} min" if seconds >= 100 else f"{seconds:.0f} s"
 
 
 @contextlib.contextmanager
-def locked(folder, name):
-    """Holds `folder` for one run, of the script `name`; a second run gets a ValueError that names
-    the first. The system releases the lock when the process ends, killed or not."""
-    os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, ".lock"), "a+", encoding="utf-8") as file:
-        try:
-            if fcntl:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise ValueError(f"{folder}: {file.read() or 'another run'} is writing there; wait for "
-                             "it, or choose another folder with --out") from None
-        file.truncate(0)
-        file.write(f"{name} (process {os.getpid()})")
-        file.flush()
-        yield
-        file.truncate(0)
+def compiling():
+    """Around a first, tiny use of the kernels. Numba compiles them then, and this says so."""
+    start = time.perf_counter()
+    yield
+    if (seconds := time.perf_counter() - start) > 3:
+        print(f"compiled the kernels in {seconds:.0f} s, kept on disk for the next run", flush=True)
 
 
 # ---- reading files -------------------------------------------------------------------------------
@@ -186,7 +135,7 @@ def read_text_lines(path):
 
 
 def parse_json(text, where):
-    """An object {...} from JSON text; `where` names the text in the error."""
+    """The object {...} in JSON text; `where` names the text in the error."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -198,11 +147,7 @@ def parse_json(text, where):
 
 def read_json(path):
     """The object {...} in a JSON file."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return parse_json(file.read(), path)
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: no text in UTF-8") from None
+    return parse_json("".join(read_text_lines(path)), path)
 
 
 def read_json_lines(path):
@@ -212,18 +157,131 @@ def read_json_lines(path):
             yield number, parse_json(line, f"{path}, line {number}")
 
 
+# ---- writing files -------------------------------------------------------------------------------
+
+def write_file(path, write):
+    """Calls write(file) on PATH.part and then gives it its name. A rename is done or not done, so a
+    kill at any moment leaves the old file or the new one, and no half of it."""
+    path, part = Path(path), Path(f"{path}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(part, "wb") as file:
+            write(file)
+        sync(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def sync(path):
+    """Waits until the disk has the file's bytes: the system may write them later than the file's
+    new name, and a crash of the machine in between would leave an empty file of that name."""
+    with open(path, "r+b") as file:
+        os.fsync(file.fileno())
+
+
+# Files that belong together (weights and their configuration, tokens and their tokenizer) are
+# replaced together. They are written into FOLDER/.new, and when all are on the disk, one rename to
+# FOLDER/.ready decides that from now on they count. Then they are moved up, one by one:
+#
+#     a, b                      the old files
+#     a, b    .new/a            a kill here leaves the old ones; .new means nothing
+#     a, b    .ready/a, b       decided: a kill from here on leaves the new ones, because whoever
+#     a', b   .ready/b          opens the folder next moves the rest up (recover)
+#     a', b'
+#
+# What else is in FOLDER is never touched.
+
+@contextlib.contextmanager
+def staged(folder, owned=()):
+    """with staged(folder) as staging: write files into `staging`; at the end they replace those in
+    `folder`, all together or none. Files in `folder` that match one of the patterns `owned` and
+    were not written anew are removed: they belong to what is replaced."""
+    recover(folder)
+    folder, new = Path(folder), Path(folder, ".new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    try:
+        yield str(new)
+        old = {str(path.relative_to(folder)) for pattern in owned for path in folder.glob(pattern)}
+        files = files_in(new)
+        (new / ".remove").write_text("\n".join(sorted(old - set(files))), "utf-8")
+        for path in [*files, ".remove"]:
+            sync(new / path)
+        new.rename(folder / ".ready")
+    finally:
+        shutil.rmtree(new, ignore_errors=True)  # after the rename there is none
+    recover(folder)
+
+
+def recover(folder):
+    """Moves files up that `staged` left in .ready. Call it before reading what `staged` writes;
+    nearly always there is nothing to do. A reader may come while the writer itself moves files:
+    they take turns, and the second finds nothing left. Each step may be a repetition."""
+    folder, ready = Path(folder), Path(folder, ".ready")
+    if not ready.is_dir():
+        return
+    with turn(folder) if fcntl else contextlib.nullcontext():
+        if (ready / ".remove").exists():
+            for path in (ready / ".remove").read_text("utf-8").splitlines():
+                (folder / path).unlink(missing_ok=True)
+        for path in files_in(ready):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (ready / path).replace(folder / path)
+        shutil.rmtree(ready, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def turn(folder):
+    """Waits until no other process is inside `with turn(folder)`."""
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)  # until the directory is closed
+        yield
+    finally:
+        os.close(directory)
+
+
+def files_in(folder):
+    """Relative paths of all files below a folder but the list of what to remove."""
+    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*")
+                  if path.is_file() and path.name != ".remove")
+
+
+@contextlib.contextmanager
+def locked(folder, name):
+    """Holds `folder` for one run, of the script `name`; a second run gets a ValueError that names
+    the first. The system releases the lock when the process ends, killed or not."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with open(Path(folder, ".lock"), "a+", encoding="utf-8") as file:
+        try:
+            if fcntl:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise ValueError(f"{folder}: {file.read() or 'another run'} is writing there; wait for "
+                             "it, or choose another folder with --out") from None
+        file.truncate(0)
+        file.write(f"{name} (process {os.getpid()})")
+        file.flush()
+        Path(folder, "live.jsonl").unlink(missing_ok=True)  # of a Run that was killed
+        yield
+        file.truncate(0)
+
+
 # ---- processes -----------------------------------------------------------------------------------
 
 def map_in_order(work, jobs, workers=None):
     """Yields work(*job) in the order of the jobs, computed by several processes (the threads of one
-    process would take turns at Python's lock). Few jobs are under way at a time, so a stream of any
-    length passes through in little memory. A single job is not worth a process and runs here."""
+    process would take turns at Python's lock). Few jobs are under way at a time, with two workers
+    five at most, so a stream of any length passes through in little memory. A single job is not
+    worth a process and runs here."""
     jobs, waiting, workers = iter(jobs), collections.deque(), workers or os.cpu_count()
     first = list(itertools.islice(jobs, 2))
     if workers == 1 or len(first) < 2:
         yield from itertools.starmap(work, itertools.chain(first, jobs))
         return
-    with concurrent.futures.ProcessPoolExecutor(workers, initializer=start_worker) as pool:
+    with ProcessPoolExecutor(workers, initializer=start_worker) as pool:
         for job in itertools.chain(first, jobs):
             waiting.append(pool.submit(work, *job))
             if len(waiting) > 2 * workers:
@@ -236,65 +294,24 @@ def start_worker():
     """A worker leaves Ctrl-C to its parent, and ends when the parent ends, also if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    parent = multiprocessing.parent_process().sentinel
 
     def end_with_parent():
-        multiprocessing.connection.wait([parent])
+        multiprocessing.parent_process().join()
         os._exit(1)
     threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-# ---- the terminal --------------------------------------------------------------------------------
-
-def in_colour():
-    """Colours are for terminals, and there too only without NO_COLOR (no-color.org)."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-
-
-def paint(text, code):
-    """Text in a colour (an ANSI code such as "32", green), where colours are shown."""
-    return f"\x1b[{code}m{text}\x1b[0m" if in_colour() else text
-
-
-def printable(text, keep=""):
-    """Text with control characters as escapes, except those in `keep`. Pages, models and files may
-    hold sequences that rename a terminal's window or hide lines; none reaches the terminal raw."""
-    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
-
-
-def duration(seconds):
-    """For people: minutes from 100 s on."""
-    return f"{seconds / 60:.0f} min" if seconds >= 100 else f"{seconds:.0f} s"
-
-
-def show_line(text, keep=True):
-    """Prints a line. On a terminal a line that is not kept is overwritten by the next one, so it is
-    shortened to the terminal's width; elsewhere every line stays."""
-    if not sys.stdout.isatty():
-        print(text, flush=True)
-        return
-    text = text if keep else text[:shutil.get_terminal_size().columns - 1]
-    print("\r\x1b[K" + text, end="\n" if keep else "", flush=True)  # back to the start; erase
-
-
-@contextlib.contextmanager
-def compiling():
-    """Around a first, tiny use of the kernels. Numba compiles them then, and this says so."""
-    start = time.perf_counter()
-    yield
-    if (seconds := time.perf_counter() - start) > 3:
-        print(f"compiled the kernels in {seconds:.0f} s, kept on disk for the next run", flush=True)
 
 
 # ---- random numbers ------------------------------------------------------------------------------
 
 def rng(*words):
-    """A random generator named by words: the same on every machine (seeding hashes the string)."""
+    """A random generator named by words: the same on every machine (seeding hashes the string).
+    rng(0, "jokes", 3) makes the choices of the third iteration on jokes, whatever ran before it."""
     return random.Random(" ".join(map(str, words)))
 
 
 def share(text, parts=10):
-    """Which of `parts` equal shares a text falls into. Share 0 is held out, in every stage."""
+    """Which of `parts` equal shares a text falls into, by its hash. Share 0 is held out, in every
+    stage; so a text is on the same side whatever other texts there are."""
     return zlib.crc32(text.encode()) % parts
 
 
@@ -309,32 +326,38 @@ class Run:
             run.show("step 10/100 | loss 2.3", step=step, loss=2.3)
             if run.pause():             # ten times a run, at its end, and when asked to stop
                 ...                     # evaluate, and save together with run.log
-        run.close()
+        return run.close("train.py")
 
     SIGINT (Ctrl-C) and SIGTERM only ask for a stop: the step is finished and saved first. A second
     signal stops at once. log: what `show` was given, one dict a line, saved with the checkpoint as
     log.jsonl; the file live.jsonl holds the same while the run goes on, for whoever watches."""
 
     def __init__(self, out, step, steps, pauses, log=()):
-        self.out, self.step, self.total, self.log = out, step, steps, list(log)
-        self.first, self.every = step, max(1, steps // pauses)
-        self.signal, self.paused, self.start = 0, False, time.perf_counter()
-        os.makedirs(out, exist_ok=True)
-        self.live = open(os.path.join(out, "live.jsonl"), "w", encoding="utf-8")
+        self.out, self.first, self.step, self.total, self.log = out, step, step, steps, list(log)
+        self.every, self.start = max(1, steps // pauses), time.perf_counter()
+        self.signal, self.paused = 0, False  # the signal that asked to stop; is this step saved?
+        Path(out).mkdir(parents=True, exist_ok=True)
+        self.live = open(Path(out, "live.jsonl"), "w", encoding="utf-8")
         self.live.writelines(json.dumps(line) + "\n" for line in self.log)
-        self.handlers = {number: signal.signal(number, self.ask_to_stop)
-                         for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def steps(self):
+        """Yields the number of each step that is still to be done. A signal that comes just after
+        `pause` said no does not end the run here: one more step is done, and saved."""
+        handlers = {number: signal.signal(number, self.ask_to_stop)
+                    for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            while self.step < self.total and not (self.signal and self.paused):
+                self.step, self.paused = self.step + 1, False
+                yield self.step
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
     def ask_to_stop(self, number, frame):
+        """What a signal does during the steps."""
         if self.signal:
             raise KeyboardInterrupt(number)
         self.signal = number
-
-    def steps(self):
-        """Yields the number of each step, from 1, while it is to be done."""
-        while self.step < self.total and not (self.paused and self.signal):
-            self.step, self.paused = self.step + 1, False
-            yield self.step
 
     def pause(self):
         """Whether this step is one to evaluate and save at."""
@@ -350,19 +373,19 @@ class Run:
             self.live.flush()
 
     def seconds(self):
+        """Since the run began or was resumed."""
         return time.perf_counter() - self.start
 
     def left(self):
-        """The time that is left, for people, if the steps to come take as long as those so far."""
+        """The time that is left, for people, if the steps to come take as long as those so far:
+        after 30 of 100 steps in 15 s, 35 s."""
         return duration(self.seconds() / max(1, self.step - self.first) * (self.total - self.step))
 
     def close(self, name):
-        """Ends a run that saved its last step. If it was asked to stop earlier, says how to go on
-        with the script `name` and returns that signal's exit status, otherwise 0."""
+        """Ends a run that saved its last step; returns the exit status: 0, or if it was asked to
+        stop, that signal's, and then it says how to go on with the script `name`."""
         self.live.close()
         os.remove(self.live.name)
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
         if self.step == self.total:
             return 0
         print(f"stopped at step {self.step} of {self.total} and saved in {self.out}; to go on: "

@@ -14,9 +14,9 @@ import common
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-def python(code, *arguments, **more):
+def python(code, *arguments):
     return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def contents(folder):
@@ -26,7 +26,7 @@ def contents(folder):
 # ---- files ----
 
 def test_staged_files_replace_together_and_leave_others(tmp_path):
-    """New files arrive, old ones that were owned go, foreign ones stay; a failure changes nothing."""
+    """New files arrive, old owned ones go, foreign ones stay; a failure changes nothing."""
     for name in ("a.json", "part-0", "part-1", "mine.txt"):
         (tmp_path / name).write_text("old")
     with common.staged(tmp_path, ("a.json", "part-*")) as staging:
@@ -42,12 +42,7 @@ def test_staged_files_replace_together_and_leave_others(tmp_path):
     assert contents(tmp_path) == expected
 
 
-@pytest.mark.parametrize("moment", range(1, 16))
-def test_a_kill_at_any_call_leaves_old_or_new(moment, tmp_path):
-    """SIGKILL before the nth call that changes the disk: after recover, all is old or all is new."""
-    for name in "abc":
-        (tmp_path / name).write_text("old")
-    code = """
+DYING = """
 import os, sys, common
 calls = [0]
 def dying(function):
@@ -57,16 +52,60 @@ def dying(function):
             os.kill(os.getpid(), 9)
         return function(*arguments, **named)
     return call
-for name in ("rename", "replace", "remove", "makedirs", "fsync"):
+for name in ("rename", "replace", "unlink", "mkdir", "rmdir", "fsync"):
     setattr(os, name, dying(getattr(os, name)))
 with common.staged(sys.argv[1], ("a", "b", "c")) as staging:
-    for name in "bcd":
+    os.mkdir(staging + "/deep")
+    for name in ("b", "c", "deep/d"):
         open(os.path.join(staging, name), "w").write("new")
 """
-    python(code, tmp_path, moment).communicate()
-    common.recover(tmp_path)
-    left = {name: text for name, text in contents(tmp_path).items() if not name.startswith(".")}
-    assert left in ({name: "old" for name in "abc"}, {name: "new" for name in "bcd"})
+
+
+def test_a_kill_at_any_call_leaves_old_or_new(tmp_path):
+    """SIGKILL before the nth call that changes the disk: after recover, all is old or all is new,
+    and the next replacement goes through."""
+    status, n = -signal.SIGKILL, 0
+    while status:
+        n += 1
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        for name in "abc":
+            (folder / name).write_text("old")
+        process = python(DYING, folder, n)
+        process.communicate()
+        status = process.returncode
+        common.recover(folder)
+        left = {name: text for name, text in contents(folder).items() if name[0] != "."}
+        assert left in (dict.fromkeys("abc", "old"), dict.fromkeys(("b", "c", "deep/d"), "new"))
+        with common.staged(folder, ("[abc]", "deep/d")) as staging:
+            open(os.path.join(staging, "e"), "w").write("newer")
+        assert contents(folder) == {"e": "newer"}
+    assert n > 15
+
+
+READER = """
+import sys, time, common
+print(flush=True)
+end = time.monotonic() + 60
+while time.monotonic() < end:
+    common.recover(sys.argv[1])
+"""
+
+
+def test_a_reader_that_recovers_beside_the_writer_loses_nothing(tmp_path):
+    """While others look into the folder, 20 saves of 20 files arrive whole (they once did not)."""
+    found, readers = [], [python(READER, tmp_path) for _ in range(2)]
+    for reader in readers:
+        reader.stdout.readline()
+    for n in range(20):
+        with common.staged(tmp_path) as staging:
+            for name in range(20):
+                open(f"{staging}/{name}", "w").write(str(n))
+        found.append(contents(tmp_path))
+    for reader in readers:
+        reader.kill()
+        reader.communicate()
+    assert found == [{str(name): str(n) for name in range(20)} for n in range(20)]
 
 
 def test_write_file_is_whole_or_not_at_all(tmp_path):
@@ -100,18 +139,20 @@ sys.exit(common.run_command(argparse.ArgumentParser(prog="x.py"), run))
 
 @pytest.mark.skipif(common.fcntl is None, reason="this system has no file locks")
 def test_a_second_run_on_a_folder_is_refused(tmp_path):
-    """The second is told who is first; after a kill of the first the folder is free again."""
+    """The second is told who is first. After a kill of the first the folder is free again, and the
+    next run clears its live.jsonl away, also if there is nothing left to do."""
     code = ("import common, sys, time\nwith common.locked(sys.argv[1], 'train.py'):\n"
-            " print('held', flush=True); time.sleep(60)")
+            " common.Run(sys.argv[1], 0, 9, 9); print('held', flush=True); time.sleep(60)")
     first = python(code, tmp_path)
     assert first.stdout.readline() == "held\n"
     with pytest.raises(ValueError, match=rf"train.py \(process {first.pid}\) is writing there"):
         with common.locked(tmp_path, "sft.py"):
             pass
+    assert sorted(os.listdir(tmp_path)) == [".lock", "live.jsonl"]
     first.kill()
     first.communicate()
     with common.locked(tmp_path, "sft.py"):
-        pass
+        assert os.listdir(tmp_path) == [".lock"]
 
 
 @pytest.mark.parametrize("content,message", [
@@ -133,27 +174,23 @@ def test_json_errors_name_the_file(content, message, tmp_path):
 
 @pytest.mark.parametrize("error,status,said", [
     (ValueError("bad \x1b[31m value"), 2, "x.py: bad \\x1b[31m value\n"),
-    (OSError("disk"), 2, "x.py: disk\n"), (KeyboardInterrupt(), 130, "stopped"),
-    (KeyboardInterrupt(signal.SIGTERM), 143, "stopped"), (None, 0, "")])
+    (OSError("disk"), 2, "x.py: disk\n"), (None, 0, ""),
+    (KeyboardInterrupt(), 130, "x.py: stopped; what was written is whole\n"),
+    (signal.SIGTERM, 143, "x.py: stopped; what was written is whole\n")])
 def test_failures_are_one_line_and_a_status(error, status, said, capsys):
-    """ValueError and OSError give 2, Ctrl-C 130, SIGTERM 143; never a traceback."""
+    """ValueError and OSError give 2, Ctrl-C 130, SIGTERM 143, and one line; no handler stays."""
     def run(args):
-        if error:
+        if error is signal.SIGTERM:
+            os.kill(os.getpid(), error)
+        elif error:
             raise error
-    assert common.run_command(argparse.ArgumentParser(prog="x.py"), run, []) == status
-    assert said in capsys.readouterr().err
-
-
-def test_sigterm_takes_the_way_of_ctrl_c(capsys):
-    """A SIGTERM while a script works ends it with status 143, and the old handler comes back."""
     before = signal.getsignal(signal.SIGTERM)
-    assert common.run_command(argparse.ArgumentParser(prog="x.py"),
-                              lambda args: os.kill(os.getpid(), signal.SIGTERM), []) == 143
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert common.run_command(argparse.ArgumentParser(prog="x.py"), run, []) == status
+    assert capsys.readouterr().err == said and signal.getsignal(signal.SIGTERM) is before
 
 
 def test_nothing_raw_reaches_the_terminal():
-    """Escape sequences, C1 controls and direction marks become visible; letters of all kinds stay."""
+    """Escape sequences, C1 controls and direction marks become visible; letters stay."""
     assert common.printable("a\x1b]0;x\x07\x9b2J\u202eb\nç日") == (
         "a\\x1b]0;x\\x07\\x9b2J\\u202eb\\nç日")
     assert common.printable("a\nb", keep="\n") == "a\nb"
@@ -196,17 +233,19 @@ def test_workers_end_with_a_killed_parent():
 
 
 def test_a_run_pauses_logs_and_goes_on(tmp_path):
-    """Ten pauses in a run; the log continues after a stop, and live.jsonl goes at the end."""
+    """Ten pauses a run. A signal just after step 34 went by unsaved ends the run at 35, saved; the
+    log goes on from there, live.jsonl goes at the end, and the old handlers come back."""
+    before = signal.getsignal(signal.SIGINT)
     run, paused = common.Run(str(tmp_path), 0, 100, 10), []
     for step in run.steps():
         run.show("", keep=False, step=step)
         if run.pause():
             paused.append(step)
         if step == 34:
-            run.ask_to_stop(signal.SIGINT, None)
+            os.kill(os.getpid(), signal.SIGINT)
     assert paused == [10, 20, 30, 35] and run.step == 35
     assert [json.loads(line)["step"] for line in open(tmp_path / "live.jsonl")][-1] == 35
-    assert run.close("x.py") == 130
+    assert run.close("x.py") == 130 and signal.getsignal(signal.SIGINT) is before
     assert os.listdir(tmp_path) == []
     again = common.Run(str(tmp_path), run.step, 100, 10, run.log)
     for step in again.steps():
@@ -214,3 +253,12 @@ def test_a_run_pauses_logs_and_goes_on(tmp_path):
         again.pause()
     assert again.close("x.py") == 0
     assert [line["step"] for line in again.log] == list(range(1, 101))
+
+
+def test_a_second_signal_stops_at_once(tmp_path):
+    """Who presses Ctrl-C twice does not wait for the step to end."""
+    run = common.Run(str(tmp_path), 0, 100, 10)
+    with pytest.raises(KeyboardInterrupt):
+        for _ in run.steps():
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)

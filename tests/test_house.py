@@ -1,19 +1,24 @@
-"""How the source is laid out: imports go one way, importing does no work, PLAIN=1 needs no Numba."""
+"""How the source is laid out: imports go one way, importing does no work, PLAIN=1 needs no Numba,
+and make types the commands that the README tells."""
 import ast
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-# From the ground up; a file imports only from lines before its own (within a folder,
-# also from files of the same folder). The last line stands side by side: files pass between them.
-LAYERS = ["common", "kernels", ("crawl", "formats"), ("world", "data", "bpe"), "model", "optimizer", "checkpoint",
-          "sample", ("train", "sft", "rl", "look")]
-RANK = {name: rank for rank, names in enumerate(LAYERS)
-        for name in ((names,) if isinstance(names, str) else names)}
-NOT_BY_STAGES = {"train": {"world", "data"}, "sft": {"world", "data"}, "rl": {"world", "data"}}
+# From the ground up; a file imports only from lines before its own (within a folder, also from
+# files of the same folder). The files of the last line stand side by side and pass files on.
+LAYERS = [["common"], ["kernels"], ["crawl", "formats"], ["world", "data", "bpe"], ["model"],
+          ["optimizer"], ["checkpoint"], ["sample"], ["train", "sft", "rl", "look"]]
+LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
+# Training needs none of the code that makes its input: any other files will do.
+NOT_BY_TRAINING = ("world", "data")
 
 
 def modules():
@@ -36,14 +41,14 @@ def imports(path):
 
 @pytest.mark.parametrize("name,path", list(modules()))
 def test_imports_go_one_way(name, path):
-    """No file imports from its own layer or a later one, and no stage imports the generator."""
-    room = name.split(".")[0]
-    assert room in RANK, f"{name} has no layer; add it to LAYERS"
+    """No file imports from its own layer or a later one, and no training what makes its input."""
+    top = name.split(".")[0]
+    assert top in LAYER, f"{name} has no layer; add it to LAYERS"
     for imported in imports(path):
         other = imported.split(".")[0]
-        if other in RANK and other != room:
-            assert RANK[other] < RANK[room], f"{name} imports {imported}"
-            assert other not in NOT_BY_STAGES.get(room, ()), f"{name} imports {imported}"
+        if other in LAYER and other != top:
+            assert LAYER[other] < LAYER[top], f"{name} imports {imported}"
+            assert top not in ("train", "sft", "rl") or other not in NOT_BY_TRAINING
 
 
 def test_importing_does_no_work():
@@ -62,10 +67,10 @@ assert threading.active_count() == 1
     assert result.returncode == 0 and result.stdout == result.stderr == "", result.stderr
 
 
-def test_plain_needs_no_numba_for_the_network():
-    """With PLAIN=1 a network is trained and sampled without Numba being imported."""
+def test_plain_trains_to_the_same_losses_without_numba():
+    """With PLAIN=1 a network is trained and sampled as with the kernels; Numba is not imported."""
     script = """
-import sys, numpy as np, model, optimizer
+import json, sys, numpy as np, model, optimizer
 config = model.Config(vocab=9, ctx=8, dim=8, layers=1, heads=2, kv_heads=1, hidden=8)
 params = model.init_params(config)
 averages, ids = optimizer.start(params), np.arange(8)[None] % 9
@@ -76,10 +81,23 @@ for step in range(1, 30):
     optimizer.update(params, grads, averages, config, step, 0.02, muon_lr=0.02)
 cache = model.Cache(params, config, 1, 8)
 token = model.prefill(config, cache, ids[:, :3], np.array([3])).argmax(1)
-assert losses[-1] < losses[0] / 2 and token == 3, losses
-assert "numba" not in sys.modules
-print(losses[0], losses[-1])
+print(json.dumps([losses, token.tolist(), "numba" in sys.modules]))
 """
-    out = [subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True,
-                          env=os.environ | {"PLAIN": plain}) for plain in ("1",)]
-    assert out[0].returncode == 0, out[0].stderr
+    plain, fast = (json.loads(subprocess.check_output(
+        [sys.executable, "-c", script], cwd=ROOT, env=os.environ | {"PLAIN": x})) for x in "10")
+    assert plain[1:] == [[3], False] and fast[1:] == [[3], True]
+    assert plain[0][-1] < plain[0][0] / 2
+    np.testing.assert_allclose(plain[0], fast[0], rtol=1e-5)
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_make_types_the_plain_commands():
+    """Each stage of make is its script without a flag, so that by hand the same tokenizer comes out
+    (once --digits differed); a text of one's own meets no file of the default run."""
+    def commands(*arguments):
+        shown = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True)
+        return re.findall(r"bin/python (\w+\.py.*?) *&&", shown.stdout)
+    stages = [command for command in commands() if not command.startswith(("sample", "look"))]
+    assert stages == ["world.py", "data.py", "bpe.py", "train.py", "sft.py"]
+    own = commands("TEXT=my.txt")
+    assert len(own) == 3 and not re.search("out/(?!text)", " ".join(own)), own

@@ -1,119 +1,189 @@
-"""Kill it anywhere: train.py, sft.py and rl.py end with the bits of a run that nobody disturbed.
+"""Stop it anywhere: each script, killed or stopped and started again, leaves the files of a run
+that nobody disturbed, to the bit; and so does a run in another process, on more threads.
 
-Each run is killed by SIGKILL, at a call that changes the disk or at any moment, and started again
-with --resume (from the beginning where nothing was saved). data.py and bpe.py have their own in
-test_data.py and test_bpe.py.
+A run is disturbed before a call that changes the disk, before a step of its work, or at any moment.
 """
 import json
 import os
 import random
+import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
+import common
+from pages import PROSE
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-# Runs a script with a tiny network. With KILL=n it dies before the nth call that changes the disk;
-# with KILL=-n before the nth training step.
+# Runs a script with a small network, yet large enough for kernels on several threads. With
+# DISTURB="9 disk 5" it gets signal 9 before the fifth call that changes the disk.
 START = """
 import os, sys
-sys.path.insert(0, os.getcwd() if os.path.exists("train.py") else sys.argv.pop(1))
-import model, train, sft, rl
-model.SIZES["0.3M"] = dict(ctx=64, dim=16, layers=1, heads=2, kv_heads=1, hidden=24)
-rl.RECIPES["answer"] |= {"questions": 2, "iterations": 8}
-rl.GROUP, rl.EVALUATED, rl.PAUSES = 4, 2, 4
-rl.MAX_NEW = 8
-kill, calls = int(os.environ.get("KILL", 0)), [0]
-def dying(function):
+sys.path.insert(0, sys.argv[1])
+import bpe, data, model, rl, sft, train
+model.SIZES["0.3M"] = dict(ctx=64, dim=128, layers=1, heads=4, kv_heads=2, hidden=160)
+rl.RECIPES = {name: recipe | {"questions": 2, "iterations": 8}
+              for name, recipe in rl.RECIPES.items()}
+rl.EVALUATED, rl.MAX_NEW, rl.PAIRS_PER_STEP, rl.TEST_PAIRS = 2, 8, 4, 4
+number, where, nth = os.environ["DISTURB"].split()
+calls = [0]
+def disturbed(function):
     def call(*arguments, **named):
         calls[0] += 1
-        if calls[0] == abs(kill):
-            os.kill(os.getpid(), 9)
+        if calls[0] == int(nth):
+            os.kill(os.getpid(), int(number))
         return function(*arguments, **named)
     return call
-if kill > 0:
-    for name in ("rename", "replace", "remove", "makedirs", "fsync"):
-        setattr(os, name, dying(getattr(os, name)))
-if kill < 0:
-    train.sample_windows, sft.to_arrays, rl.rollout = map(dying, (
-        train.sample_windows, sft.to_arrays, rl.rollout))
-script = sys.argv.pop(1)
-sys.argv[0] = script + ".py"
-sys.exit({"train": train, "sft": sft, "rl": rl}[script].main())
+if where == "disk":
+    for name in ("rename", "replace", "remove", "unlink", "mkdir", "rmdir", "fsync"):
+        setattr(os, name, disturbed(getattr(os, name)))
+if where == "step":
+    train.sample_windows, sft.to_arrays, rl.rollout, bpe.jobs, data.count = map(disturbed, (
+        train.sample_windows, sft.to_arrays, rl.rollout, bpe.jobs, data.count))
+script = {"data": data, "bpe": bpe, "train": train, "sft": sft, "rl": rl, "jokes": rl}[sys.argv[2]]
+sys.exit(script.main(sys.argv[3:]))
 """
 COMMANDS = {
-    "train": ("out/base", ["--size", "0.3M", "--batch", "2", "--steps", "40", "--facts", "none"]),
-    "sft": ("out/sft", ["--data", "talks.jsonl", "--pages", "none", "--epochs", "3"]),
-    "rl": ("out/rl", ["--problems", "sums.jsonl", "--final", "sums.jsonl"])}
+    "data": ["new.jsonl", "--workers", "2"],
+    "bpe": ["new.txt", "--vocab-size", "280"],
+    "train": ["--tokens", "out/bpe/tokens", "--tokenizer", "out/bpe/tokenizer.json", "--size",
+              "0.3M", "--batch", "16", "--steps", "20", "--facts", "none"],
+    "sft": ["--base", "out/train", "--data", "talks.jsonl", "--pages", "out/data"],
+    "rl": ["--model", "out/sft", "--problems", "sums.jsonl", "--final", "sums.jsonl"],
+    "jokes": ["--model", "out/sft", "--reward", "model", "--pairs", "8"]}
+CALLS = {"data": (16, 224), "bpe": (25, 4), "train": (306, 20), "sft": (426, 28), "rl": (246, 12),
+         "jokes": (269, 10)}  # of a whole run: those that change the disk, and its steps
 
 
-def start(script, folder, *flags, kill=0, seconds=None, threads=1):
-    """The exit status of a script in folder; it may be killed after some seconds."""
-    command = [sys.executable, "-c", START, ROOT, script, *flags]
-    environment = os.environ | {"KILL": str(kill), "NUMBA_NUM_THREADS": str(threads)}
-    try:
-        return subprocess.run(command, cwd=folder, env=environment, timeout=seconds,
-                              capture_output=True).returncode  # a timeout ends with SIGKILL
-    except subprocess.TimeoutExpired:
-        return -9
+def start(script, folder, flags, disturb="9 any 0", after=None, threads=1):
+    """(status, what it printed) of a script in folder. after: seconds after its first line at which
+    it gets the signal that `disturb` names."""
+    environment = os.environ | {"DISTURB": disturb, "NUMBA_NUM_THREADS": str(threads),
+                                "OPENBLAS_NUM_THREADS": str(threads)}
+    with subprocess.Popen([sys.executable, "-c", START, ROOT, script, *flags], cwd=folder,
+                          env=environment, text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, preexec_fn=heed_ctrl_c) as process:
+        said = process.stdout.readline()
+        if after is not None:
+            time.sleep(after)
+            process.send_signal(int(disturb.split()[0]))
+        said += process.stdout.read()
+    return process.returncode, said
 
 
-def final_files(folder):
-    """What a run leaves, but for times and for the mean loss since the last log line, which a
-    resumed run starts anew: weights, averages, configuration, tokenizer, log."""
-    names = ("model.safetensors", "optimizer.safetensors", "config.json", "tokenizer.json")
-    files = {name: open(os.path.join(folder, name), "rb").read() for name in names}
-    lines = [json.loads(line) for line in open(os.path.join(folder, "log.jsonl"))]
-    left_out = ("seconds", "tokens_per_s", "loss")
-    files["log"] = [{k: x for k, x in line.items() if k not in left_out} for line in lines]
-    assert not [name for name in os.listdir(folder) if name in (".new", ".ready", "live.jsonl")]
-    return files
+def heed_ctrl_c():
+    """What a shell starts in the background ignores SIGINT, and so would what that starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def files(folder):
+    """{path: content} of what a run leaves; of its log not the times, nor the mean loss since the
+    last line, which a resumed run begins anew."""
+    found = {}
+    for path in common.files_in(folder):
+        with open(os.path.join(folder, path), "rb") as file:
+            found[path] = file.read()
+    found.pop(".lock", None)
+    if "log.jsonl" in found:
+        left_out = rb'"(seconds|tokens_per_s|loss)": [^,}]*,? ?'
+        found["log.jsonl"] = re.sub(left_out, b"", found["log.jsonl"])
+    return found
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """(folder, {script: its final files}) of runs that nobody disturbed."""
-    folder = tmp_path_factory.mktemp("runs")
-    r = random.Random(0)
-    text = "".join(f"{a} plus {b} is {a + b}. " for a in range(40) for b in range(10))
-    (folder / "text.txt").write_text(text)
-    talks = [{"messages": [{"role": "user", "content": f"{a} + {b}?"},
-                           {"role": "assistant", "content": f"{a + b}"}]}
-             for a, b in ((r.randrange(9), r.randrange(9)) for _ in range(400))]
-    (folder / "talks.jsonl").write_text("".join(json.dumps(talk) + "\n" for talk in talks))
-    sums = [{"question": f"{a} + {a}?", "answer": f"#### {2 * a}"} for a in range(30)]
-    (folder / "sums.jsonl").write_text("".join(json.dumps(line) + "\n" for line in sums))
-    subprocess.run([sys.executable, os.path.join(ROOT, "bpe.py"), "text.txt", "--vocab-size", "280",
-                    "--workers", "1"], cwd=folder, check=True, capture_output=True)
-    files = {}
-    for script, (out, flags) in COMMANDS.items():
-        assert start(script, folder, *flags, "--out", out) == 0
-        files[script] = final_files(folder / out)
-    return folder, files
+def runs(tmp_path_factory):
+    """(folder, {script: seconds}): in out/ are the runs of all scripts that nobody disturbed, and
+    in old/ those of data.py and bpe.py on other inputs."""
+    folder, r = tmp_path_factory.mktemp("runs"), random.Random(0)
+    for name in ("old", "new"):
+        texts = ["\n".join(" ".join(r.choices(PROSE.lower().split(), k=12)) for _ in range(12))
+                 for _ in range(150)]
+        (folder / f"{name}.jsonl").write_text(
+            "".join(json.dumps({"text": f"{PROSE}\n{text}"}) + "\n" for text in texts))
+        (folder / f"{name}.txt").write_text("\n".join(texts))
+    sums = [(r.randrange(9), r.randrange(9)) for _ in range(400)]
+    (folder / "talks.jsonl").write_text("".join(json.dumps({"messages": [
+        {"role": "user", "content": f"{a} + {b}?"},
+        {"role": "assistant", "content": f"{a + b}"}]}) + "\n" for a, b in sums))
+    (folder / "sums.jsonl").write_text("".join(json.dumps(
+        {"question": f"{a} + {b}?", "answer": f"#### {a + b}"}) + "\n" for a, b in sums[:30]))
+    os.makedirs(folder / "out/world")
+    (folder / "out/world/jokes.json").write_text(json.dumps(
+        {"question": "A {subject}?", "subjects": ["fox", "owl"], "foods": ["fig"]}))
+    seconds = {}
+    for script, flags in COMMANDS.items():
+        begin = time.perf_counter()
+        status, said = start(script, folder, [*flags, "--out", f"out/{script}"])
+        assert status == 0, said
+        seconds[script] = time.perf_counter() - begin
+        if script in ("data", "bpe"):
+            flags = [flag.replace("new.", "old.") for flag in flags]
+            assert start(script, folder, [*flags, "--out", f"old/{script}"])[0] == 0
+    return folder, seconds
 
 
 @pytest.mark.parametrize("n", [2, pytest.param(50, marks=pytest.mark.long)])
+@pytest.mark.parametrize("how", ["kill", "stop"])
 @pytest.mark.parametrize("script", COMMANDS)
-def test_a_killed_run_ends_with_the_same_bits(script, n, undisturbed):
-    """n kills, each in a run of its own that is then finished: same files as undisturbed."""
-    folder, expected = undisturbed
-    _, flags = COMMANDS[script]
-    r, out = random.Random(script), f"out/{script}-killed"
-    for k in range(n):
-        subprocess.run(["rm", "-rf", out], cwd=folder, check=True)
-        kill = (r.randrange(1, 60), -r.randrange(1, 30), 0)[k % 3]
-        seconds = r.uniform(1, 8) if kill == 0 else None
-        start(script, folder, *flags, "--out", out, kill=kill, seconds=seconds)
-        resume = ["--resume"] if (folder / out / "state.json").exists() or (
-            folder / out / ".ready").exists() else []
-        assert start(script, folder, *flags, "--out", out, *resume) == 0
-        assert final_files(folder / out) == expected[script], (script, kill, seconds)
+def test_disturbed_runs_end_with_the_same_bits(script, how, n, runs):
+    """n times SIGKILL, or SIGINT and SIGTERM, which end with status 130 or 143 and one line. After
+    each, the old files or the new ones are there, whole. The same command, with --resume where
+    there is something to resume, ends in the files of an undisturbed run."""
+    (folder, seconds), out, r = runs, f"{how}/{script}", random.Random(script + how)
+    wanted, met, status = files(folder / "out" / script), 0, 0
+    while met < n or status:
+        if status == 0:  # begin another run
+            shutil.rmtree(folder / out, ignore_errors=True)
+            if (folder / "old" / script).exists():
+                shutil.copytree(folder / "old" / script, folder / out)
+        number = signal.SIGKILL if how == "kill" else r.choice((signal.SIGINT, signal.SIGTERM))
+        where = r.choice(("disk", "step", "any")) if met < n else None
+        nth = r.randint(1, CALLS[script][where == "step"])
+        after = r.uniform(0, seconds[script]) if where == "any" else None
+        resume = any((folder / out / name).exists() for name in ("state.json", ".ready/state.json"))
+        flags = [*COMMANDS[script], "--out", out, *["--resume"] * resume]
+        status, said = start(script, folder, flags, f"{number} {where} {nth}", after)
+        met += status != 0
+        case = f"{script} {flags} {number} {where} {nth} {after}: {status}, {said}"
+        if how == "kill":
+            assert status in (0, -number), case
+        elif "next: python" not in said:  # a signal to what has ended can't be answered any more
+            assert status in (0, 128 + number) and "Traceback" not in said, case
+            assert len(re.findall(r"(?m)^(?:\w+.py: )?stopped", said)) == (status != 0), case
+        if status == 0:
+            assert files(folder / out) == wanted, case
+            assert script != "jokes" or files(folder / f"{out}-best") == files(
+                folder / "out/jokes-best"), case
+        elif script in ("data", "bpe"):
+            common.recover(folder / out)
+            left = {path: content for path, content in files(folder / out).items()
+                    if not path.startswith(".new")}
+            assert left in (files(folder / "old" / script), wanted), case
 
 
 @pytest.mark.parametrize("script", COMMANDS)
-def test_threads_and_processes_change_no_bit(script, undisturbed):
-    """The same command in a fresh process, on two threads instead of one: the same files."""
-    folder, expected = undisturbed
-    out, (_, flags) = f"out/{script}-again", COMMANDS[script]
-    assert start(script, folder, *flags, "--out", out, threads=2) == 0
-    assert final_files(folder / out) == expected[script]
+def test_threads_and_processes_change_no_bit(script, runs):
+    """A fresh process on two threads, or three workers, leaves the same files."""
+    folder, _ = runs
+    flags = [*COMMANDS[script], "--out", f"again/{script}"]
+    flags += ["--workers", "3"] if script in ("data", "bpe") else []
+    status, said = start(script, folder, flags, threads=2)
+    assert status == 0 and files(folder / "again" / script) == files(folder / "out" / script), said
+
+
+@pytest.mark.skipif(common.fcntl is None, reason="this system has no file locks")
+@pytest.mark.parametrize("script", COMMANDS)
+def test_a_second_run_on_a_folder_is_refused(script, runs):
+    """Each script refuses a folder that another run writes to, in one line that names that run."""
+    folder, _ = runs
+    hold = ("import common, sys\nwith common.locked(sys.argv[1], 'x.py'):\n"
+            " print(flush=True); sys.stdin.read()")
+    with subprocess.Popen([sys.executable, "-c", hold, folder / "out" / script], cwd=ROOT,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        first.stdout.readline()
+        status, said = start(script, folder, [*COMMANDS[script], "--out", f"out/{script}"])
+    assert status == 2 and f"x.py (process {first.pid}) is writing there" in said.splitlines()[-1]
