@@ -52,7 +52,7 @@ SEEDS = 100_000  # an iteration's rollouts have the seed --seed x SEEDS + iterat
 RECIPES = {"answer": dict(problems="out/world/exercises-train.jsonl",
                           final="out/world/exercises-final.jsonl",
                           questions=16, rate=3e-4, rate_left=0.0, iterations=40),
-           "model": dict(problems="out/world/jokes.json", pairs=1000,
+           "model": dict(problems="out/world/jokes.json", pairs=150,
                          questions=8, rate=5e-4, rate_left=1.0, iterations=70)}
 DOUBT_MODEL = "out/sft-doubt"
 DOUBT_COMMAND = ("python sft.py --base out/sft --data out/world/doubt.jsonl --mix-lengths "
@@ -551,7 +551,7 @@ def main(argv=None):
     add("--silent", action="store_true", help="forbid thoughts")
     add("--reward", choices=RECIPES, default="answer", help="checked answers, or a reward model")
     add("--kl", type=float, default=0.0, help="weight of the KL penalty (%(default)s)")
-    add("--pairs", type=int, help="comparisons for the reward model to learn from (1000)")
+    add("--pairs", type=int, help="comparisons for the reward model to learn from (150)")
     add("--problems", metavar="FILE", help="in GSM8K's shape; with --reward model, jokes")
     add("--final", metavar="FILE", help="problems to evaluate on (a tenth of --problems)")
     add("--iterations", type=int, help="of rollouts and updates (40; with --reward model 70)")
