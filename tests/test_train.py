@@ -126,7 +126,7 @@ def test_a_nan_stops_the_step_and_keeps_the_last_save(steps, pretrain, monkeypat
     assert pretrain("--steps", "50") == 2
     error = capsys.readouterr().err
     assert f"step {steps + 1}: " in error and "layers.1.mlp.up_proj" in error
-    assert ("keeps step 10" if steps else "Nothing was saved yet") in error
+    assert f"Last step saved: {'10' if steps else 'none'}" in error
     assert os.path.exists("out/base/config.json") == bool(steps)
 
 
