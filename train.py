@@ -139,11 +139,9 @@ def describe(config, settings, n_tokens):
 
 
 def run(args):
-    """Trains as args say: read windows, compute the gradient, update; ten times a run an
-    evaluation, a text sample and a save.
-
-    params, grads and averages["m1"], averages["m2"] have the same layout: one number each for every
-    weight of the network. Each step fills grads and changes the other three in place."""
+    """Trains as args say: read windows, compute the gradient, update; ten times a run evaluate and
+    save. params, grads and the two averages hold one number each for every weight of the network:
+    a step fills grads anew and changes the other three in place."""
     tokenizer = Tokenizer.load(args.tokenizer)
     if END not in tokenizer.special_tokens:
         raise ValueError(f"{args.tokenizer}: has no {END} to stand between documents; "
@@ -172,15 +170,15 @@ def run(args):
         show_one_step(params, config, tokenizer, train, settings["lr"])
     progress, losses = Run(args.out, state["step"], steps, PAUSES, log), []
     for step in progress.steps():
-        # Read: B windows of the text.
-        ids, targets = sample_windows(rng, train, B, T)
+        ids, targets = sample_windows(rng, train, B, T)  # read
         # Compare: the mean loss of all B * T predictions, and its gradient, one number a weight.
         loss, _ = loss_and_grads(params, config, ids, targets, grads=grads, buffers=buffers)
-        # Update: every weight moves so that the loss falls. A Muon rate of 0 leaves all to AdamW.
+        # Update: every weight moves so that the loss falls; how far, the learning rates say (they
+        # rise, then fall to zero). A Muon rate of 0 leaves all to AdamW.
         lr, muon_lr = (optimizer.learning_rate(step - 1, steps, settings[key])
                        for key in ("lr", "muon_lr"))
         norm = optimizer.update(params, grads, averages, config, step, lr, muon_lr=muon_lr or None)
-        # That is all. The rest watches: a loss that overflowed, a line, ten times a run a save.
+        # That is all. The rest watches, prints and saves.
         if not math.isfinite(loss + norm):
             raise ValueError(f"step {step}: the loss is {loss}, and {not_finite(grads)} was the "
                              "first gradient to overflow; try a third of the learning rate "
@@ -257,8 +255,9 @@ def evaluate(params, config, tokens, tokenizer):
 
 
 def read_facts(path, tokenizer, T):
-    """Every fourth of the facts {"prompt", "answer"} that world.py wrote: sentences to complete,
-    to follow by what the network knows. None for another text ("none", or no such file)."""
+    """Every fourth of the facts that world.py wrote, sentences to complete such as
+    {"prompt": "Talgo lives in", "answer": " Tidewick"}: they show what the network knows. None for
+    another text ("none", or no such file)."""
     if not os.path.exists(path):
         return []
     facts = [fact for _, fact in read_json_lines(path)][::4]
