@@ -139,9 +139,8 @@ def describe(config, settings, n_tokens):
 
 
 def run(args):
-    """Trains as args say: read windows, compute the gradient, update; ten times a run evaluate and
-    save. params, grads and the two averages hold one number each for every weight of the network:
-    a step fills grads anew and changes the other three in place."""
+    """Trains as args say. params, grads and the two averages hold one number each for every weight
+    of the network: a step fills grads anew and changes the other three in place."""
     tokenizer = Tokenizer.load(args.tokenizer)
     if END not in tokenizer.special_tokens:
         raise ValueError(f"{args.tokenizer}: has no {END} to stand between documents; "
@@ -170,7 +169,8 @@ def run(args):
         show_one_step(params, config, tokenizer, train, settings["lr"])
     progress, losses = Run(args.out, state["step"], steps, PAUSES, log), []
     for step in progress.steps():
-        ids, targets = sample_windows(rng, train, B, T)  # read
+        # Read: B windows of the text.
+        ids, targets = sample_windows(rng, train, B, T)
         # Compare: the mean loss of all B * T predictions, and its gradient, one number a weight.
         loss, _ = loss_and_grads(params, config, ids, targets, grads=grads, buffers=buffers)
         # Update: every weight moves so that the loss falls; how far, the learning rates say (they
