@@ -30,7 +30,7 @@ from dataclasses import replace
 import numpy as np
 
 import optimizer
-from bpe import CHAT_SPECIALS, END, read_texts, render_chat
+from bpe import CHAT_SPECIALS, read_texts, render_chat
 from checkpoint import check_out, load_run, open_model, save_run
 from common import (Run, compiling, duration, locked, parse_json, print_settings, printable,
                     read_json_lines, read_text_lines, run_command)
@@ -38,9 +38,7 @@ from model import grow, loss_and_grads, not_finite, vector, views
 from sample import complete, recall
 
 LR = 1.5e-3  # highest learning rate, lower than pretraining's: the facts should stay
-# Muon's; 0: AdamW alone. In a trial on a weak base, 182 steps, 0.01 brought the held-out loss from
-# 0.793 to 0.726 nats.
-MUON_LR = 0.008
+MUON_LR = 0.008  # the same of Muon, for the matrices inside the layers; 0: AdamW for all weights
 EPOCHS = 3  # times that each conversation is read
 REPLAY = 0.2  # tokens of pretraining's pages per token of conversations, see read_pages
 BATCH_TOKENS = 1500  # a step, padding included
@@ -51,20 +49,68 @@ WARN = 3  # malformed lines that are shown one by one
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}  # its names for ours
 
 
+# ---- From rows to batches: the loss mask ---------------------------------------------------------
+# A row is one conversation: (ids, mask), two arrays of the same length. The mask is 1 where the
+# network should learn to predict the token. bpe.render_chat makes both.
+
+def to_arrays(rows):
+    """ids, targets, mask (B,T) of B rows, the longest of T + 1 tokens.
+
+    As in pretraining, a target is the token one position later. The mask moves with the targets: it
+    is 1 where the *target* is the assistant's. Here <s>, <sep>, <e> stand for
+    <|im_start|>, <|im_sep|>, <|im_end|>:
+
+        ids      <s>   user  <sep>  Who  ?    <e>  <s>        assistant  <sep>  I   am  Pip  .
+        targets  user  <sep> Who    ?    <e>  <s>  assistant  <sep>      I      am  Pip  .   <e>
+        mask     0     0     0      0    0    0    0          0          1      1   1    1   1
+
+    So it learns to begin the answer behind <sep>, and to stop: <|im_end|> is a target. It does not
+    learn to ask. Shorter rows are padded with zeros at their end: no earlier position sees them,
+    and their loss does not count. Rows of 8 and 6 tokens (T = 7), the last 3 and 2 learned:
+
+        mask  0 0 0 0 1 1 1
+              0 0 0 1 1 0 0      the last two are padding"""
+    T = max(len(ids) for ids, _ in rows)
+    ids, mask = np.zeros((len(rows), T), np.int64), np.zeros((len(rows), T), np.float32)
+    for b, (row, counts) in enumerate(rows):
+        ids[b, :len(row)], mask[b, :len(row)] = row, counts
+    return ids[:, :-1], ids[:, 1:], mask[:, 1:]
+
+
+def plan(lengths, seed, mixed=False):
+    """The batches of an epoch, lists of row numbers, in random order. lengths: tokens of each row.
+
+    Rows of one batch have about the same length, so that little is padding (1%): 30 rows of 50
+    tokens, or 6 of 250. The order by length has some noise (SLACK), or a batch would hold one kind
+    of conversation only. mixed: rows of any length together. If the long answers are a rare kind,
+    the batches between two of theirs would make the network forget them."""
+    rng, n_rows = np.random.default_rng(seed), len(lengths)
+    if mixed:
+        parts = np.array_split(rng.permutation(n_rows), math.ceil(n_rows / MIXED_ROWS))
+        return [part.tolist() for part in parts]
+    batches, longest = [[]], 0
+    for row in np.argsort(lengths + rng.uniform(0, SLACK, n_rows)).tolist():
+        longest = max(longest, lengths[row])
+        if batches[-1] and longest * (len(batches[-1]) + 1) > BATCH_TOKENS:
+            batches.append([])
+            longest = lengths[row]
+        batches[-1].append(row)
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
 # ---- From a file to rows -------------------------------------------------------------------------
-# A row is one conversation, or one piece of a page: (ids, mask), two arrays of the same length. The
-# mask is 1 where the network should learn to predict the token.
 
 def read_messages(entry):
-    """One conversation in any of three shapes -> [{"role", "content"}, ...], or ValueError.
+    """One conversation in any of three shapes -> [{"role", "content"}, ...], or ValueError:
 
-    {"messages": [{"role", "content"}]}; UltraChat's {"data": [user, assistant, user, ...]};
-    ShareGPT's {"conversations": [{"from", "value"}]}."""
+        {"messages": [{"role": "user", "content": "Hi"}, ...]}         what most tools write
+        {"data": ["Hi", "Hello!", ...]}                                UltraChat: by turns
+        {"conversations": [{"from": "human", "value": "Hi"}, ...]}     ShareGPT"""
     try:
         if "messages" in entry:
             turns = [(m["role"], m["content"]) for m in entry["messages"]]
         elif isinstance(entry.get("data"), list):
-            turns = [(("user", "assistant")[i % 2], text) for i, text in enumerate(entry["data"])]
+            turns = zip(["user", "assistant"] * len(entry["data"]), entry["data"])
         else:
             turns = [(SHAREGPT_ROLES.get(m["from"], m["from"]), m["value"])
                      for m in entry["conversations"]]
@@ -75,8 +121,11 @@ def read_messages(entry):
 
 
 def render(tokenizer, messages, ctx):
-    """(ids, mask, whole) of a conversation. One that is longer than ctx tokens loses its last
-    turns, and so does one that ends with a question; `whole` says whether it lost none."""
+    """(ids, mask, whole) of a conversation that fits into ctx tokens; whole: no turn was lost.
+
+    A longer one loses its last turns, but never a part of an answer, and a question that nobody
+    answers is lost too. Four turns that end at tokens 20, 35, 60 and 90: with ctx 100 all 90
+    tokens remain, with ctx 80 the first 35, with ctx 30 none."""
     ids, mask, end = [], [], 0
     for message in messages:
         more_ids, more_mask = render_chat(tokenizer, [message])
@@ -117,83 +166,43 @@ def read_conversations(path, tokenizer, ctx, leave_out=()):
     return rows, words
 
 
-def read_pages(folder, tokenizer, ctx, n_tokens):
+def read_pages(folder, tokenizer, config, n_tokens):
     """Rows of ctx tokens, about n_tokens in all, from the documents that data.py left in `folder`,
     if there is one. All their tokens are learned, as in pretraining.
 
-    What is no longer trained is forgotten. On an earlier recipe, after conversations alone, 69% of
-    the answers about facts never asked were right, and 92% with a fifth as many tokens of pages
-    beside them (replay)."""
+    This is replay. What is no longer trained is forgotten: trained on conversations alone, the
+    model keeps the facts they ask for and loses most of the others. Some old pages among the
+    conversations keep them (RESULTS.md)."""
     if not os.path.isdir(folder):
         return []
-    ids, end = [], [tokenizer.special_tokens[END]] if END in tokenizer.special_tokens else []
+    ids, T = [], config.ctx
     for text in read_texts((), folder, "train"):
-        ids += end + tokenizer.encode(text)
+        ids += [*config.bos, *tokenizer.encode(text)]
         if len(ids) >= n_tokens:
             break
-    return [(np.array(ids[i:i + ctx], np.int32), np.ones(ctx, np.int8))
-            for i in range(0, min(len(ids), n_tokens) - ctx + 1, ctx)]
-
-
-# ---- From rows to batches: the loss mask ---------------------------------------------------------
-
-def to_arrays(rows):
-    """ids, targets, mask (B,T) of B rows, the longest of T + 1 tokens.
-
-    As in pretraining, a target is the token one position later. The mask moves with the targets: it
-    is 1 where the *target* is the assistant's. Here <s>, <sep>, <e> stand for
-    <|im_start|>, <|im_sep|>, <|im_end|>:
-
-        ids      <s>   user  <sep>  Who  ?    <e>  <s>        assistant  <sep>  I   am  Pip  .
-        targets  user  <sep> Who    ?    <e>  <s>  assistant  <sep>      I      am  Pip  .   <e>
-        mask     0     0     0      0    0    0    0          0          1      1   1    1   1
-
-    So it learns to begin the answer behind <sep>, and to stop: <|im_end|> is a target. Shorter rows
-    are padded with zeros, which no earlier position sees and whose loss does not count."""
-    T = max(len(ids) for ids, _ in rows)
-    ids, mask = np.zeros((len(rows), T), np.int64), np.zeros((len(rows), T), np.float32)
-    for b, (row, counts) in enumerate(rows):
-        ids[b, :len(row)], mask[b, :len(row)] = row, counts
-    return ids[:, :-1], ids[:, 1:], mask[:, 1:]
-
-
-def plan(lengths, seed, mixed=False):
-    """The batches of an epoch, lists of row numbers, in random order. lengths: tokens of each row.
-
-    Rows of one batch have about the same length, so that little is padding (1%). The order by
-    length has some noise (SLACK), or a batch would hold one kind of conversation only. mixed: rows
-    of any length together. If the long answers are a rare kind, the batches between two of theirs
-    would make the network forget them."""
-    rng, n_rows = np.random.default_rng(seed), len(lengths)
-    if mixed:
-        parts = np.array_split(rng.permutation(n_rows), math.ceil(n_rows / MIXED_ROWS))
-        return [part.tolist() for part in parts]
-    batches, longest = [[]], 0
-    for row in np.argsort(lengths + rng.uniform(0, SLACK, n_rows)).tolist():
-        longest = max(longest, lengths[row])
-        if batches[-1] and longest * (len(batches[-1]) + 1) > BATCH_TOKENS:
-            batches.append([])
-            longest = lengths[row]
-        batches[-1].append(row)
-    return [batches[i] for i in rng.permutation(len(batches))]
+    return [(np.array(ids[i:i + T], np.int32), np.ones(T, np.int8))
+            for i in range(0, min(len(ids), n_tokens) - T + 1, T)]
 
 
 # ---- The run -------------------------------------------------------------------------------------
 
 def open_run(args):
-    """settings, net, averages, state, log: from the base model, or from the run to resume, whose
-    settings override the command line."""
+    """settings, net (params, config, tokenizer), averages, state, log: from the base model, or from
+    the run to resume, whose settings override the command line.
+
+    The base model has never met the three chat tokens, so the embedding grows by three rows, with
+    random numbers like those of the other rows. Generation now ends at <|im_end|>, not at the end
+    of a document."""
     if args.resume:
         net, averages, state, log = load_run(args.out, "sft")
         return state["settings"], net, averages, state, log
-    for flag, value, least in (("epochs", args.epochs, 1), ("lr", args.lr, 0),
-                               ("muon-lr", args.muon_lr, 0)):
-        if not least <= value < math.inf:
-            raise ValueError(f"--{flag} {value}: at least {least} is needed")
     settings = {name: getattr(args, name) for name in (
         "base", "data", "pages", "epochs", "lr", "muon_lr", "seed", "leave_out", "mix_lengths")}
+    for name, least in (("epochs", 1), ("lr", 0), ("muon_lr", 0)):
+        if not least <= settings[name] < math.inf:
+            raise ValueError(f"--{name.replace('_', '-')} {settings[name]}: at least {least} is "
+                             "needed")
     params, config, tokenizer = open_model(args.base)
-    # The base model has never met the three tokens: its embedding has no rows for them.
     tokenizer.add_special_tokens(CHAT_SPECIALS)
     params, config = grow(params, config, max(config.vocab, tokenizer.vocab_size), args.seed)
     special = tokenizer.special_tokens  # an embedding padded with unused rows may have had room
@@ -202,13 +211,15 @@ def open_run(args):
     return settings, (params, config, tokenizer), optimizer.start(params), {"step": 0}, []
 
 
-def read_batches(settings, tokenizer, ctx):
-    """Each step's batch of rows; a checksum of all rows; and in words what they are."""
-    rows, lost = read_conversations(settings["data"], tokenizer, ctx, settings["leave_out"])
+def read_batches(settings, tokenizer, config):
+    """Each step's batch of rows; a checksum of all rows, since a run can only go on with the same
+    ones; and in words what they are. They follow from the settings alone, so nothing of them is
+    saved: the batch of step 900 is the same after --resume."""
+    rows, lost = read_conversations(settings["data"], tokenizer, config.ctx, settings["leave_out"])
     n_tokens, n_learned = sum(len(ids) for ids, _ in rows), sum(int(m.sum()) for _, m in rows)
-    pages = read_pages(settings["pages"], tokenizer, ctx, int(REPLAY * n_tokens))
+    pages = read_pages(settings["pages"], tokenizer, config, int(REPLAY * n_tokens))
     words = (f"{len(rows):,} conversations ({lost}), {n_tokens:,} tokens, {n_learned:,} of them "
-             f"learned | {len(pages) * ctx:,} tokens of pages")
+             f"learned | {len(pages) * config.ctx:,} tokens of pages")
     rows += pages
     lengths = np.array([len(ids) for ids, _ in rows])
     batches = [batch for epoch in range(settings["epochs"])
@@ -219,20 +230,23 @@ def read_batches(settings, tokenizer, ctx):
 
 def run(args):
     """Trains as args say; ten times a run it saves. If there are held-out questions it then answers
-    one, and all at the end; not with --mix-lengths, which teaches a habit such as doubt."""
+    one, and all at the end; not with --mix-lengths, which teaches a habit such as doubt.
+
+    What differs from train.run: a batch holds whole conversations in place of windows; the loss has
+    a mask; steps are smaller and have no weight decay, which would shrink the matrices and what
+    they know; the last weights are kept, not the best."""
     settings, net, averages, state, log = open_run(args)
     params, config, tokenizer = net
     print_settings("sft.py", settings | {"out": args.out})
-    batches, checksum, words = read_batches(settings, tokenizer, config.ctx)
-    steps, folder = len(batches), os.path.dirname(settings["data"])
+    batches, checksum, words = read_batches(settings, tokenizer, config)
+    steps, heldout = len(batches), beside(settings["data"], "heldout.jsonl")
     if state.get("data", checksum) != checksum:
         raise ValueError(f"{settings['data']}, or {settings['pages']}: changed since the run began")
     if state["step"] >= steps:
         return print(f"{args.out} has done its {steps} steps; leave out --resume to begin another "
                      "run")
-    questions = []
-    if os.path.exists(os.path.join(folder, "heldout.jsonl")) and not settings["mix_lengths"]:
-        questions = read_questions(settings["data"])
+    asks = os.path.exists(heldout) and not settings["mix_lengths"]
+    questions = read_questions(heldout, "kind") if asks else []
     print(f"{words} | {steps} steps", flush=True)
     grads = views(np.empty_like(vector(params)), config)
     with compiling():
@@ -243,7 +257,8 @@ def run(args):
         ids, targets, mask = to_arrays(batches[step - 1])
         loss, _ = loss_and_grads(params, config, ids, targets, mask, grads)
         lr, muon_lr = (optimizer.learning_rate(step - 1, steps, settings[key])
-                       for key in ("lr", "muon_lr"))  # muon_lr 0: AdamW for all weights
+                       for key in ("lr", "muon_lr"))
+        # Weight decay 0. A Muon rate of 0 leaves all weights to AdamW.
         norm = optimizer.update(params, grads, averages, config, step, lr, 0.0, muon_lr or None)
         wrong = not_finite(grads) or not_finite(params)
         if wrong or not math.isfinite(loss + norm):
@@ -274,36 +289,49 @@ def run(args):
 # ---- Evaluation on held-out questions ------------------------------------------------------------
 # Each question is answered twice: greedily (always the likeliest token), and sampled at temperature
 # 1, which shows how much probability the right answer has. An answer is right if it contains one of
-# the accepted substrings.
+# the accepted substrings: " forest" is in "The fox lives in the forest."
 #
 # Asked about a person it never read about, a base model still names a town or a job, since text
 # that people wrote rarely says "I don't know". This is a hallucination. Conversations of kind
 # "unknown" teach the model to abstain. The table counts for every kind how often it does.
 
-def read_questions(data, name="heldout.jsonl", keys=("kind", "answer")):
-    """The questions in the folder of `data`: {"kind", "messages", "answer": [accepted substrings]}.
-    With "answers", one such list for each user turn, the model answers all of them. Adds "turns":
-    [(messages before an answer, accepted substrings), ...]."""
-    path, entries = os.path.join(os.path.dirname(data), name), []
+def beside(data, name):
+    """The path of a file in the folder of `data`."""
+    return os.path.join(os.path.dirname(data), name)
+
+
+def read_questions(path, label):
+    """The questions in a file, dicts with "answer", a `label`, and a "prompt" to continue or
+    "messages". Those with messages get "turns", [(messages, what is accepted as answer), ...]:
+
+        {"messages": [user], "answer": [" forest"]}          [([user], [" forest"])]
+        {"messages": [user 1, assistant, user 2],            [([user 1], [" 5."]),
+         "answers": [[" 5."], [" 6."]], ...}                  ([user 2], [" 6."])]
+
+    With "answers" the model answers every user turn. The file's own answers are not shown to it."""
+    questions = []
     for number, entry in read_json_lines(path):
         try:
-            if not all(entry.get(key) for key in keys):
-                raise ValueError(f"needs {' and '.join(keys)}")
+            if not entry.get(label) or not entry.get("answer"):
+                raise ValueError(f"needs {label} and answer")
             if "prompt" not in entry:
                 messages = read_messages(entry)
-                entry["turns"] = [(messages, entry["answer"])]
-                if "answers" in entry:
-                    asked = [[m] for m in messages if m["role"] == "user"]
-                    entry["turns"] = list(zip(asked, entry["answers"]))
+                asked = [[m] for m in messages if m["role"] == "user"]
+                entry["turns"] = (list(zip(asked, entry["answers"])) if "answers" in entry
+                                  else [(messages, entry["answer"])])
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
-        entries.append(entry)
-    return entries
+        questions.append(entry)
+    return questions
 
 
 def answer_turns(net, questions, temperature):
-    """For each question the texts that the model answers, one a turn, after its own earlier ones.
-    All first turns are answered together, then all second turns, ..."""
+    """For each question the texts that the model answers, one a turn, after its own earlier ones:
+
+        turn 1   Hi                          -> Hello!
+        turn 2   Hi, Hello!, Who are you?    -> I am Pip.
+
+    All first turns are answered together, in one batch, then all second turns, ..."""
     turns = [question["turns"] for question in questions]
     talks, texts = [[] for _ in questions], [[] for _ in questions]
     for n in range(max(map(len, turns), default=0)):
@@ -316,8 +344,8 @@ def answer_turns(net, questions, temperature):
 
 
 def prompt_ids(net, messages):
-    """The prompt for an answer. A quarter of the context stays free for it: what is too long loses
-    its oldest turns, and a single message that is too long its beginning."""
+    """The prompt for an answer. A quarter of the context stays free for it, of 256 tokens 64. What
+    is too long loses its oldest turns, and a single message that is too long its beginning."""
     limit = net[1].ctx * 3 // 4
     while True:
         ids, _ = render_chat(net[2], messages, open_answer=True)
@@ -329,15 +357,20 @@ def prompt_ids(net, messages):
 def evaluate(net, questions):
     """kind -> (number of answers, share right when sampled, share right when greedy, share of the
     greedy ones that say "I don't know"). The kind "never asked" repeats the facts and sums of other
-    kinds that no conversation in training asked for."""
+    kinds that no conversation in training asked for: it shows whether the model learned to answer,
+    or only these answers. "barely" is no such kind: what few pages say, the base model may not
+    know. Example: to one question of kind "fox" that accepts " forest", sampled "It lives in a
+    town." and greedy "It lives in the forest." give {"fox": (1, 0.0, 1.0, 0.0)}."""
     scores = {}
-    sampled, greedy = (answer_turns(net, questions, temperature) for temperature in (1.0, 0.0))
-    for question, *both in zip(questions, sampled, greedy):
-        never = question.get("asked_in_training") is False and question["kind"] != "barely"
-        for (_, accepted), *texts in zip(question["turns"], *both):
+    both = (answer_turns(net, questions, temperature) for temperature in (1.0, 0.0))
+    for question, sampled, greedy in zip(questions, *both):
+        kinds = [question["kind"]]
+        if question.get("asked_in_training") is False and question["kind"] != "barely":
+            kinds.append("never asked")
+        for (_, accepted), *texts in zip(question["turns"], sampled, greedy):
             score = [any(part in text for part in accepted) for text in texts]
             score.append("I don't know" in texts[1])
-            for kind in [question["kind"]] + never * ["never asked"]:
+            for kind in kinds:
                 scores.setdefault(kind, []).append(score)
     scores["never asked"] = scores.pop("never asked", [])  # the last row of the table
     return {kind: (len(rows), *np.mean(rows, 0)) for kind, rows in scores.items() if rows}
@@ -345,22 +378,25 @@ def evaluate(net, questions):
 
 def print_table(folders, base, questions):
     """Prints the evaluation of chat models side by side, and how many of the same facts the base
-    model recalls, asked in its own way: to complete a sentence."""
-    facts, recalled = {}, {}
-    for question in questions:
-        if "cloze" in question and os.path.exists(base):
-            fact = {"prompt": question["cloze"], "answer": question["answer"][0]}
-            facts.setdefault(question["kind"], []).append(fact)
-    if facts:
-        net = open_model(base)
-        recalled = {kind: f"{recall(*net, some):.0%}" for kind, some in facts.items()}
+    model recalls, asked in its own way: to complete a sentence ("cloze").
+
+               right answers to   out/base   |           out/sft
+             held-out questions   recalls    | sampled   greedy    abstains
+                     fox      4     100%     |     50%      75%          0%
+
+    Here the base model knows all four foxes and the chat model tells three of them: the knowledge
+    is there, but the way to answer is not learned well."""
     results = [evaluate(open_model(folder), questions) for folder in folders]
+    net = open_model(base) if os.path.exists(base) else None
     names = "".join(f" |{folder:^30}" for folder in folders)
     print(printable(f"{'right answers to':>27} {base:^12}{names}"))
     print(f"{'held-out questions':>27} {'recalls':^12}"
           + f" |{'sampled':>8} {'greedy':>8} {'abstains':>11} " * len(folders))
     for kind, (n, *_) in results[0].items():
-        print(printable(f"{kind:>21} {n:>5} {recalled.get(kind, ''):^12}") + "".join(
+        facts = [{"prompt": q["cloze"], "answer": q["answer"][0]} for q in questions
+                 if q["kind"] == kind and "cloze" in q]
+        recalled = f"{recall(*net, facts):.0%}" if facts and net else ""
+        print(printable(f"{kind:>21} {n:>5} {recalled:^12}") + "".join(
             " |{1:>8.0%} {2:>8.0%} {3:>11.0%} ".format(*result[kind]) for result in results))
     print('abstains: the greedy answer says "I don\'t know"; never asked: facts and sums of the '
           "rows above that no conversation in training asked for")
@@ -369,27 +405,33 @@ def print_table(folders, base, questions):
 # ---- Prompts instead of fine-tuning (skip at first) ----------------------------------------------
 # Before SFT was common, people wrote prompts whose likeliest continuation is an answer: the
 # beginning of a conversation, or a few examples of the task (few-shot, Brown et al. 2020). This is
-# in-context learning: no training, but a prompt must be found for each task.
+# in-context learning: no training, but a prompt must be found for each task. A few-shot prompt:
+#
+#     What does Eldga like to eat? Eldga likes to eat porridge.
+#     Which animal is Bormo's pet? Bormo has a pet fox.
+#     Which work does Jorko do?                                    (Jorko works as a teacher.)
 
-def compare(base, tuned, data):
+def compare(base, tuned, path):
     """Prints how often base and tuned model answer right by each way of asking in prompts.jsonl: a
     text to continue ("prompt"), or a chat ("messages"), which only the tuned one can."""
     ways = {}
-    for entry in read_questions(data, "prompts.jsonl", ("way", "answer")):
-        ways.setdefault((entry["way"], "prompt" in entry), []).append(entry)
+    for entry in read_questions(path, "way"):
+        ways.setdefault(entry["way"], []).append(entry)
     nets = {folder: open_model(folder) for folder in (base, tuned)}
-    for (way, is_text), entries in ways.items():
+    for way, entries in ways.items():
         for folder, net in nets.items():
-            if not is_text and not set(CHAT_SPECIALS) <= set(net[2].special_tokens):
+            if "messages" in entries[0] and "<|im_start|>" not in net[2].special_tokens:
                 continue
-            texts = complete(net, [net[2].encode(entry["prompt"]) if is_text
-                                   else prompt_ids(net, entry["turns"][0][0]) for entry in entries])
+            texts = complete(net, [net[2].encode(entry["prompt"]) if "prompt" in entry
+                                   else prompt_ids(net, entry["messages"]) for entry in entries])
             # A base model goes on after the answer; only its first sentence is one.
             right = np.mean([entry["answer"] in text.split(".")[0] + "."
                              for entry, text in zip(entries, texts)])
             print(printable(f"{way:32} {folder:>12} {right:>5.0%}  "
                             f"{' '.join(texts[0].split()):.60}"))
 
+
+# ---- The command (skip at first) -----------------------------------------------------------------
 
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="sft.py", description=__doc__.split("\n\n")[0][3:])
@@ -413,12 +455,13 @@ def main(argv=None):
 
 def start(args):
     """What the flags ask for: an evaluation, a comparison, or a training run."""
+    heldout, prompts = (beside(args.data, name) for name in ("heldout.jsonl", "prompts.jsonl"))
     if args.evaluate:
-        print_settings("sft.py", {"evaluate": args.evaluate, "base": args.base, "data": args.data})
-        return print_table(args.evaluate, args.base, read_questions(args.data))
+        print_settings("sft.py", {"evaluate": args.evaluate, "base": args.base, "data": heldout})
+        return print_table(args.evaluate, args.base, read_questions(heldout, "kind"))
     if args.compare:
-        print_settings("sft.py", {"compare": [args.base, args.out], "data": args.data})
-        return compare(args.base, args.out, args.data)
+        print_settings("sft.py", {"compare": [args.base, args.out], "data": prompts})
+        return compare(args.base, args.out, prompts)
     check_out(args.out)
     with locked(args.out, "sft.py"):
         return run(args)

@@ -12,9 +12,9 @@ for every next token at once, and moves all weights a little against the gradien
     ids       The   fox   lives  in    the             what the network reads
     targets   fox   lives in     the   forest          what it should predict at each position
 
-The loss is the cross-entropy in nats per token: minus the logarithm of the probability that the
-right token got. exp(loss) is the perplexity: 2.2 means as unsure as between 2.2 equally likely
-tokens. Bits per byte of text can be compared between tokenizers.
+The loss is the cross-entropy in nats per token: minus the natural logarithm of the probability that
+the right token got, so a probability of 1/4 costs 1.39 nats. exp(loss) is the perplexity: 4 means
+as unsure as among 4 equally likely tokens. A new network is so among all 1,024 (6.93 nats).
 
 out/base/ is a checkpoint folder (checkpoint.py) with the optimizer's averages, the state of the run
 and log.jsonl beside the weights. Ctrl-C saves; --resume goes on to the same bits as if nothing had
@@ -25,6 +25,7 @@ Reading order: sample_windows; run, the training loop; evaluate. Sources: Radfor
 """
 import argparse
 import math
+import os
 import sys
 
 import numpy as np
@@ -38,9 +39,11 @@ from model import (SIZES, Buffers, Config, count, flops_per_token, init_params, 
                    micro_batch, not_finite, token_losses, vector, views)
 from sample import generate, recall
 
-RECIPES = {  # size: (learning rate, Muon's learning rate, windows a step, steps)
-    "0.3M": (8e-3, 0.04, 16, 2000), "1M": (5e-3, 0.03, 8, 2400),
-    "5M": (2e-3, 0.02, 16, 2000), "25M": (1e-3, 0.01, 16, 2000)}
+# By size; batch: windows a step. A larger network needs smaller steps: lower learning rates.
+RECIPES = {"0.3M": {"steps": 2000, "batch": 16, "lr": 8e-3, "muon_lr": 0.04},
+           "1M": {"steps": 2400, "batch": 8, "lr": 5e-3, "muon_lr": 0.03},
+           "5M": {"steps": 2000, "batch": 16, "lr": 2e-3, "muon_lr": 0.02},
+           "25M": {"steps": 2000, "batch": 16, "lr": 1e-3, "muon_lr": 0.01}}
 EPOCHS = 6  # times that a text is read at most: a small text needs fewer steps
 EVAL_TOKENS = 32_768  # of the held-out text, always the same ones
 LOG_EVERY, PAUSES = 10, 10  # steps between log lines; how often a run is evaluated and saved
@@ -51,6 +54,11 @@ LOG_EVERY, PAUSES = 10, 10  # steps between log lines; how often a run is evalua
 def sample_windows(rng, tokens, B, T):
     """ids and targets (B,T) from random positions of tokens (n,); targets are one position later.
 
+    With tokens 10 11 12 13 14 15, B = 2, T = 3 and the random starts 2 and 0:
+
+        ids  12 13 14    targets  13 14 15     one window trains T predictions: 13 after 12,
+             10 11 12             11 12 13     14 after 12 13, 15 after 12 13 14
+
     A window may begin in mid-sentence and cross <|endoftext|> into another document: the network
     learns that what stands before that token has nothing to do with what follows."""
     starts = rng.integers(0, len(tokens) - T, B)
@@ -60,11 +68,17 @@ def sample_windows(rng, tokens, B, T):
 
 def show_one_step(params, config, tokenizer, tokens, lr):
     """Prints how the first window of the text begins, and what one step on that window does to the
-    probabilities of the right tokens. The step is taken on a copy of the weights."""
+    probabilities of the right tokens:
+
+         reads  should predict  probability  after one step on this window
+        'Word'  ' games'              0.16%           0.22%
+
+    A new network finds all 1,024 tokens about equally likely, 0.1%. One step on a few words changes
+    little, and learning is some thousand such steps. This one is taken on a copy of the weights."""
     params = views(vector(params).copy(), config)
     window = tokens[None, :config.ctx + 1].astype(np.int64)  # (1,T+1)
     ids, targets = window[:, :-1], window[:, 1:]
-    before = np.exp(-token_losses(params, config, ids, targets))[0]
+    before = np.exp(-token_losses(params, config, ids, targets))[0]  # (T,)
     _, grads = loss_and_grads(params, config, ids, targets)
     optimizer.update(params, grads, optimizer.start(params), config, 1, lr)
     after = np.exp(-token_losses(params, config, ids, targets))[0]
@@ -77,42 +91,46 @@ def show_one_step(params, config, tokenizer, tokens, lr):
 # ---- The run -------------------------------------------------------------------------------------
 
 def open_run(args, tokenizer, n_tokens):
-    """settings, config, params, averages, state, log: fresh, or from the checkpoint to resume.
+    """settings, net (params, config, tokenizer), averages, state, log: fresh, or from the
+    checkpoint to resume.
 
     A run that goes on has the same bits because its whole state is in the checkpoint: weights,
     optimizer's averages, the random numbers' state, the step (which sets the learning rate), and
-    the settings it began with, which therefore override the command line."""
+    the settings it began with, which therefore override the command line.
+
+    A fresh one reads the text EPOCHS times at most: what is read again and again is memorized, and
+    the held-out loss rises. Of 100,000 tokens, with 16 windows of 256, at most 146 steps."""
     if args.resume:
-        (params, config, known), averages, state, log = load_run(args.out, "train")
-        if known.fingerprint() != tokenizer.fingerprint():
+        net, averages, state, log = load_run(args.out, "train")
+        if net[2].fingerprint() != tokenizer.fingerprint():
             raise ValueError(f"{args.tokenizer}: not the tokenizer that {args.out} was trained "
                              "with; name that one with --tokenizer")
-        return state["settings"], config, params, averages, state, log
-    lr, muon_lr, batch, steps = RECIPES[args.size]
-    ctx = SIZES[args.size]["ctx"] if args.ctx is None else args.ctx
-    batch = batch if args.batch is None else args.batch
-    for name, value in (("--ctx", ctx), ("--batch", batch),
-                        ("--steps", 1 if args.steps is None else args.steps)):
-        if value < 1:
-            raise ValueError(f"{name} {value}: at least 1 is needed")
+        return state["settings"], net, averages, state, log
+    settings = {"size": args.size, **RECIPES[args.size], "ctx": SIZES[args.size]["ctx"]}
+    # A flag that was given overrides the recipe.
+    settings |= {name: getattr(args, name) for name in settings if getattr(args, name) is not None}
+    for name in ("steps", "batch", "ctx"):
+        if settings[name] < 1:
+            raise ValueError(f"--{name} {settings[name]}: at least 1 is needed")
     if args.steps is None:
-        args.steps = min(steps, max(1, EPOCHS * n_tokens // (batch * ctx)))
-    settings = {"size": args.size, "steps": args.steps, "batch": batch, "seed": args.seed,
-                "lr": lr if args.lr is None else args.lr,
-                "muon_lr": muon_lr if args.muon_lr is None else args.muon_lr}
-    end = tokenizer.special_tokens[END]
+        most = EPOCHS * n_tokens // (settings["batch"] * settings["ctx"])
+        settings["steps"] = min(settings["steps"], max(1, most))
+    settings["seed"] = args.seed
+    end = tokenizer.special_tokens[END]  # between documents, so each begins and ends with it
     config = Config(vocab=tokenizer.vocab_size, bos=(end,), eos=(end,),
-                    **SIZES[args.size] | {"ctx": ctx})
+                    **SIZES[args.size] | {"ctx": settings["ctx"]})
     params = init_params(config, args.seed)
     state = {"step": 0, "rng": np.random.default_rng(args.seed).bit_generator.state}
-    return settings, config, params, optimizer.start(params), state, []
+    return settings, (params, config, tokenizer), optimizer.start(params), state, []
 
 
 def describe(config, settings, n_tokens):
-    """The first lines: every setting, and what they come to. 16 bytes a parameter: four float32."""
+    """Prints the settings and what they come to. By default: 0.9M parameters of 16 bytes (weight,
+    gradient and two averages, each a float32) are 15 MB; 2,400 steps of 8 windows of 256 tokens
+    are 4.9M tokens."""
     B, T, steps, n = settings["batch"], config.ctx, settings["steps"], count(config)[0]
     print_settings("train.py", settings | {
-        "ctx": T, "dim": config.dim, "layers": config.layers, "heads": config.heads,
+        "dim": config.dim, "layers": config.layers, "heads": config.heads,
         "hidden": config.hidden, "vocabulary": config.vocab})
     print(f"{n / 1e6:.1f}M parameters, {flops_per_token(config, T) / 1e6:.1f} MFLOP per token, "
           f"{16 * n / 1e6:.0f} MB for weights, gradients and two averages | {steps} steps of {B} "
@@ -121,20 +139,24 @@ def describe(config, settings, n_tokens):
 
 
 def run(args):
-    """Trains as args say: read windows, compute the gradient, update; ten times a run an
-    evaluation, a text sample and a save."""
+    """Trains as args say. params, grads and the two averages hold one number each for every weight
+    of the network: a step fills grads anew and changes the other three in place."""
     tokenizer = Tokenizer.load(args.tokenizer)
     if END not in tokenizer.special_tokens:
         raise ValueError(f"{args.tokenizer}: has no {END} to stand between documents; "
                          "python bpe.py adds it")
     train, val = (read_tokens(args.tokens, part, tokenizer) for part in ("train", "val"))
-    settings, config, params, averages, state, log = open_run(args, tokenizer, len(train))
+    settings, net, averages, state, log = open_run(args, tokenizer, len(train))
+    params, config, _ = net
     B, T, steps = settings["batch"], config.ctx, settings["steps"]
-    check_text(args.tokens, train, val, T)
-    facts = read_facts(args.facts, tokenizer, config)
+    if min(len(train), len(val)) < T + 2:
+        raise ValueError(f"{args.tokens}: {len(train)} tokens to train on and {len(val)} to "
+                         f"validate, fewer than one window of {T + 2}; give bpe.py more text, or "
+                         "train.py a smaller --ctx")
+    facts = read_facts(args.facts, tokenizer, T)
     if state["step"] >= steps:
-        print(f"{args.out} has done its {steps} steps; leave out --resume to begin another run")
-        return 0
+        return print(f"{args.out} has done its {steps} steps; leave out --resume to begin another "
+                     "run")
     describe(config, settings, len(train))
     # What is large is allocated here, once, and used by every step.
     buffers = Buffers(config, micro_batch(config, B, T), T)
@@ -145,18 +167,22 @@ def run(args):
         one_step(params, grads, config, buffers)
     if state["step"] == 0:
         show_one_step(params, config, tokenizer, train, settings["lr"])
-    progress = Run(args.out, state["step"], steps, PAUSES, log)
-    losses = []
+    progress, losses = Run(args.out, state["step"], steps, PAUSES, log), []
     for step in progress.steps():
+        # Read: B windows of the text.
         ids, targets = sample_windows(rng, train, B, T)
+        # Compare: the mean loss of all B * T predictions, and its gradient, one number a weight.
         loss, _ = loss_and_grads(params, config, ids, targets, grads=grads, buffers=buffers)
+        # Update: every weight moves so that the loss falls; how far, the learning rates say (they
+        # rise, then fall to zero). A Muon rate of 0 leaves all to AdamW.
         lr, muon_lr = (optimizer.learning_rate(step - 1, steps, settings[key])
-                       for key in ("lr", "muon_lr"))  # muon_lr 0: AdamW for all weights
+                       for key in ("lr", "muon_lr"))
         norm = optimizer.update(params, grads, averages, config, step, lr, muon_lr=muon_lr or None)
+        # That is all. The rest watches, prints and saves.
         if not math.isfinite(loss + norm):
             raise ValueError(f"step {step}: the loss is {loss}, and {not_finite(grads)} was the "
-                             f"first gradient to overflow; a learning rate of {settings['lr']} is "
-                             f"too large, try a third. {saved(args.out, state)}")
+                             "first gradient to overflow; try a third of the learning rate "
+                             f"{settings['lr']}. Last step saved: {state['step'] or 'none'}")
         losses.append(loss)
         if step % LOG_EVERY == 0 or step == steps:
             loss, losses = float(np.mean(losses)), []
@@ -166,7 +192,7 @@ def run(args):
                           loss=loss, lr=lr, grad_norm=norm, tokens_per_s=speed)
         if progress.pause():
             state |= {"step": step, "settings": settings, "rng": rng.bit_generator.state}
-            evaluate_and_save(progress, (params, config, tokenizer), averages, state, val, facts)
+            evaluate_and_save(progress, net, averages, state, val, facts)
     if status := progress.close("train.py"):
         return status
     print(f"wrote {args.out}, best at step {state['best_step']}: {state['best_nats']:.3f} nats per "
@@ -175,8 +201,11 @@ def run(args):
 
 
 def evaluate_and_save(progress, net, averages, state, val, facts):
-    """What happens ten times a run: held-out loss, facts, a save, a text sample. Keeps a copy of
-    the best weights so far; the last save is of these."""
+    """What happens ten times a run: held-out loss, facts, a save, a text sample.
+
+    A network that reads a small text too often memorizes it: its loss there falls on, while the
+    held-out loss rises again (overfitting). So a copy of the best weights is kept, and the last
+    save is of these."""
     (params, config, tokenizer), step = net, progress.step
     nats, bits = evaluate(params, config, val, tokenizer)
     known = recall(params, config, tokenizer, facts) if facts else None
@@ -195,13 +224,9 @@ def evaluate_and_save(progress, net, averages, state, val, facts):
     progress.show("    " + printable(" ".join(tokenizer.decode(text).split())))
 
 
-def saved(out, state):
-    """What is in `out` when a run fails, for messages."""
-    return f"{out} keeps step {state['step']}" if state["step"] else "Nothing was saved yet"
-
-
 def one_step(params, grads, config, buffers):
-    """Runs everything once on zeros, so that compiling is over before the clock starts."""
+    """Runs everything once on zeros, so that compiling is over before the clock starts. A step of
+    zeros on weights of zeros: nothing that is trained is touched but grads."""
     ids = np.zeros((buffers.B, buffers.T), np.int64)
     loss_and_grads(params, config, ids, ids, grads=grads, buffers=buffers)
     zeros = views(np.zeros_like(vector(params)), config)
@@ -215,7 +240,9 @@ def evaluate(params, config, tokens, tokenizer):
 
     A tokenizer with longer tokens makes fewer and harder predictions. The bits of all of them over
     the bytes of the text do not depend on it: what the text would take when compressed with this
-    network. Special tokens are predicted, too, but are no text."""
+    network. Example: 1.4 nats are 1.4 / ln 2 = 2 bits a token; if a token has 4 bytes on average,
+    that is 0.5 bits per byte, a sixteenth of the text's 8. Special tokens are predicted, too, but
+    are no text."""
     T = config.ctx
     n = max(1, min(EVAL_TOKENS, len(tokens) - 1) // T)  # windows
     windows = np.asarray(tokens[:n * T + 1], np.int64)
@@ -227,25 +254,14 @@ def evaluate(params, config, tokens, tokenizer):
     return nats / targets.size, nats / math.log(2) / max(1, n_bytes)
 
 
-def read_facts(path, tokenizer, config):
-    """Every fourth of the facts {"prompt", "answer"} that world.py wrote: sentences to complete,
-    to follow by what the network knows. None for another text ("none", or no such file)."""
-    if path == "none":
+def read_facts(path, tokenizer, T):
+    """Every fourth of the facts that world.py wrote, sentences to complete such as
+    {"prompt": "Talgo lives in", "answer": " Tidewick"}: they show what the network knows. None for
+    another text ("none", or no such file)."""
+    if not os.path.exists(path):
         return []
-    try:
-        facts = [fact for _, fact in read_json_lines(path)][::4]
-    except ValueError:
-        return []
-    return [fact for fact in facts
-            if len(tokenizer.encode(fact["prompt"] + fact["answer"])) <= config.ctx]
-
-
-def check_text(folder, train, val, T):
-    """Both parts must hold at least one window."""
-    for part, tokens in (("train", train), ("val", val)):
-        if len(tokens) < T + 2:
-            raise ValueError(f"{folder}/{part}.npy: {len(tokens)} tokens, fewer than one window of "
-                             f"{T + 2}; give bpe.py more text, or train.py a smaller --ctx")
+    facts = [fact for _, fact in read_json_lines(path)][::4]
+    return [fact for fact in facts if len(tokenizer.encode(fact["prompt"] + fact["answer"])) <= T]
 
 
 def main(argv=None):
@@ -263,12 +279,14 @@ def main(argv=None):
     add("--facts", default="out/world/facts.jsonl", help="sentences to complete, or none")
     add("--out", default="out/base", help="checkpoint folder to write (%(default)s)")
     add("--resume", action="store_true", help="go on with the run in --out")
+    return run_command(parser, start, argv)
 
-    def locked_run(args):
-        check_out(args.out)
-        with locked(args.out, "train.py"):
-            return run(args)
-    return run_command(parser, locked_run, argv)
+
+def start(args):
+    """A run, the only one in its folder."""
+    check_out(args.out)
+    with locked(args.out, "train.py"):
+        return run(args)
 
 
 if __name__ == "__main__":

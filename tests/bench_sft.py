@@ -65,7 +65,7 @@ def bench_sft():
 
     with tempfile.TemporaryDirectory() as folder:
         out = finished(STAGES, "sft", folder)
-        questions = read_questions(f"{out}/world/conversations.jsonl")
+        questions = read_questions(f"{out}/world/heldout.jsonl", "kind")
         with open(f"{out}/world/facts.jsonl", encoding="utf-8") as lines:
             facts = [fact for fact in map(json.loads, lines) if fact["tier"] != "barely"]
         known, net = recall(*open_model(f"{out}/base"), facts), open_model(f"{out}/sft")

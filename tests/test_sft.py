@@ -133,9 +133,10 @@ def test_pages_are_replayed_in_order(tmp_path, tokenizer):
     texts = [TEXT[:300], TEXT[300:900], TEXT[900:2000]]
     with gzip.open(tmp_path / "train-00000.jsonl.gz", "wt", encoding="utf-8") as file:
         file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
-    rows = sft.read_pages(str(tmp_path), tokenizer, 16, 200)
-    stream = [k for text in texts
-              for k in [tokenizer.special_tokens[bpe.END], *tokenizer.encode(text)]]
+    end = tokenizer.special_tokens[bpe.END]
+    config = model.Config(vocab=300, ctx=16, bos=(end,))
+    rows = sft.read_pages(str(tmp_path), tokenizer, config, 200)
+    stream = [k for text in texts for k in [end, *tokenizer.encode(text)]]
     assert np.concatenate([ids for ids, _ in rows]).tolist() == stream[:200 // 16 * 16]
     assert all(len(ids) == 16 and mask.all() for ids, mask in rows)
 
@@ -189,7 +190,7 @@ def test_dialogues_are_answered_turn_by_turn(tmp_path, monkeypatch):
     monkeypatch.setattr(sft, "complete", complete)
     monkeypatch.setattr(sft, "prompt_ids", lambda net, talk: [m["content"] for m in talk])
     write(tmp_path / "heldout.jsonl", [HELDOUT[0], HELDOUT[2] | {"answers": [["1"], ["9"]]}])
-    scores = sft.evaluate(None, sft.read_questions(f"{tmp_path}/"))
+    scores = sft.evaluate(None, sft.read_questions(f"{tmp_path}/heldout.jsonl", "kind"))
     question, second = TALK[0]["content"], TALK[2]["content"]
     assert calls == [[[question], [question]], [[question, "1", second]]] * 2
     assert scores["both"] == (2, 0.5, 0.5, 0)

@@ -26,11 +26,6 @@ def pretrain(tmp_path, monkeypatch, command):
     return lambda *flags: command(train, "--size", "0.3M", "--batch", "3", *flags)
 
 
-def same_weights(one, other):
-    return all(open(f"{one}/{name}", "rb").read() == open(f"{other}/{name}", "rb").read()
-               for name in ("model.safetensors", "optimizer.safetensors"))
-
-
 def test_targets_are_the_next_tokens():
     """Windows are consecutive ids, targets are one later, and every position can be reached."""
     tokens = np.arange(50, dtype=np.uint16)
@@ -102,7 +97,8 @@ def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(number, status, pret
     assert pretrain("--steps", "30") == status
     assert "stopped at step 13" in capsys.readouterr().out
     assert pretrain("--resume") == 0
-    assert same_weights("out/whole", "out/base")
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert open(f"out/whole/{name}", "rb").read() == open(f"out/base/{name}", "rb").read()
     steps = [json.loads(line)["step"] for line in open("out/base/log.jsonl")]
     assert steps == sorted(steps) and steps[-1] == 30
     assert not os.path.exists("out/base/live.jsonl")
@@ -126,31 +122,27 @@ def test_a_nan_stops_the_step_and_keeps_the_last_save(steps, pretrain, monkeypat
     assert pretrain("--steps", "50") == 2
     error = capsys.readouterr().err
     assert f"step {steps + 1}: " in error and "layers.1.mlp.up_proj" in error
-    assert ("keeps step 10" if steps else "Nothing was saved yet") in error
+    assert f"Last step saved: {'10' if steps else 'none'}" in error
     assert os.path.exists("out/base/config.json") == bool(steps)
 
 
 def test_bad_input_is_one_clear_sentence(pretrain, capsys):
     """Every wrong flag or file is one line on stderr, status 2, and nothing is trained."""
-    def said(*flags):
-        assert pretrain(*flags) == 2
-        err = capsys.readouterr().err
-        assert err.count("\n") == 1
-        return err
-    assert "no run to go on with" in said("--resume")
-    assert "fewer than one window" in said("--ctx", "5000")
-    assert "--batch 0" in said("--batch", "0")
-    assert "--steps -5" in said("--steps", "-5")
-    assert "--steps 0" in said("--steps", "0")
-    assert "python bpe.py" in said("--tokens", "nowhere")
-    assert "nowhere.json" in said("--tokenizer", "nowhere.json")
-    assert "is no checkpoint" in said("--out", "out")  # it was once deleted
     os.mkdir("out/other")
-    with open("out/other/state.json", "w") as file:
-        file.write('{"stage": "sft"}')
-    with open("out/other/config.json", "w") as file:
-        file.write('{}')
-    assert "not a run of train.py" in said("--resume", "--out", "out/other")
+    for name, content in ("state.json", '{"stage": "sft"}'), ("config.json", "{}"):
+        with open(f"out/other/{name}", "w") as file:
+            file.write(content)
+    for flags, said in ((("--resume",), "no run to go on with"),
+                        (("--ctx", "5000"), "fewer than one window of 5002"),
+                        (("--batch", "0"), "--batch 0"), (("--steps", "-5"), "--steps -5"),
+                        (("--steps", "0"), "--steps 0"), (("--ctx", "0"), "--ctx 0"),
+                        (("--tokens", "nowhere"), "python bpe.py"),
+                        (("--tokenizer", "nowhere.json"), "nowhere.json"),
+                        (("--out", "out"), "is no checkpoint"),  # it was once deleted
+                        (("--resume", "--out", "out/other"), "not a run of train.py")):
+        assert pretrain(*flags) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1
     assert not os.path.exists("out/base/model.safetensors")
 
 
