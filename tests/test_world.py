@@ -97,8 +97,8 @@ def test_the_island_is_as_large_as_promised():
     for kind, count, relations in (("person", 300, 5), ("town", 16, 4), ("animal", 24, 5)):
         assert len({x["name"] for x in ISLE[kind]}) == len(ISLE[kind]) == count
         assert len(world.RELATIONS[kind]) == relations
-    for relation in world.RELATIONS["person"]:
-        assert {p[relation] for p in ISLE["person"]} == set(world.VALUES[relation])
+    for name, relation in world.RELATIONS["person"].items():
+        assert {p[name] for p in ISLE["person"]} == set(relation.values)
     facts, r = world.facts(), rng("test")
     assert len({f["prompt"] for f in facts}) == len(facts) == 300 * 5 + 16 * 4 + 24 * 5
     met = collections.Counter(world.person(ISLE, r)["tier"] for _ in range(20000))
