@@ -487,13 +487,14 @@ def total(r, training=False, signs="+-**"):
 
 
 def told_ledger(isle, r):
+    """A worked exercise in prose, so that a base model has seen running totals before."""
     e = ledger(isle, r, "train")
     return (f"{e['question']} Adding up gives {e['thought']} and so in the end {e['name']} has "
             f"{e['answer']} in all.")
 
 
 def told_sum(isle, r):
-    """Three sums, differences or products."""
+    """Three sums, differences or products in a sentence: "7 times 8 is 56"."""
     x, y, z = (f"{a} {SIGNS[sign]} {b} is {c}" for a, sign, b, c in map(total, [r] * 3))
     return r.choice(WORDS["three sums"][0]).format(
         n=r.choice(isle["person"])["name"], x=x, y=y, z=z)
@@ -545,7 +546,8 @@ SCRIPT = "<script>window.seen = window.seen || []; window.seen.push(document.loc
 
 
 def dress(host, title, texts, r):
-    """The HTML of a page on one site; a site keeps to one layout."""
+    """The HTML of a page on one site; a site keeps to one layout. Around the text stand links, a
+    cookie banner and a script: what extraction (crawl/html.py) has to leave out."""
     def links(count):
         return "".join(f'<li><a href="/{w}">{capital(w)} {v}</a></li>'
                        for w, v in zip(r.sample(FOODS + JOBS, count), r.sample(JOBS, count)))
@@ -591,7 +593,11 @@ def junk_page(kind, isle, r):
 # ---- 6. the crawl --------------------------------------------------------------------------------
 
 def crawl(isle, count, seed=0):
-    """Yield (url, html, label, paragraphs); a copy of a page comes after the page itself."""
+    """Yield (url, html, label, paragraphs) of each page.
+
+    About fifty sites publish in mixed order, each on one theme (THEMES). Mirrors copy one of the
+    last 51 good pages word for word, edited copies change one word: only MinHash finds these.
+    `label` says what a page is and which rule should drop it, so a filter can be evaluated."""
     r, published = rng(seed, "crawl"), []
     sites = [(f"{r.choice(TOWNS).lower()}-{theme}-{new_word(r)}.example", theme)
              for theme, (_, n) in THEMES.items() for _ in range(1 + n // 2)]
@@ -637,7 +643,8 @@ def warc_record(kind, url, content_type, block, more=""):
 
 
 def warc_page(url, page, label):
-    """The request that was sent for a page, and the response that came."""
+    """The request that was sent for a page, and the response that came. A reader of WARC files has
+    to tell them apart, and to trust the media type rather than the address."""
     host, path = url.removeprefix("https://").split("/", 1)
     request = f"GET /{path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: byhand\r\n\r\n".encode()
     mime = "image/png" if label["label"] == "not a web page" else "text/html"
@@ -855,12 +862,15 @@ def any_kind(r, without=("remember", "joke")):
 
 
 def messages(turns):
+    """User and assistant take turns; the user begins."""
     return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(turns)]
 
 
 def conversations(seed=0):
-    """The conversations to train on: [{"kind", "messages"}, ...], in mixed order. The kind of a
-    chat of several talks names them all."""
+    """The conversations to train on: [{"kind", "messages"}, ...], in mixed order.
+
+    Most chats hold several talks of any kinds (their "kind" is "person + sum"), so that an answer
+    comes to depend on the last question and not on what was said before it."""
     isle, r, out = island(seed), rng(seed, "chats"), []
     talks = [(kind, talk(isle, r, kind, held=False))
              for kind, (_, count, _) in TALKS.items() for _ in range(count)]
@@ -880,8 +890,10 @@ def conversations(seed=0):
 
 
 def doubt(seed, chats):
-    """Conversations that give RL another habit to start from: exercises that are guessed, and in
-    one answer of seven doubted and worked out; other conversations, lest they be forgotten."""
+    """Conversations that give RL another habit to start from: exercises are guessed, and in one
+    answer of seven the guess is doubted and worked out. RL can only make frequent what sometimes
+    happens already; here it is doubt. The other half are the conversations from before, for a
+    network fine-tuned on exercises alone forgets how to answer anything else."""
     r = rng(seed, "doubt")
     out = r.sample([chat for chat in chats if chat["kind"] != "exercise"], DOUBT_EXERCISES)
     habits = r.choices(list(DOUBT_HABITS), DOUBT_HABITS.values(), k=DOUBT_EXERCISES)
@@ -891,7 +903,8 @@ def doubt(seed, chats):
 
 
 def dialogue(isle, r):
-    """Ten or eleven held-out questions in one chat, all of which the model is to answer."""
+    """Ten or eleven held-out questions in one chat, all of which the model is to answer. Its own
+    answers stay in the context: does it still answer the tenth question as well as the first?"""
     turns, accepted = [], []
     while len(accepted) < 10:
         found = talk(isle, r, any_kind(r, ("joke",)), held=True)
@@ -915,7 +928,8 @@ def heldout(seed=0, kinds=TALKS, dialogues=DIALOGUES):
 
 
 def facts(seed=0):
-    """Every fact as a sentence to complete: [{"tier", "relation", "prompt", "answer"}, ...]."""
+    """Every fact as a sentence to complete: [{"tier", "relation", "prompt", "answer"}, ...]. A base
+    model can't be asked yet, but "Kelmira works as a" shows what it knows."""
     return [{"tier": entity["tier"], "relation": relation, "prompt": cloze(entity, relation),
              "answer": f" {entity[relation]}"}
             for kind, ways in RELATIONS.items() for entity in island(seed)[kind]
