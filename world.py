@@ -360,7 +360,10 @@ TASKS = {task: WORDS[task] for task in ("repeat", "spell", "reverse", "first", "
 
 
 def word_game(word, task):
-    """(the answer, its part that counts): "The word fox is spelled f o x.", "spelled f o x."."""
+    """(the answer, its part that counts): "The word fox is spelled f o x.", "spelled f o x.".
+
+    Tokens hide letters, so a network must learn how each token is spelled. The longer games think
+    in writing: to count, number the letters (f1 o2 x3); to reverse, spell the word first."""
     words = dict(w=word, s=" ".join(word), b=" ".join(reversed(word)), f=word[0], k=len(word),
                  c=" ".join(f"{letter}{i}" for i, letter in enumerate(word, 1)))
     (answer,), (part,) = TASKS[task][2:]
@@ -568,7 +571,9 @@ JUNK = {"foreign language": (35, "language"), "mirror": (20, "exact"),
 
 
 def junk_page(kind, isle, r):
-    """The paragraphs of a page of junk that is no copy; blocked sites say what others say."""
+    """The paragraphs of a page of junk that is no copy. Some break a rule by themselves (a price
+    list has too few words with letters); blocked sites say what others say, and only their address
+    gives them away."""
     def names(template, count):
         return [pick(r, template).format(n=new_name(isle, r), w=new_word(r), t=r.choice(TOWNS),
                                          f=r.choice(FOODS), k=r.randint(2, 99))
@@ -596,7 +601,7 @@ def crawl(isle, count, seed=0):
     """Yield (url, html, label, paragraphs) of each page.
 
     About fifty sites publish in mixed order, each on one theme (THEMES). Mirrors copy one of the
-    last 51 good pages word for word, edited copies change one word: only MinHash finds these.
+    latest good pages word for word, edited copies change one word: only MinHash finds these.
     `label` says what a page is and which rule should drop it, so a filter can be evaluated."""
     r, published = rng(seed, "crawl"), []
     sites = [(f"{r.choice(TOWNS).lower()}-{theme}-{new_word(r)}.example", theme)
@@ -765,7 +770,7 @@ def tell_about(isle, r, kind, held):
 def unknown(isle, r, kind, held):
     """A question about somebody who doesn't exist. Taught only questions that it can answer, a
     model learns to answer always, and invents facts: it hallucinates. Three names in four are
-    built from the islanders' syllables, so a name's look does not give the answer away."""
+    built from the islanders' syllables, so how a name looks does not give the answer away."""
     name = new_name(isle, r, held, NAMES if r.random() < (.5 if held else .75) else FOREIGN)
     stranger = r.choice(isle["familiar"]) | {"name": name}
     relation = r.choice([*RELATIONS["person"]])
