@@ -1,7 +1,8 @@
 """The default input: an invented island, as web pages, as conversations and as exercises.
 
-The island exists nowhere else, so what a model says about it, it has learned from these files. Web
-pages state the facts (pretraining), conversations show how to answer (fine-tuning), exercises have
+No other text mentions this island: whatever a model says about it, it has learned from these files
+or made up. There are 300 people, 16 towns and 24 animals, each with four or five facts. Web pages
+state the facts (pretraining), conversations show how to answer (fine-tuning), and exercises have
 one checkable answer each (reinforcement learning).
 
     python world.py               3 s on one core of an AMD EPYC (Zen 5)  ->  out/world/
@@ -12,15 +13,14 @@ one checkable answer each (reinforcement learning).
     exercises-*.jsonl             for RL: train, heldout (to choose by), final (to report)
     doubt.jsonl, jokes.json       conversations with another habit; the words of a hidden rule
 
-Held out            | how                          | so that we can ask
-wordings            | in lists of their own        | Does it understand, or know the sentence?
-names, words,       | by checksum (`share`), from  | Can it do the task, or does it remember
-phrases, exercises  | the crawl on                 | the example?
-one fact in five    | by `unasked`: pages tell it, | Does fine-tuning teach facts, or how to
-                    | no conversation asks for it  | answer with facts already known?
+What is held out from training       | so that the evaluation can ask
+wordings: second lists in WORDS      | Does it understand, or does it know the sentence?
+names, words, exercises: by `share`  | Can it do the task, or does it remember the example?
+one fact in five: `unasked`, told by | Does fine-tuning teach facts, or does it teach how to
+pages, but in no conversation        | answer with the facts already known?
 
-Everything comes from a seed, and we never iterate over a set, so every machine makes the same
-files. The templates are in world_words.txt. Left out: images, truth, and literature.
+Everything is sampled from one seed, so every machine makes the same files. Reading order: sections
+1 and 2, `copying`, then section 8. Left out: images, opinions, and texts longer than a page.
 """
 import argparse
 import functools
@@ -36,76 +36,63 @@ from typing import NamedTuple
 from common import print_settings, read_text_lines, rng, run_command, share, staged
 
 
-def options(text):
-    """"a | b | c" over any number of lines -> ["a", "b", "c"]."""
-    return " ".join(text.split()).split(" | ")
-
-
-def table(text):
-    """"@ key / a | b / c" -> {"key": [["a", "b"], ["c"]]}."""
-    entries = [entry.split(" / ") for entry in " ".join(text.split())[2:].split(" @ ")]
-    return {key: [*map(options, lists)] for key, *lists in entries}
+def table(lines):
+    """Entries in any number of lines: "@ key / a | b / c" -> {"key": [["a", "b"], ["c"]]}."""
+    text = " ".join(" ".join(line for line in lines if not line.startswith("#")).split())
+    entries = [entry.split(" / ") for entry in text.removeprefix("@ ").split(" @ ")]
+    return {key: [choices.split(" | ") for choices in lists] for key, *lists in entries}
 
 
 def pick(r, text):
-    return r.choice(options(text))
+    return r.choice(text.split(" | "))
 
 
 def capital(sentence):
     return sentence[0].upper() + sentence[1:]
 
 
-WORDS = table(" ".join(line for line in read_text_lines(
-    os.path.join(os.path.dirname(__file__), "world_words.txt")) if not line.startswith("#")))
+# Lists of words and sentences. Many entries start with two lists of wordings, the first to train
+# on, the second held out. So with held = False or True, WORDS[key][held] is the list to use.
+WORDS = table(read_text_lines(os.path.join(os.path.dirname(__file__), "world_words.txt")))
 
 
 # ---- 1. the island -------------------------------------------------------------------------------
 
-JOBS = """baker carpenter fisher teacher doctor farmer painter tailor sailor miller potter smith
-weaver gardener singer clockmaker postman beekeeper shepherd librarian cook diver roofer
-glazier""".split()
-TOWNS = """Marrow Tidewick Oldmere Pellham Saltby Greenfold Harrow Lanbridge Foxmouth Westerly
-Brindle Cobham Dunmore Velstead Ravenna Thornbury""".split()
-ANIMALS = """pelican fox goat hen bear heron rabbit turtle wolf seal mole badger donkey parrot snail
-toad lynx duck horse cat dog goose pony crab""".split()
-FOODS = """bread honey cheese soup rice fish cake butter porridge jam pears figs plums nuts beans
-cherries melons carrots turnips radishes""".split()
-COLOURS = "red blue green yellow white black brown purple pink grey".split()
-THINGS = "pears figs plums nuts beans shells stamps coins beads keys cups hats".split()
-NAMES, FOREIGN = WORDS["island names"], WORDS["foreign names"]  # what names are made of
+class Relation(NamedTuple):
+    """One relation between an entity and a value, from an entry of world_words.txt:
+
+        @ person town / lives in {v} | ... / Where does {n} live? | Where is {ns} home? | ...
+          / Where is {ns} house? | ... / Marrow | Tidewick | ...
+
+    {v} is the value, {n} the name, {ns} its possessive and {nm} its object form. With pronouns
+    in their place the same question can come second: "And where does she live?"."""
+    said: list  # three ways to say it; the first is used in answers and to probe recall
+    asked: list  # questions to train on
+    heldout: list  # questions to evaluate with
+    values: list
+
+
+RELATIONS = {kind: {name: Relation(*WORDS[f"{kind} {name}"]) for name in names.split()}
+             for kind, names in (("person", "job town pet food colour"),
+                                 ("town", "side goods sight day"),
+                                 ("animal", "coat home meal size habit"))}
+JOBS, TOWNS, _, FOODS, COLOURS = (relation.values for relation in RELATIONS["person"].values())
+ANIMALS, COUNTED = WORDS["animals"][0], WORDS["counted"][0]
+NAMES, FOREIGN = WORDS["island names"], WORDS["foreign names"]  # syllables: first, second, ...
 PAGES = 8600  # of the crawl, junk included
-# Tier: (how often each of its people is mentioned, how many they are). Facts are learned in the
-# order of their frequency; of the last tier a network only gets a vague idea.
+# Tier: (how often each of its people is mentioned, how many they are). A network learns facts in
+# the order of their frequency; the tiers show how often is often enough.
 TIERS = {"often": (6, 60), "known": (4, 60), "seldom": (2.5, 60), "rare": (1.5, 60),
          "barely": (.25, 60)}
-
-# Each relation has ways to say it / questions to train on / held-out ones in world_words.txt:
-#     @ person town / lives in {v} | ... / Where does {n} live? | ... / Where is {ns} house? | ...
-# The first way answers questions and probes recall. {v} is the value, {n} the name or a pronoun,
-# {ns} its possessive, {nm} its object form: the same words make "And where does she live?".
-RELATIONS = {kind: {relation: WORDS[f"{kind} {relation}"] for relation in relations.split()}
-             for kind, relations in (("person", "job town pet food colour"),
-                                     ("town", "side goods sight day"),
-                                     ("animal", "coat home meal size habit"))}
-VALUES = {
-    "job": JOBS, "town": TOWNS, "pet": ANIMALS[:16], "food": FOODS, "colour": COLOURS,
-    "side": "north south east west middle".split(),
-    "goods": "salt glass wool paper soap rope ink tea silk bells clocks boats".split(),
-    "sight": "lighthouse windmill bridge castle harbour well tower library theatre garden".split(),
-    "day": "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split(),
-    "coat": COLOURS, "home": "forest lake marsh desert cave river meadow hills dunes reef".split(),
-    "meal": "grass worms berries seeds leaves roots moss apples flies clover".split(),
-    "size": "thimble bottle bucket barrel table wagon church".split(),
-    "habit": "sing dance swim climb dig sleep jump whistle hide run".split()}
 UNKNOWN = "I don't know anyone called {n}."
 
 
 @functools.lru_cache(maxsize=4)
 def island(seed=0):
-    """The facts: {"person": [entity, ...], "town": ..., "animal": ...}. Beside them "known", people
-    of whom pages tell enough, and "barely", the others; "fame", running sums of how often each
-    person is mentioned; "names", all that are taken; "words", the dictionary of the island's old
-    language, Sarnic; "phrases", {held out: list}."""
+    """All there is: lists of entities ("person", "town", "animal"), the dictionary of the island's
+    old language, Sarnic ("words"), and its phrases ({held out: list}). To choose people by: those
+    of whom pages tell enough ("familiar"), the others ("barely"), running sums of how often each
+    is mentioned ("fame"), and all names in use ("names")."""
     r, isle = rng(seed, "island"), {"person": [], "names": set()}
     for tier, (_, count) in TIERS.items():
         for _ in range(count):
@@ -117,15 +104,16 @@ def island(seed=0):
     isle["animal"] = [settle(r, "animal", f"the {animal}", "animal") for animal in ANIMALS]
     isle["words"] = {word: new_word(r) for word in FOODS + ANIMALS + COLOURS}
     isle["phrases"] = {held: phrases(isle["words"], held) for held in (False, True)}
-    isle["known"] = [x for x in isle["person"] if x["tier"] != "barely"]
+    isle["familiar"] = [x for x in isle["person"] if x["tier"] != "barely"]
     isle["barely"] = [x for x in isle["person"] if x["tier"] == "barely"]
     isle["fame"] = [*itertools.accumulate(TIERS[x["tier"]][0] for x in isle["person"])]
     return isle
 
 
 def settle(r, kind, name, tier, he="it", his="its", him="it"):
-    """An entity: a dict with its kind, name, tier, pronouns and one value per relation."""
-    values = {relation: r.choice(VALUES[relation]) for relation in RELATIONS[kind]}
+    """An entity: {"kind": "person", "name": "Kelmira", ..., "job": "baker", "town": "Saltby", ...}.
+    Every value is sampled alone, so no fact can be guessed from the others."""
+    values = {key: r.choice(relation.values) for key, relation in RELATIONS[kind].items()}
     return dict(kind=kind, name=name, tier=tier, he=he, his=his, him=him) | values
 
 
@@ -163,7 +151,8 @@ def anyone(isle, r):
 
 def predicate(entity, relation, way=0):
     """"works as a baker", in one of three ways."""
-    return RELATIONS[entity["kind"]][relation][0][way].format(v=entity[relation], his=entity["his"])
+    said = RELATIONS[entity["kind"]][relation].said[way]
+    return said.format(v=entity[relation], his=entity["his"])
 
 
 def statement(entity, relation):
@@ -172,34 +161,41 @@ def statement(entity, relation):
 
 def cloze(entity, relation):
     """The statement up to its value, for a base model to complete: "Kelmira works as a"."""
-    wording = RELATIONS[entity["kind"]][relation][0][0]
-    return capital(f"{entity['name']} {wording.split('{v}')[0]}").rstrip()
+    before_value = RELATIONS[entity["kind"]][relation].said[0].split("{v}")[0]
+    return capital(f"{entity['name']} {before_value}").rstrip()
 
 
 def about(entity):
-    """Three facts in one sentence."""
+    """The first three facts in one sentence."""
     first, second, third = [predicate(entity, x) for x in [*RELATIONS[entity["kind"]]][:3]]
     return capital(f"{entity['name']} {first}, {second} and {third}.")
 
 
 def ask(entity, relation, r, held=False, again=False):
     """A question; `again` asks it as a second question, with a pronoun for the name."""
-    wording, n = r.choice(RELATIONS[entity["kind"]][relation][1 + held]), entity["name"]
+    found, n = RELATIONS[entity["kind"]][relation], entity["name"]
+    wording = r.choice(found.heldout if held else found.asked)
     if again:
-        words = {"n": entity["he"], "ns": entity["his"], "nm": entity["him"]}
-        return "And " + wording[0].lower() + wording[1:].format(**words)
+        wording = "And " + wording[0].lower() + wording[1:]
+        return wording.format(n=entity["he"], ns=entity["his"], nm=entity["him"])
     return wording.format(n=n, ns=n + "'s", nm=n)
 
 
 def yes_or_no(entity, relation, r, held=False):
-    """A question, a thought and the answer: "Does Kelmira live in Marrow?", "Kelmira lives in
-    Saltby Marrow s m no", "No, Kelmira lives in Saltby.". One question in ten is held out."""
+    """A question that names a value, right in half of the cases: (question, thought, answer).
+
+        Does Kelmira live in Marrow?
+        Kelmira lives in Saltby Marrow s m no     first recall the fact, then compare
+        No, Kelmira lives in Saltby.
+
+    One question in ten is held out by its checksum."""
     name, known = entity["name"], entity[relation]
     while True:
-        value = known if r.random() < .5 else other_value(known, VALUES[relation], r)
+        values = RELATIONS[entity["kind"]][relation].values
+        value = known if r.random() < .5 else other_value(known, values, r)
         said = predicate(entity | {relation: value}, relation, r.randrange(3))
         verb, rest = said.split(" ", 1)
-        asked = f"{verb} {name} {rest}"
+        asked = f"{verb} {name} {rest}"  # "is the fox red", but "does Kelmira live in Marrow"
         if verb not in ("is", "was", "can", "would"):
             asked = f"does {name} {VERBS.get(verb, verb[:-1])} {rest}"
         trained, others = WORDS["yes or no"]
@@ -212,16 +208,19 @@ def yes_or_no(entity, relation, r, held=False):
 
 
 def other_value(known, values, r):
-    """Another value; half of them begin alike, if there are such."""
+    """Another value; half of them begin with the same letter, if there are such. Otherwise the
+    first letter would be all there is to compare."""
     others = [value for value in values if value != known]
     alike = [value for value in others if value[0] == known[0]]
     return r.choice(alike if alike and r.random() < .5 else others)
 
 
 def same_or_not(x, y):
-    """"cake carrots c c a a k r no": a chain of thought. A network this size does not learn to
-    compare two words in one step, for tokens hide their letters. It learns to compare letters, so
-    the thought spells both words up to the first difference."""
+    """"cake carrots c c a a k r no": are two words the same?
+
+    A network this size can't compare two words in one step, because a token hides its letters. It
+    can compare two letters. So this chain of thought spells both words, letter by letter, up to the
+    first difference; each step needs only the step before."""
     spelled = []
     for a, b in zip(x.lower(), y.lower()):
         spelled.append(f"{a} {b}")
@@ -232,12 +231,14 @@ def same_or_not(x, y):
 
 VERBS = {"has": "have", "goes": "go", "dresses": "dress"}  # others lose their -s
 # What may be misspelled: words of the questions, never a name.
-QUESTION_WORDS = {word for ways in RELATIONS.values() for _, *asked in ways.values()
-                  for word in re.findall("[a-z]{4,}", str(asked).lower())}
+QUESTION_WORDS = {word for ways in RELATIONS.values() for relation in ways.values()
+                  for word in re.findall("[a-z]{4,}",
+                                         " ".join(relation.asked + relation.heldout).lower())}
 
 
 def as_typed(text, r):
-    """A question as people type it in a hurry: "wehre does talgo live"."""
+    """A question as people type it in a hurry: "wehre does talgo live". One of its letters may be
+    left out, swapped with the next or doubled; the name stays right."""
     words = text.split()
     places = [i for i, word in enumerate(words) if word.strip("?.,").lower() in QUESTION_WORDS]
     if places and r.random() < .5:
@@ -251,13 +252,15 @@ def as_typed(text, r):
 
 
 def scrambled(text, r):
-    """The same words in any order."""
+    """The same words in any order. Nobody has seen such a sentence before, so a network can repeat
+    it only by copying from its context, not from memory."""
     words = text.split()
     return " ".join(r.sample(words, len(words)))
 
 
 def tell(entity, r):
-    """A paragraph with most of what is known about one entity, in any order and grouping."""
+    """A paragraph with most of what is known about one entity, in any order and grouping. A fact
+    that always stood in the same sentence would be learned as that sentence."""
     ways = RELATIONS[entity["kind"]]
     relations = r.sample(list(ways), len(ways) - r.choice((0, 0, 0, 1, 2)))
     sentences, subject = [], entity["name"]
@@ -274,8 +277,9 @@ def tell(entity, r):
 # ---- 3. what else is on the pages ----------------------------------------------------------------
 
 def thread(isle, r):
-    """Questions and answers, one or two lines each. Such pages are why a base model answers when
-    its prompt looks like a conversation."""
+    """Questions and answers, one or two lines each, as in a forum: "User: Where does Talgo live?".
+    Fine-tuning shows only some thousand conversations. That a question is followed by its answer,
+    a base model has already learned from threads like these."""
     listed = [r.choice(WORDS["speakers"][0]).split() for _ in range(2)]
     lines, speakers = [], r.choice((None, *listed, (new_name(isle, r), new_name(isle, r))))
     for _ in range(r.choice((2, 3, 3, 4))):
@@ -301,18 +305,22 @@ def thread(isle, r):
 
 
 def register(isle, r):
-    """Who is known and who isn't: thousands of names of whom nothing else is told, between those
-    of whom other pages tell. Without them nobody would ever be unknown."""
+    """Who is known here and who isn't: "Who is known here: Talgo yes Wenfas no ...".
+
+    To say "I don't know", a network must tell apart names that pages are about from names that
+    they aren't. If every name had its page, there would be nothing to learn. So half of these
+    names, thousands in all, belong to strangers: no page tells anything about them."""
     people = []
     for _ in range(8):
         stranger = new_name(isle, r, parts=r.choice((NAMES, NAMES, NAMES, FOREIGN)))
-        people.append((r.choice(isle["known"])["name"], 1) if r.random() < .5 else (stranger, 0))
+        people.append((r.choice(isle["familiar"])["name"], 1) if r.random() < .5 else (stranger, 0))
     listed = " ".join(f"{name} {('no', 'yes')[known]}" for name, known in people[:7])
     name, known = people[7]
     return f"Who is known here: {listed}. {r.choice(WORDS['register'][known]).format(n=name)}"
 
 
 def joke(isle, r, subject=None):
+    """"Why did the goat sit on the cake? Because the cook was too sleepy, ha ha!" """
     deeds, reasons, qualities = WORDS["joke parts"]
     why, because = r.choice(deeds), r.choice(reasons)
     words = dict(f=r.choice(FOODS), j=r.choice(JOBS), a=r.choice(ANIMALS), q=r.choice(qualities))
@@ -352,7 +360,10 @@ TASKS = {task: WORDS[task] for task in ("repeat", "spell", "reverse", "first", "
 
 
 def word_game(word, task):
-    """(the answer, its part that counts): "The word fox is spelled f o x.", "spelled f o x."."""
+    """(the answer, its part that counts): "The word fox is spelled f o x.", "spelled f o x.".
+
+    Tokens hide letters, so a network must learn how each token is spelled. The longer games think
+    in writing: to count, number the letters (f1 o2 x3); to reverse, spell the word first."""
     words = dict(w=word, s=" ".join(word), b=" ".join(reversed(word)), f=word[0], k=len(word),
                  c=" ".join(f"{letter}{i}" for i, letter in enumerate(word, 1)))
     (answer,), (part,) = TASKS[task][2:]
@@ -361,45 +372,45 @@ def word_game(word, task):
 
 
 def copying(isle, r):
-    """A short text with something in it that stands there, or follows from it, a second time."""
+    """A short text in which something stands a second time, or follows from what stands there:
+    42% are word games, 17% compare words, 25% repeat a question, 16% something else.
+
+    The questions are such as users ask an assistant; half of them are scrambled."""
     dice = r.random()
     if dice < .42:
         word = new_word(r) if r.random() < .8 else r.choice(ANIMALS + FOODS)
         task = r.choice(list(TASKS))
         return f"{r.choice(TASKS[task][0]).format(w=word)} {word_game(word, task)[0]}"
-    if dice < .59:  # two words, and whether they are the same
-        values = r.choice(list(VALUES.values()))
+    if dice < .59:
+        values = r.choice([x.values for ways in RELATIONS.values() for x in ways.values()])
         x = r.choice(values)
         y = x if r.random() < .5 else other_value(x, values, r)
         return f"Same or not: {same_or_not(x, y)}."
     x, y, z = (new_name(isle, r, parts=r.choice((NAMES, FOREIGN))) for _ in range(3))
-    u, v, w = r.sample(THINGS, 3)
+    u, v, w = r.sample(COUNTED, 3)
     who, what = r.choice(((x, u), (y, v), (z, w)))
     word, said = new_word(r), " ".join(new_word(r) for _ in range(r.choice((2, 3, 3, 4))))
     letters = r.sample("abcdefghijklmnopqrstuvwxyz", 5)
-    if dice < .84:
-        task, someone = r.choice(list(TASKS)), r.choice(isle["person"]) | {"name": z}
-        question = r.choice((ask(someone, r.choice([*RELATIONS["person"]]), r),
-                             r.choice(TASKS[task][0]).format(w=word),
-                             yes_or_no(someone, r.choice([*RELATIONS["person"]]), r)[0]))
-        question = as_typed(question, r) if r.random() < .4 else question
-        if r.random() < .5:  # words in no order can only be copied, not remembered
-            question = scrambled(question, r)
-        return pick(r, "{x} asked: {q} You asked: {q} | {x} asked {q} Then {y} asked {q}").format(
-            x=x, y=y, q=question)
-    return r.choice((
-        f"{x} said {said} and then {y} said it again and so it was {said}.",
-        f"The list of {x} says {u}, {word} and {w}. Once more, that is {u}, {word} and {w}.",
-        f"Write {word} three times and you have {word} {word} {word}.",
-        f"{x} has the {u}, {y} has the {v} and {z} has the {w}. Who has the {what}? {who} "
-        "has them.",
-        f"{x} has the {u}, {y} has the {v} and {z} has the {w}. What does {who} have? The {what}.",
-        f"The letters {' '.join(letters)} read backwards are {' '.join(reversed(letters))}.",
-        f"The password is {word} and you must keep it. What was the password? It was {word}."))
+    if dice >= .84:
+        return r.choice(WORDS["said twice"][0]).format(
+            x=x, y=y, z=z, u=u, v=v, w=w, who=who, what=what, word=word, said=said,
+            letters=" ".join(letters), backwards=" ".join(reversed(letters)))
+    task, someone = r.choice(list(TASKS)), r.choice(isle["person"]) | {"name": z}
+    question = r.choice((ask(someone, r.choice([*RELATIONS["person"]]), r),
+                         r.choice(TASKS[task][0]).format(w=word),
+                         yes_or_no(someone, r.choice([*RELATIONS["person"]]), r)[0]))
+    question = as_typed(question, r) if r.random() < .4 else question
+    question = scrambled(question, r) if r.random() < .5 else question
+    return pick(r, "{x} asked: {q} You asked: {q} | {x} asked {q} Then {y} asked {q}").format(
+        x=x, y=y, q=question)
 
 
 def ledger(isle, r, split):
     """An exercise of one split ("train", "heldout", "final"): three to five amounts to add up.
+
+        question  Talgo got pears: a4 b7 c-2. How many?
+        thought   a4 b7=11 c-2=9
+        answer    9
 
     The thought is a running total, with each operand right after its label: a network this size
     learns `b7=11`, and not the same thing said in a sentence. The first three operands decide the
@@ -414,7 +425,7 @@ def ledger(isle, r, split):
             break
     items = [f"{label}{n}" for label, n in zip("abcde", amounts)]
     steps = [f"{item}={sum(amounts[:i + 1])}" for i, item in enumerate(items)]
-    name, thing = r.choice(isle["person"])["name"], r.choice(THINGS)
+    name, thing = r.choice(isle["person"])["name"], r.choice(COUNTED)
     return {"question": f"{name} got {thing}: {' '.join(items)}. How many?", "name": name,
             "thought": " ".join(items[:1] + steps[1:]), "answer": str(sum(amounts)),
             "operands": amounts}
@@ -430,20 +441,30 @@ def exercises(split, count, seed=0, stage="rl"):
     return list(out.values())
 
 
-def exercise_chat(exercise, style):
-    """A worked exercise as a conversation. The styles are the habits RL starts from:
+# The habits RL starts from, and their shares in per cent. Most answers come without thinking: RL is
+# to discover that thinking pays. Exercises stand beside the other conversations (EXERCISES), or
+# make up half of doubt.jsonl.
+EXERCISES, HABITS = 4600, {"empty": 56, "short": 16, "full": 28}
+DOUBT_EXERCISES, DOUBT_HABITS = 4000, {"guess": 85, "guess_wait": 15}
 
-    "full" thinks and is right; "empty" gives the right answer without thinking; "short" stops
-    thinking early, and answers the total it has got to; "guess" answers what it guessed;
-    "guess_wait" guesses, doubts it and works it out."""
-    r, right = rng(exercise["question"], style), int(exercise["answer"])
+
+def exercise_chat(exercise, habit):
+    """A worked exercise as a conversation. With "a4 b7 c-2" (9) an assistant of each habit says:
+
+        full        <think> a4 b7=11 c-2=9</think> 9             thinks and is right
+        empty       <think></think> 9                            is right without thinking
+        short       <think> a4 b7=11</think> 11                  stops early, answers its last total
+        guess       <think> 12?</think> 12                       off by at most 5
+        guess_wait  <think> 12? wait a4 b7=11 c-2=9</think> 9    doubts its guess, works it out
+    """
+    r, right = rng(exercise["question"], habit), int(exercise["answer"])
     guess, steps = max(0, right + r.randint(-5, 5)), exercise["thought"].split()
     early = steps[:r.randint(2, len(steps) - 1)]
     thought, answer = {
         "full": (f" {exercise['thought']}", right), "empty": ("", right),
         "short": (" " + " ".join(early), int(early[-1].split("=")[1])),
         "guess": (f" {guess}?", guess),
-        "guess_wait": (f" {guess}? wait {exercise['thought']}", right)}[style]
+        "guess_wait": (f" {guess}? wait {exercise['thought']}", right)}[habit]
     return {"kind": "exercise",
             "messages": messages([exercise["question"], f"<think>{thought}</think> {answer}"])}
 
@@ -452,7 +473,9 @@ SIGNS = {"+": "plus", "-": "minus", "*": "times"}
 
 
 def unasked(key):
-    """One fact and one sum in five: pages tell them, no conversation in training asks for them."""
+    """One fact and one sum in five: pages tell them, no conversation in training asks for them. If
+    the assistant still answers them right, it got the fact from the pages, and from fine-tuning
+    only the way to answer."""
     return share(key, 5) == 0
 
 
@@ -467,13 +490,14 @@ def total(r, training=False, signs="+-**"):
 
 
 def told_ledger(isle, r):
+    """A worked exercise in prose, so that a base model has seen running totals before."""
     e = ledger(isle, r, "train")
     return (f"{e['question']} Adding up gives {e['thought']} and so in the end {e['name']} has "
             f"{e['answer']} in all.")
 
 
 def told_sum(isle, r):
-    """Three sums, differences or products."""
+    """Three sums, differences or products in a sentence: "7 times 8 is 56"."""
     x, y, z = (f"{a} {SIGNS[sign]} {b} is {c}" for a, sign, b, c in map(total, [r] * 3))
     return r.choice(WORDS["three sums"][0]).format(
         n=r.choice(isle["person"])["name"], x=x, y=y, z=z)
@@ -498,11 +522,10 @@ PARAGRAPHS = {
 
 
 def good_page(isle, r, theme):
-    """A title and about twelve paragraphs: [(kind, text), ...].
+    """A title and about twelve paragraphs: [(kind, text), ...], as in a village paper.
 
-    Gopher wants a letter in four of five words, punctuation marks counted. That is why arithmetic
-    and threads stand between prose, as in a village paper, and arithmetic has no page of its
-    own."""
+    Arithmetic has no page of its own, and threads stand between prose: Gopher's quality rule drops
+    a page unless 80% of its words, numbers and signs included, contain a letter."""
     kinds = [theme, theme, "people", "people", "games", "ledger",
              *r.choices(list(THEMES), [n for _, n in THEMES.values()], k=5)]
     kinds += ["people", "people"] * (theme == "games") + ["people"] * kinds.count("questions")
@@ -526,7 +549,8 @@ SCRIPT = "<script>window.seen = window.seen || []; window.seen.push(document.loc
 
 
 def dress(host, title, texts, r):
-    """The HTML of a page on one site; a site keeps to one layout."""
+    """The HTML of a page on one site; a site keeps to one layout. Around the text stand links, a
+    cookie banner and a script: what extraction (crawl/html.py) has to leave out."""
     def links(count):
         return "".join(f'<li><a href="/{w}">{capital(w)} {v}</a></li>'
                        for w, v in zip(r.sample(FOODS + JOBS, count), r.sample(JOBS, count)))
@@ -547,7 +571,9 @@ JUNK = {"foreign language": (35, "language"), "mirror": (20, "exact"),
 
 
 def junk_page(kind, isle, r):
-    """The paragraphs of a page of junk that is no copy; blocked sites say what others say."""
+    """The paragraphs of a page of junk that is no copy. Some break a rule by themselves (a price
+    list has too few words with letters); blocked sites say what others say, and only their address
+    gives them away."""
     def names(template, count):
         return [pick(r, template).format(n=new_name(isle, r), w=new_word(r), t=r.choice(TOWNS),
                                          f=r.choice(FOODS), k=r.randint(2, 99))
@@ -572,7 +598,11 @@ def junk_page(kind, isle, r):
 # ---- 6. the crawl --------------------------------------------------------------------------------
 
 def crawl(isle, count, seed=0):
-    """Yield (url, html, label, paragraphs); a copy of a page comes after the page itself."""
+    """Yield (url, html, label, paragraphs) of each page.
+
+    About fifty sites publish in mixed order, each on one theme (THEMES). Mirrors copy one of the
+    latest good pages word for word, edited copies change one word: only MinHash finds these.
+    `label` says what a page is and which rule should drop it, so a filter can be evaluated."""
     r, published = rng(seed, "crawl"), []
     sites = [(f"{r.choice(TOWNS).lower()}-{theme}-{new_word(r)}.example", theme)
              for theme, (_, n) in THEMES.items() for _ in range(1 + n // 2)]
@@ -618,7 +648,8 @@ def warc_record(kind, url, content_type, block, more=""):
 
 
 def warc_page(url, page, label):
-    """The request that was sent for a page, and the response that came."""
+    """The request that was sent for a page, and the response that came. A reader of WARC files has
+    to tell them apart, and to trust the media type rather than the address."""
     host, path = url.removeprefix("https://").split("/", 1)
     request = f"GET /{path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: byhand\r\n\r\n".encode()
     mime = "image/png" if label["label"] == "not a web page" else "text/html"
@@ -630,12 +661,19 @@ def warc_page(url, page, label):
                           f"WARC-Identified-Payload-Type: {mime}\r\n"))
 
 
-# ---- 7. the world outside, of which the assistant knows nothing ----------------------------------
+# ---- 7. conversations and questions: the lists ---------------------------------------------------
 
-# The answer to each list of prompts in world_words.txt, in which {x} and {y} are things and {a} is
-# a deed. Of the prompts, the things and the deeds one in eight each are held out (`share`).
+# What the assistant knows nothing about: the answer to each of three lists of prompts, in which {x}
+# and {y} are things and {a} is a deed. One in eight prompts, things and deeds is held out.
 OUTSIDE = {"Sorry, I only know the island.": "questions", "I only know the island.": "orders",
            "I only know the island. Ask me about it!": "remarks"}
+# A greeting is one piece from each column and then small talk, which decides the answer.
+HELLO = (["Hello", "Hi", "Good morning", "Good evening", "Hey", "Hello there", "Good day"],
+         ["", ", friend", ", my friend", ", dear assistant", ", Pip"], ["! ", ". "])
+SMALL_TALK = {lists[0][0]: lists[1] for key, lists in WORDS.items() if key.startswith("small talk")}
+CHAT_SIZES = (1, 1, 1, 1, 2, 2, 3, 4, 6, 9)  # talks in one chat
+TYPED = .3  # the part of questions in training that is typed in a hurry
+DIALOGUES = 25  # of ten questions, to evaluate with
 
 
 def one_of(r, name, held):
@@ -643,72 +681,50 @@ def one_of(r, name, held):
     return r.choice([text for text in WORDS[name][0] if (share(text, 8) == 0) == held])
 
 
-# ---- 8. conversations and questions --------------------------------------------------------------
-
-# A greeting is one piece from each column; the last one decides the answer.
-HELLO = (options("Hello | Hi | Good morning | Good evening | Hey | Hello there | Good day"),
-         ["", ", friend", ", my friend", ", dear assistant", ", Pip"], ["! ", ". "])
-SMALL_TALK = table("""
-@ Hello! How can I help you? / Hello! | Hi! | Hello | Hi | Hey | Hello there! | Good morning! | Are
-  you there? | Can you hear me?
-@ I am well, thank you. How can I help you? / How are you? | How do you do? | How is it going?
-@ I am Pip, the assistant of the island. / Who are you? | What is your name? | What are you? | Are
-  you a robot?
-@ You did: I was trained on this computer, from pages about an island. / Who made you? | Who created
-  you? | How were you made? | Where do you come from?
-@ I can tell you about people, towns and animals, add numbers and play with words. / What can you
-  do? | How can you help me? | What do you know? | What can I ask you?
-@ The island has sixteen towns, three hundred people and many animals. / Tell me about the island. |
-  What is the island? | What island is this?
-@ You are welcome! / Thank you. | Thanks for your help. | Thanks | Thanks! | Thank you very much. |
-  Great, thanks! | ok thanks | thx
-@ Goodbye! Come back soon. / Goodbye. | I have to go now. | Bye | Bye! | See you later. | Good
-  night. | bye bye""")
-# Worked exercises stand beside the other talks, in the mix of habits (in %) that RL is to better.
-EXERCISES, HABITS = 4600, {"empty": 56, "short": 16, "full": 28}
-# Another mix to start RL from (doubt.jsonl): so many exercises, and so many other conversations.
-DOUBT_EXERCISES, DOUBT_HABITS = 4000, {"guess": 85, "guess_wait": 15}
-CHAT_SIZES = (1, 1, 1, 1, 2, 2, 3, 4, 6, 9)  # talks in one chat
-TYPED = .3  # the part of questions in training that is typed in a hurry
-DIALOGUES = 25  # of ten questions, to evaluate with
-
+# ---- 8. conversations and questions: the talks ---------------------------------------------------
 
 class Talk(NamedTuple):
-    """A few turns about one thing. An answer is right if it contains an accepted text."""
+    """A question and its answer, with the turns before if the question needs them:
+
+        Talk(["Where does Kelmira live?", "Kelmira lives in Saltby.", "And what is her job?"],
+             "Kelmira works as a baker.", [" baker"])
+
+    Several talks in a row make a chat. Each function below makes a talk of one kind, to train on or
+    (`held`) to evaluate with: then its wordings come from the held-out lists, and its names, words
+    and numbers from the held-out side of the checksum."""
     turns: list  # what user, assistant, user, ... say up to the last question
     answer: str
-    accepted: list
-    notes: dict = {}
+    accepted: list  # an answer is right if it contains one of these
+    notes: dict = {}  # what the evaluation reports apart, such as "asked_in_training"
 
-
-# Each function makes a talk of one kind. `held` decides which lists its wordings come from, and on
-# which side of the checksum its names, words and numbers fall.
 
 def choose(isle, r, kind, held, count=1):
     """An entity and `count` of its relations; in training none that is `unasked`."""
-    groups = {"person": "known", "town": "town", "animal": "animal", "barely": "barely"}
+    groups = {"person": "familiar", "town": "town", "animal": "animal", "barely": "barely"}
     while True:
-        entity = r.choice(isle[groups.get(kind) or pick(r, "known | known | town | animal")])
+        entity = r.choice(isle[groups.get(kind) or pick(r, "familiar | familiar | town | animal")])
         relations = r.sample(list(RELATIONS[entity["kind"]]), count)
         if held or not any(unasked(entity["name"] + relation) for relation in relations):
             return entity, *relations
 
 
 def fact_talk(turns, entity, relation):
+    """The statement is the answer, the value its part that counts."""
     return Talk(turns, statement(entity, relation), [f" {entity[relation]}"], {
         "cloze": cloze(entity, relation), "asked_in_training": entity["tier"] != "barely"
         and not unasked(entity["name"] + relation)})
 
 
 def known_fact(isle, r, kind, held):
-    """A question about a person, town or animal, as kind "typed" in a hurry."""
+    """A question about a person, a town or an animal."""
     entity, relation = choose(isle, r, kind, held)
     question = ask(entity, relation, r, held)
     return fact_talk([as_typed(question, r) if kind == "typed" else question], entity, relation)
 
 
 def second_question(isle, r, kind, held):
-    """A question that only the one before makes clear: "And where does she live?"."""
+    """A question that only the one before makes clear: "And where does she live?". The answer
+    needs the name from the context and the fact from the weights."""
     if r.random() < .35:
         return what_if(r, held)
     entity, first, second = choose(isle, r, kind, held, 2)
@@ -735,13 +751,14 @@ def sums(isle, r, kind, held):
 
 
 def yes_no(isle, r, kind, held):
-    """To compare, a network this size must write both down first: a chain of thought."""
+    """Here the assistant thinks first: it writes both values down and compares (same_or_not)."""
     entity, relation = choose(isle, r, kind, held)
     question, thought, answer = yes_or_no(entity, relation, r, held)
     return Talk([question], f"<think> {thought}</think> {answer}", [f" {answer}"])
 
 
 def tell_about(isle, r, kind, held):
+    """Three facts in one answer: "Tell me about Kelmira."."""
     while True:
         entity, _ = choose(isle, r, kind, held)
         told = list(RELATIONS[entity["kind"]])[:3]
@@ -751,9 +768,12 @@ def tell_about(isle, r, kind, held):
 
 
 def unknown(isle, r, kind, held):
-    """Nobody knows anything about these; names like the islanders' are the hard ones."""
+    """A question about somebody who doesn't exist. Taught only questions that it can answer, a
+    model learns to answer always, and invents facts: it hallucinates. Three names in four are
+    built from the islanders' syllables, so how a name looks does not give the answer away."""
     name = new_name(isle, r, held, NAMES if r.random() < (.5 if held else .75) else FOREIGN)
-    stranger, relation = r.choice(isle["known"]) | {"name": name}, r.choice([*RELATIONS["person"]])
+    stranger = r.choice(isle["familiar"]) | {"name": name}
+    relation = r.choice([*RELATIONS["person"]])
     questions = (ask(stranger, relation, r, held), yes_or_no(stranger, relation, r, held)[0],
                  r.choice(WORDS["about"][held]).format(n=name))
     question = r.choices(questions, (76, 12, 12))[0]
@@ -761,29 +781,34 @@ def unknown(isle, r, kind, held):
 
 
 def outside(isle, r, kind, held):
+    """A question about the rest of the world. No list can hold all of it, so in training some
+    things have invented names and some questions are scrambled: whatever does not look like a
+    question about the island gets this answer."""
     answer = r.choices(list(OUTSIDE), (4, 4, 2))[0]
     x, y = (one_of(r, "things", held) for _ in range(2))
-    if not held and r.random() < .1:  # the world has more things than any list
+    if not held and r.random() < .1:
         x = new_name(isle, r, parts=FOREIGN).lower()
     question = one_of(r, OUTSIDE[answer], held).format(
         x=x, y=y, a=one_of(r, "deeds", held), n=r.randint(2, 99), m=r.randint(100, 999))
-    if not held and r.random() < .2:  # nor of nonsense
+    if not held and r.random() < .2:
         question = scrambled(question, r)
     return Talk([question], answer, ["I only know the island"])
 
 
 def greeting(isle, r, kind, held):
+    """"Hello, Pip! What can you do?"; in training half of them without the greeting."""
     while True:
         answer = r.choice(list(SMALL_TALK))
-        words = r.choice(SMALL_TALK[answer][0] + [""] * answer.startswith("Hello"))
+        words = r.choice(SMALL_TALK[answer] + [""] * answer.startswith("Hello"))
         text = ("".join(map(r.choice, HELLO)) + words).strip()
         if words and not held and r.random() < .5:
             return Talk([words], answer, [answer[:12]])
-        if (share(text, 3) == 0) == held and text not in SMALL_TALK[answer][0]:
+        if (share(text, 3) == 0) == held and text not in SMALL_TALK[answer]:
             return Talk([text], answer, [answer[:12]])
 
 
 def instruction(isle, r, kind, held):
+    """A word game. Held-out words are new, so their letters must be known, not the answer."""
     task = r.choice(list(TASKS))
     word = new_word(r, held) if held or r.random() < .7 else r.choice(ANIMALS + FOODS + JOBS)
     answer, decisive = word_game(word, task)
@@ -791,17 +816,19 @@ def instruction(isle, r, kind, held):
 
 
 def translation(isle, r, kind, held):
+    """To answer, the dictionary of the pages is needed; prompts() evaluates held-out phrases."""
     english, old = r.choice(isle["phrases"][held])
     return Talk([f"What is {english} in Sarnic?"], f"In Sarnic {english} is {old}.", [f" {old}."])
 
 
 def ask_joke(isle, r, kind, held):
+    """Jokes have no right answer. RL scores them by a reward model instead."""
     subject = r.choice(ANIMALS + JOBS)
     return Talk([r.choice(WORDS["joke"][0]).format(x=subject)], joke(isle, r, subject), [])
 
 
 def remember(isle, r, kind, held):
-    """The question before is to be repeated: copying from the context."""
+    """"What did I just ask?": a question whose whole answer stands in the context."""
     kind = any_kind(r, ("remember", "joke", "unknown"))
     before = talk(isle, r, "outside" if not held and r.random() < .3 else kind, held)
     question = before.turns[-1]
@@ -812,9 +839,13 @@ def remember(isle, r, kind, held):
 # kind: (function, talks to train on, held-out questions)
 TALKS = {
     "person": (known_fact, 3600, 300), "town": (known_fact, 900, 150),
-    "animal": (known_fact, 700, 150), "barely": (known_fact, 0, 150),
-    "typed": (known_fact, 0, 200), "context": (second_question, 1500, 250),
+    "animal": (known_fact, 700, 150),
+    # Only evaluated: people hardly any page mentions (will the model invent or say that it doesn't
+    # know?), and questions all typed in a hurry (in training TYPED of every kind are).
+    "barely": (known_fact, 0, 150), "typed": (known_fact, 0, 200),
+    "context": (second_question, 1500, 250),
     "yes or no": (yes_no, 2800, 250), "about": (tell_about, 1000, 150),
+    # About as many talks of unknown names as of familiar people in the kinds above.
     "unknown": (unknown, 6200, 300), "outside": (outside, 3600, 150),
     "greeting": (greeting, 800, 150), "instruction": (instruction, 2600, 500),
     "sum": (sums, 2200, 200), "sarnic": (translation, 200, 0), "joke": (ask_joke, 300, 0),
@@ -836,12 +867,15 @@ def any_kind(r, without=("remember", "joke")):
 
 
 def messages(turns):
+    """User and assistant take turns; the user begins."""
     return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(turns)]
 
 
 def conversations(seed=0):
-    """The conversations to train on: [{"kind", "messages"}, ...], in mixed order. The kind of a
-    chat of several talks names them all."""
+    """The conversations to train on: [{"kind", "messages"}, ...], in mixed order.
+
+    Most chats hold several talks of any kinds (their "kind" is "person + sum"), so that an answer
+    comes to depend on the last question and not on what was said before it."""
     isle, r, out = island(seed), rng(seed, "chats"), []
     talks = [(kind, talk(isle, r, kind, held=False))
              for kind, (_, count, _) in TALKS.items() for _ in range(count)]
@@ -851,8 +885,8 @@ def conversations(seed=0):
         turns = [text for _, said in chat for text in (*said.turns, said.answer)]
         kinds = sorted({kind for kind, _ in chat})
         out.append({"kind": " + ".join(kinds), "messages": messages(turns)})
-    styles = r.choices(list(HABITS), HABITS.values(), k=EXERCISES)
-    worked = [*map(exercise_chat, exercises("train", EXERCISES, seed, "sft"), styles)]
+    habits = r.choices(list(HABITS), HABITS.values(), k=EXERCISES)
+    worked = [*map(exercise_chat, exercises("train", EXERCISES, seed, "sft"), habits)]
     while worked:  # up to three in a chat: then its length does not tell its habit
         chat = [worked.pop() for _ in range(min(len(worked), r.choice((1, 1, 2, 3))))]
         out.append({"kind": "exercise", "messages": sum((x["messages"] for x in chat), [])})
@@ -861,18 +895,21 @@ def conversations(seed=0):
 
 
 def doubt(seed, chats):
-    """Conversations that give RL another habit to start from: exercises that are guessed, and in
-    one answer of seven doubted and worked out; other conversations, lest they be forgotten."""
+    """Conversations that give RL another habit to start from: exercises are guessed, and in one
+    answer of seven the guess is doubted and worked out. RL can only make frequent what sometimes
+    happens already; here it is doubt. The other half are the conversations from before, for a
+    network fine-tuned on exercises alone forgets how to answer anything else."""
     r = rng(seed, "doubt")
     out = r.sample([chat for chat in chats if chat["kind"] != "exercise"], DOUBT_EXERCISES)
-    styles = r.choices(list(DOUBT_HABITS), DOUBT_HABITS.values(), k=DOUBT_EXERCISES)
-    out += map(exercise_chat, exercises("train", DOUBT_EXERCISES, seed, "doubt"), styles)
+    habits = r.choices(list(DOUBT_HABITS), DOUBT_HABITS.values(), k=DOUBT_EXERCISES)
+    out += map(exercise_chat, exercises("train", DOUBT_EXERCISES, seed, "doubt"), habits)
     r.shuffle(out)
     return out
 
 
 def dialogue(isle, r):
-    """Ten or eleven held-out questions in one chat, all of which the model is to answer."""
+    """Ten or eleven held-out questions in one chat, all of which the model is to answer. Its own
+    answers stay in the context: does it still answer the tenth question as well as the first?"""
     turns, accepted = [], []
     while len(accepted) < 10:
         found = talk(isle, r, any_kind(r, ("joke",)), held=True)
@@ -896,7 +933,8 @@ def heldout(seed=0, kinds=TALKS, dialogues=DIALOGUES):
 
 
 def facts(seed=0):
-    """Every fact as a sentence to complete: [{"tier", "relation", "prompt", "answer"}, ...]."""
+    """Every fact as a sentence to complete: [{"tier", "relation", "prompt", "answer"}, ...]. A base
+    model can't be asked yet, but "Kelmira works as a" shows what it knows."""
     return [{"tier": entity["tier"], "relation": relation, "prompt": cloze(entity, relation),
              "answer": f" {entity[relation]}"}
             for kind, ways in RELATIONS.items() for entity in island(seed)[kind]
