@@ -33,7 +33,7 @@ import re
 import uuid
 from typing import NamedTuple
 
-from common import print_settings, read_text_lines, rng, run_command, share, staged
+from common import locked, print_settings, read_text_lines, rng, run_command, share, staged
 
 
 def table(lines):
@@ -969,7 +969,7 @@ def prompts(seed=0, count=100):
 def make(out, seed=0, pages=PAGES):
     """Writes all files, together or none."""
     labels, amounts = [], dict.fromkeys(PARAGRAPHS, 0)  # characters of each kind on good pages
-    with staged(out) as folder:
+    with locked(out, "world.py"), staged(out) as folder:
         with open(f"{folder}/crawl.warc.gz", "wb") as file:
             about_file = f"software: world.py\r\ndescription: island {seed}\r\n".encode()
             file.write(warc_record("warcinfo", "", "application/warc-fields", about_file))

@@ -5,9 +5,6 @@ import gzip
 import json
 import os
 import random
-import signal
-import subprocess
-import sys
 import time
 import unicodedata
 
@@ -21,7 +18,6 @@ from formats.tokenizers import gpt4_excerpt, to_tree
 from kernels import pieces
 
 OURS = [bpe.GPT4_SPLIT, bpe.DIGIT_SPLIT, bpe.GPT2_SPLIT]
-SCRIPT = os.path.abspath(bpe.__file__)
 BYTES = [bytes([byte]) for byte in range(256)]
 TEXTS = ["the cat sat on the mat. the cat's hat, THE CAT'S HAT", "aaaaaaa aaaa aa a\n\n\n  aaa",
          "In 1984 there were 12345678 hats;\tnone fit.\r\n  ",
@@ -609,32 +605,6 @@ def test_the_command_refuses_in_one_line(run, args, content, why):
     before = contents()
     status, _, said = run(*args)
     assert status == 2 and why in said and said.count("\n") == 1 and contents() == before
-
-
-@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.long)])
-def test_killed_at_any_moment(run, tmp_path, kills):
-    """SIGKILL and Ctrl-C leave the old files or the new ones, all together (tokens belong to their
-    tokenizer); the next run clears up."""
-    rng, sets = random.Random(kills), []
-    command = [sys.executable, SCRIPT, "--vocab-size", "300"]
-    for k, name in enumerate(("a.txt", "b.txt")):
-        (tmp_path / name).write_text(" ".join(random_text(random.Random(k), 9) for _ in range(99)),
-                                     encoding="utf-8")
-        start = time.perf_counter()
-        subprocess.run([*command, name], check=True, stdout=subprocess.DEVNULL)
-        took = time.perf_counter() - start
-        sets.append(contents())
-    for k in range(kills):
-        child = subprocess.Popen([*command, rng.choice(["a.txt", "b.txt"])],
-                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(rng.uniform(took / 2, took * 1.1))
-        child.send_signal((signal.SIGKILL, signal.SIGINT)[k % 2])
-        child.wait()
-        tokenizer = bpe.Tokenizer.load("out/tokenizer.json")
-        parts = [bpe.read_tokens("out/tokens", part, tokenizer) for part in ("train", "val")]
-        found = {path: content for path, content in contents().items() if "/." not in path}
-        assert found in sets and all(len(part) for part in parts)
-    assert run("a.txt", "--vocab-size", "300")[0] == 0 and contents() == sets[0]
 
 
 # ---- read_tokens ---------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 import data
-from common import recover
 from crawl import warc
 from crawl.warc import Page
 from pages import GERMAN, PAGES, PROSE, http, lines_of, record, write
@@ -202,42 +201,6 @@ def test_new_shards_replace_all_old_ones(tmp_path, command, monkeypatch):
     assert data.main([path, "--out", str(out)]) == 0
     assert sorted(files_in(out)) == ["notes.txt", "stats.json", "train-00000.jsonl.gz",
                                      "val-00000.jsonl.gz"]
-
-
-@pytest.mark.parametrize("n", [2, pytest.param(50, marks=pytest.mark.long)])
-def test_killed_at_any_moment(tmp_path, n):
-    """SIGKILL at random moments leaves the old files or the new ones, whole; the next run makes
-    what an undisturbed one makes."""
-    inputs = [write(tmp_path, b"".join(crawl(k)), f"{k}.warc") for k in (20, 60)]
-    whole = []
-    for k, path in enumerate(inputs):
-        data.clean_crawl([path], str(tmp_path / f"whole{k}"), settings(), None, 1)
-        whole.append(files_in(tmp_path / f"whole{k}"))
-    out, rng = tmp_path / "out", np.random.default_rng(0)
-    run = [sys.executable, "data.py", "--out", str(out), "--workers", "1"]
-    start = time.perf_counter()
-    subprocess.run([*run, inputs[0]], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    seconds = time.perf_counter() - start
-    for i in range(n):
-        process = subprocess.Popen([*run, inputs[1 - i % 2]], cwd=ROOT, stdout=subprocess.DEVNULL)
-        time.sleep(rng.uniform(0.5, 1.05) * seconds)
-        process.kill()
-        process.wait()
-        recover(str(out))
-        assert files_in(out) in whole
-    subprocess.run([*run, inputs[0]], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    assert files_in(out) == whole[0]
-
-
-def test_two_runs_on_one_folder(tmp_path, capsys):
-    """The second refuses in one line that names the first."""
-    code = ("import common, sys\nwith common.locked(sys.argv[1], 'data.py'):\n"
-            "    print(flush=True); sys.stdin.read()")
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT,
-                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
-        first.stdout.readline()
-        assert data.main([write(tmp_path, b"".join(PAGES)), "--out", str(tmp_path)]) == 2
-    assert f"data.py (process {first.pid}) is writing there" in capsys.readouterr().err
 
 
 def test_ctrl_c_leaves_the_old_files(tmp_path):
