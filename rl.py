@@ -61,7 +61,8 @@ DOUBT_COMMAND = ("python sft.py --base out/sft --data out/world/doubt.jsonl --mi
 
 # ---- 1. The policy gradient ----------------------------------------------------------------------
 # The policy writes an answer y with probability p(y), and y has the reward r(y). We want to raise
-# the mean reward, the sum of p(y) r(y) over all possible answers. As dp = p d log p, its gradient:
+# the mean reward, the sum of p(y) r(y) over all possible answers. Since d log p = dp / p, we
+# have dp = p d log p, and the gradient of the mean reward is
 #     sum of p(y) r(y) d log p(y)  =  the mean of r(y) d log p(y) over sampled answers
 # (REINFORCE). It needs no derivative of r, so any program can give rewards. And log p(y) is the sum
 # of log p of y's tokens, which a language model computes anyway.
@@ -87,10 +88,10 @@ def advantages(rewards):
 #     p when sampled            .5     .5     .5     .5
 #     p now                     .7     .3    .55    .55
 #     ratio                    1.4     .6    1.1    1.1
-#     ratio A                  .70   -.30   -.55    .55
-#     clipped ratio A          .60   -.40   -.55    .55      the ratio kept within 0.8 ... 1.2
+#     ratio x A                .70   -.30   -.55    .55
+#     clipped ratio x A        .60   -.40   -.55    .55      the ratio kept within 0.8 ... 1.2
 #     the smaller of both      .60   -.40   -.55    .55      loss = -mean = -0.05
-#     4 d loss/d log p           0      0   +.55   -.55
+#     d loss/d log p             0      0   +.55   -.55      times 4: the loss is a mean of four
 # The first two have moved far enough in the right direction. The third has moved the wrong way and
 # is pushed down. The fourth may rise further.
 

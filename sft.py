@@ -64,14 +64,14 @@ def to_arrays(rows):
         targets  user  <sep> Who    ?    <e>  <s>  assistant  <sep>      I      am  Pip  .   <e>
         mask     0     0     0      0    0    0    0          0          1      1   1    1   1
 
-    So it learns to begin the answer behind <sep>, and to stop: <|im_end|> is a target. It does not
+    So it learns to begin the answer after <sep>, and to stop: <|im_end|> is a target. It does not
     learn to ask. Shorter rows are padded with zeros at their end: no earlier position sees them,
     and their loss does not count. Rows of 8 and 6 tokens (T = 7), the last 3 and 2 learned:
 
         mask  0 0 0 0 1 1 1
               0 0 0 1 1 0 0      the last two are padding"""
-    T = max(len(ids) for ids, _ in rows)
-    ids, mask = np.zeros((len(rows), T), np.int64), np.zeros((len(rows), T), np.float32)
+    longest = max(len(ids) for ids, _ in rows)  # T + 1
+    ids, mask = np.zeros((len(rows), longest), np.int64), np.zeros((len(rows), longest), np.float32)
     for b, (row, counts) in enumerate(rows):
         ids[b, :len(row)], mask[b, :len(row)] = row, counts
     return ids[:, :-1], ids[:, 1:], mask[:, 1:]

@@ -1,4 +1,4 @@
-"""5. Pretraining: the network reads text and learns to predict the next token. Nothing else.
+"""4. Pretraining: the network reads text and learns to predict the next token. Nothing else.
 
     python train.py                              out/tokens/, out/tokenizer.json -> out/base/
     python train.py --size 5M --steps 4000       a larger network, for longer
@@ -164,7 +164,7 @@ def run(args):
     rng = np.random.default_rng()
     rng.bit_generator.state = state["rng"]
     with compiling():
-        one_step(params, grads, config, buffers)
+        warm_up(params, grads, config, buffers)
     if state["step"] == 0:
         show_one_step(params, config, tokenizer, train, settings["lr"])
     progress, losses = Run(args.out, state["step"], steps, PAUSES, log), []
@@ -224,7 +224,7 @@ def evaluate_and_save(progress, net, averages, state, val, facts):
     progress.show("    " + printable(" ".join(tokenizer.decode(text).split())))
 
 
-def one_step(params, grads, config, buffers):
+def warm_up(params, grads, config, buffers):
     """Runs everything once on zeros, so that compiling is over before the clock starts. A step of
     zeros on weights of zeros: nothing that is trained is touched but grads."""
     ids = np.zeros((buffers.B, buffers.T), np.int64)
