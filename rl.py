@@ -4,8 +4,8 @@
     python rl.py --silent        the same with thoughts forbidden   -> out/rl-silent/
     python rl.py --doubt         learn to doubt a first guess       out/sft-doubt/ -> out/rl-doubt/
     python rl.py --reward model  follow a reward model         -> out/rl-jokes/, out/rl-jokes-best/
-    python rl.py --reward model --kl 0.1      the same, held near its start    -> out/rl-jokes-kl/
-    python rl.py --problems gsm8k_test.jsonl --iterations 0     only evaluate, on your own problems
+    python rl.py --reward model --kl 0.1      the same with a KL penalty       -> out/rl-jokes-kl/
+    python rl.py --problems gsm8k_test.jsonl --iterations 0     only evaluate, on your problems
     python rl.py --resume        go on where an interrupted run stopped
 
 The network is now called the *policy*. It answers each question sixteen times (*rollouts*), and
@@ -222,8 +222,7 @@ def take_step(params, grads, averages, config, name, step, rate):
 # --silent forbids them: every answer begins with an empty thought. To know the sum at once is more
 # than a small network can do, so RL finds little to make more likely.
 #
-# --doubt starts from another assistant, which guesses. In one answer of seven it says "wait" and
-# calculates: "<think> 7? wait a6 b-3=3 c1=4</think> 4". RL makes this a habit. It could not if it
+# --doubt starts from another assistant, which guesses. Now and then it says "wait" and calculates: "<think> 7? wait a6 b-3=3 c1=4</think> 4". RL makes this a habit. It could not if it
 # never happened: only what is sampled now and then can be rewarded.
 
 SILENCE = "<think></think>"  # how an answer with --silent begins
@@ -325,7 +324,7 @@ def read_jokes(path, tokenizer):
 
 
 def gold_rewards(rollouts):
-    """What people really think of jokes, (B,): 3 points if it is about the subject and has a joke's
+    """The hidden rule that stands in for people, (B,): 3 points if it is about the subject and has a joke's
     form; 1 for each food, up to two; 1 for ending in "ha ha!"; 1 less for each three words in a row
     that occurred before, and 0.25 less for each word after the 20th. About a fox:
 
@@ -393,9 +392,9 @@ def reward_loss_and_grads(params, config, ids, lengths):
 
 
 def train_reward_model(net, jokes, pairs, seed):
-    """(params, config) of a reward model of net's jokes, trained on so many comparisons, each used
-    once. Prints how often it predicts right what people prefer among others: their noise is the
-    limit."""
+    """(params, config) of a reward model of net's jokes, trained once on the comparisons that fill
+    steps of 16 (of 150: 144). Prints how often it is right about others. Noise in what people
+    prefer is the limit."""
     params, config = grow(net[0], net[1], net[1].vocab + 1)
     output_head(params, config)[-1] = 0  # all scores are equal at first
     ids, lengths = comparisons(net, jokes, pairs, SEEDS * seed + SEEDS - 1)
@@ -407,7 +406,7 @@ def train_reward_model(net, jokes, pairs, seed):
                   optimizer.learning_rate(step, steps, REWARD_RATE))
     ids, lengths = comparisons(net, jokes, TEST_PAIRS, SEEDS * seed + SEEDS - 2)
     scores = scores_of((params, config), ids, lengths)
-    print(f"reward model: trained on {pairs} comparisons; of {TEST_PAIRS} others it predicts "
+    print(f"reward model: trained on {steps * PAIRS_PER_STEP} comparisons; of {TEST_PAIRS} others it predicts "
           f"{np.mean(scores[0::2] > scores[1::2]):.0%}", flush=True)
     return params, config
 
