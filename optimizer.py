@@ -19,7 +19,7 @@ import math
 
 import numpy as np
 
-from kernels import adamw, matmul_stack, sum_of_squares
+from kernels import adamw, orthogonalize, sum_of_squares
 from model import count, vector, views
 
 WARMUP = 0.05  # share of the steps in which the learning rate rises
@@ -110,7 +110,7 @@ def muon(params, grads, m1, scale, lr, decay, names, step):
     The direction is Nesterov's: the average, and once more this step's gradient, for a look at
     where the average is going. A matrix taller than wide moves by sqrt(rows / columns) more: each
     of its outputs adds up fewer inputs, so that one learning rate serves all shapes. Matrices of
-    one shape are orthogonalized together, since many small products share two cores better."""
+    one shape are orthogonalized together, a thread takes whole ones (kernels/plain.py has how)."""
     momentum = MOMENTUM_START + (MOMENTUM - MOMENTUM_START) * min(1, step / MOMENTUM_STEPS)
     for rows, columns in dict.fromkeys(params[name].shape for name in names):
         group = [name for name in names if params[name].shape == (rows, columns)]
@@ -119,32 +119,6 @@ def muon(params, grads, m1, scale, lr, decay, names, step):
             g, m = grads[name] * scale, m1[name]
             m += (1 - momentum) * (g - m)
             direction[...] = (1 - momentum) * g + momentum * m
-        for name, direction in zip(group, orthogonalize(directions)):
+        for name, direction in zip(group, orthogonalize(directions, NEWTON_SCHULZ, NS_STEPS)):
             params[name] *= 1 - lr * decay
             params[name] -= lr * math.sqrt(max(1, rows / columns)) * direction
-
-
-def orthogonalize(x, steps=NS_STEPS):
-    """About U V^T for each matrix U S V^T of a stack x (N,rows,columns): all of S near 1.
-
-    It needs no decomposition. For an odd polynomial f(s) = a s + b s^3 + c s^5,
-        a X + b (X X^T) X + c (X X^T)^2 X  =  U f(S) V^T,          as X X^T = U S^2 U^T,
-    so products of matrices apply f to all singular values at once. With NEWTON_SCHULZ as a, b, c a
-    small value grows 3.4 times and a large one stays between 0.68 and 1.21, near enough to 1:
-    0.5 -> 1.19 -> 0.90 -> 0.82 and 0.1 -> 0.34 -> 0.99 -> 0.71 and 0.01 -> 0.03 -> 0.12 -> 0.40.
-
-    First each matrix is divided by its length, which is at least its largest singular value. Tall
-    ones are transposed: for 344 x 128, X X^T would be 344 x 344, while X^T X is 128 x 128."""
-    a, b, c = map(x.dtype.type, NEWTON_SCHULZ)
-    tall = x.shape[1] > x.shape[2]
-    lengths = np.sqrt((x * x).sum(axis=(1, 2), keepdims=True))
-    x = (x.swapaxes(1, 2) if tall else x) / np.where(lengths > 0, lengths, 1)
-    i = np.arange(x.shape[1])  # [:, i, i] is the diagonal of each matrix
-    for _ in range(steps):
-        square = matmul_stack(x, x, trans_b=True)  # X X^T, the smaller side twice
-        factor = c * square
-        factor[:, i, i] += b
-        factor = matmul_stack(square, factor)  # b X X^T + c (X X^T)^2
-        factor[:, i, i] += a
-        x = matmul_stack(factor, x)
-    return x.swapaxes(1, 2) if tall else x

@@ -58,13 +58,13 @@ from kernels.plain import probabilities  # noqa: E402
 if os.environ.get("PLAIN", "0") not in ("", "0"):
     from kernels.plain import (adamw, attention, attention_backward, attention_step,
                                fused_attention_backward, fused_attention_forward, matmul,
-                               matmul_stack, rmsnorm, rmsnorm_backward, rope, sample_tokens,
+                               orthogonalize, rmsnorm, rmsnorm_backward, rope, sample_tokens,
                                scatter_add, softmax_cross_entropy, store_kv, sum_of_squares, swiglu,
                                swiglu_backward)
 else:
     from kernels.attention import (attention, attention_backward, attention_step,
                                    fused_attention_backward, fused_attention_forward)
-    from kernels.matmul import matmul, matmul_stack
+    from kernels.matmul import matmul, orthogonalize
     from kernels.rows import (adamw, rmsnorm, rmsnorm_backward, rope, sample_tokens, scatter_add,
                               softmax_cross_entropy, store_kv, sum_of_squares, swiglu,
                               swiglu_backward)

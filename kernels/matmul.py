@@ -24,6 +24,7 @@ import numba
 import numpy as np
 from numba import njit, prange
 
+from kernels import plain
 from kernels.rows import FAST, alone_and_threads
 
 # np.int64: to Numba a plain number is a type of its own, and callees would be compiled for each.
@@ -239,20 +240,34 @@ def few_rows(a, b, trans_b, out, accumulate, parts):
                         line[j] += x * row[j]
 
 
-# ---- Many small products, as in the optimizer: a thread takes whole ones, waits for no other ----
+# ---- Orthogonalizing, as Muon does: a thread takes whole matrices, waits for no other ------------
 
-def matmul_stack(a, b, trans_b=False):
-    """plain.matmul_stack: the S products a[s] @ b[s] of a (S,M,K) and b (S,K,N), or b (S,N,K) with
-    trans_b, as an array (S,M,N)."""
-    if a.shape[1] <= FEW:
-        return np.stack([matmul(x, y, trans_b=trans_b) for x, y in zip(a, b)])
-    a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
-    out = np.empty((len(a), a.shape[1], b.shape[1 if trans_b else 2]), a.dtype)
-    _matmul_stack(a, b, trans_b, out)
+def orthogonalize(x, coefficients, steps):
+    """plain.orthogonalize of a stack x (N,rows,columns). Given up: one matrix is never shared, so
+    with fewer matrices than threads some threads do nothing."""
+    if min(x.shape[1:]) <= FEW:
+        return plain.orthogonalize(x, coefficients, steps)
+    lengths, out = np.sqrt((x * x).sum(axis=(1, 2))), np.empty_like(x)
+    lengths[lengths == 0] = 1
+    _orthogonalize(x, lengths, *map(x.dtype.type, coefficients), steps, out)
     return out
 
 
 @njit(parallel=True, cache=True)
-def _matmul_stack(a, b, trans_b, out):
-    for s in prange(len(out)):
-        _rectangle(a[s], b[s], False, trans_b, out[s], False, 0, out.shape[1], 0, out.shape[2])
+def _orthogonalize(x, lengths, a, b, c, steps, out):
+    for s in prange(len(x)):
+        tall = x.shape[1] > x.shape[2]
+        y = (np.ascontiguousarray(x[s].T) if tall else x[s].copy()) / lengths[s]
+        M, K = y.shape
+        square, factor, z = np.empty((M, M), y.dtype), np.empty((M, M), y.dtype), np.empty_like(y)
+        for _ in range(steps):
+            _rectangle(y, y, False, True, square, False, 0, M, 0, M)
+            z[:, :] = y
+            mixed = c * square
+            for i in range(M):
+                mixed[i, i] += b
+            _rectangle(square, mixed, False, False, factor, False, 0, M, 0, M)
+            for i in range(M):
+                factor[i, i] += a
+            _rectangle(factor, z, False, False, y, False, 0, M, 0, K)
+        out[s] = y.T if tall else y
