@@ -2,10 +2,10 @@
 # make rl              reinforcement learning: on exercises, and on a reward model that gets gamed
 # make TEXT=my.txt     tokenizer, pretraining and a sample on a text of your own, in out/text/
 # make pictures        the drawings of the README, from your own run
-# make test            the proofs
+# make test            runs the tests
 # make bench           the speeds, measured against other programs (installs them: PyTorch is large)
-# make clean           forgets what was made in out/
-# What is done is skipped when make runs again; what was interrupted goes on where it stopped.
+# make clean           deletes out/ with all data and models
+# make skips finished stages and resumes train.py and sft.py; make rl and make TEXT= start anew.
 # Each stage is also one plain command: see the README.
 PYTHON ?= python3
 RUN = .venv/bin/python
@@ -17,7 +17,7 @@ define stage
 	@printf '\n== %s\n' "$(1)"
 	@mkdir -p out && start=$$(date +%s) && $(RUN) $(2) && \
 	echo "$(firstword $(2)) $$(( $$(date +%s) - start )) s" >> out/times.txt || \
-	{ echo "make: $(firstword $(2)) did not finish; its last line says why. make goes on from here."; exit 1; }
+	{ echo "make: $(firstword $(2)) did not finish; its last lines say why."; exit 1; }
 endef
 # Nothing, or --resume where a run in that folder was interrupted.
 resume = $(if $(wildcard $(1)/.done),,$(if $(wildcard $(1)/state.json),--resume --out $(1)))

@@ -73,9 +73,9 @@ COLOURS = (153, 157, 223, 217, 189)  # pale blue, green, yellow, red, violet of 
 # Now (l,ow) occurs three times. After that (low,e) and (_,low) occur twice, and low + e wins:
 #     low        _ lowe r         _ lowe s t
 # Encoding repeats the merges in the order they were learned: "slow" is s l o w -> s l ow -> s low.
-# The network gets numbers: a byte is its own, 0 to 255, and merge number k makes the token 256 + k.
+# The network gets numbers, ids. A byte's id is its value, 0 to 255; the first merge makes id 256.
 # So ow is 256, low 257, lowe 258; s is the byte 115, and "slow" is 115 257.
-# A character that is no ASCII has two to four bytes, here separate tokens until merges join them:
+# A character outside ASCII has two to four bytes, here separate tokens until merges join them:
 # "é" is 195 169. So no text lies outside the vocabulary, whatever the language.
 
 def join_pair(tokens, pair):

@@ -2,7 +2,7 @@
 
     config.json             the sizes               tokenizer.json          the vocabulary
     model.safetensors       the parameters          tokenizer_config.json   the form of a chat
-    optimizer.safetensors   AdamW's averages        state.json, log.jsonl   the run so far
+    optimizer.safetensors   its running averages    state.json, log.jsonl   the run so far
 
 The first four are a Hugging Face model folder (LlamaForCausalLM); the others let training go on to
 the same bits. Nothing is pickled, so opening a model can't run code. The folder is replaced as a

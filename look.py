@@ -177,7 +177,7 @@ def curves(out):
 
 def reward(out):
     """A gamed reward. The policy is trained on the reward model's score, which keeps rising. The
-    gold reward, what people really think, rises at first and then falls: the policy found what the
+    gold reward, a hidden rule in people's place, rises at first, then falls: the policy found what the
     reward model gets wrong (rl.py: reward_scores, gold_reward)."""
     return charts(out, PANELS[2:], "rl.py --reward model")
 
@@ -245,7 +245,7 @@ def mask(out, conversation: int = 0):
 
 def chat(out, question: str = "", temperature: float = 0.8, seed: int = 0, *, history: dict = {}):
     """Chat. The same question to each model: the base model continues the text, the assistant
-    answers, the reasoner thinks first, which is dimmed (sample.py: chat; bpe.py: render_chat)."""
+    answers, the model from rl.py writes a thought first, dimmed (sample.py: chat; bpe.py: render_chat)."""
     # Yields {"question"}, then {"texts": model -> its answer so far}, again and again. history:
     # model -> messages before. Without a question QUESTIONS are asked, each "anew".
     names = [name for name in ("base", "sft", "rl") if name in model_names(out)]
@@ -420,8 +420,8 @@ def draw_pipeline(out):
     columns = (("crawl", f"{stats['stages']['read']['in']:,} pages", "world.py"),
                ("clean text", f"{sum(stats['documents'].values()):,} documents", "data.py"),
                ("tokens", f"{read_tokens(f'{out}/tokens', 'train').size:,}", "bpe.py"),
-               ("base model", f"{count(open_net(out, 'base')[1])[0]:,} knobs", "train.py"),
-               ("assistant", "conversations", "sft.py"), ("reasoner", "rewards", "rl.py"))
+               ("base model", f"{count(open_net(out, 'base')[1])[0]:,} parameters", "train.py"),
+               ("assistant", "conversations", "sft.py"), ("reasoning model", "rewards", "rl.py"))
     return cells([[("→ " * (row == 0 < k) + column[row], 140, 0.14 if row == 0 else None)
                    for k, column in enumerate(columns)] for row in range(3)])
 

@@ -103,8 +103,8 @@ def decoder_block(w, config, saved, buffers, out):
     # mid = x + attention(rmsnorm(x))
     rmsnorm(saved.x, w.norm1, config.eps, buffers.n)
     matmul(buffers.n, w.qkv, trans_b=True, out=saved.qkv.reshape(len(out), -1))  # (R,(H+2G)D)
-    rope(saved.qkv, config.heads + config.kv_heads, *buffers.angles, 1)
-    qkv, o = (x.reshape(buffers.heads) for x in (saved.qkv, saved.o))  # (B,T,heads,D), views
+    rope(saved.qkv, config.heads + config.kv_heads, *buffers.angles, 1)  # positions, cos, sin
+    qkv, o = (x.reshape(buffers.heads) for x in (saved.qkv, saved.o))  # views (B,T,heads,D)
     fused_attention_forward(qkv, config.heads, o, saved.lse)
     np.copyto(saved.mid, saved.x)  # to which the product below adds
     matmul(saved.o, w.o, trans_b=True, out=saved.mid, accumulate=True)  # (R,C)
@@ -121,8 +121,8 @@ def decoder_block_backward(w, dw, config, saved, buffers):
     """Turns buffers.dx (R,C) from d loss/d out into d loss/d saved.x; adds to the gradients dw.
 
     Read it beside decoder_block, from that one's last line up. Two rules give all of it:
-        out = x + f(x):  d loss/d x = dx + what comes back through f. So dx stays where it is, and
-        each of the two branches adds its part (the last thing that rmsnorm_backward does).
+        out = x + f(x):  d loss/d x = d loss/d out + what comes back through f. So buffers.dx
+        stays, and each of the two branches adds its part (the last thing of rmsnorm_backward).
         y = n @ w.T, y_ri = sum_j n_rj w_ij:  dn = dy @ w and dw = dy.T @ n, summed over rows.
     The forward did not keep n and a. To compute them once more costs little beside the products."""
     dx, n = buffers.dx, buffers.n

@@ -9,7 +9,7 @@ the averages and the number of the step resume a run to the same bits.
 Every optimizer here is "weights -= learning rate x direction". They differ in the direction:
     gradient descent   the gradient itself: steep directions get nearly all of the movement
     AdamW              each number of the gradient over its usual size: about +1 or -1 everywhere
-    Muon               each matrix with its singular values set to 1: no direction is small
+    Muon               each matrix with all its directions made equally strong
 
 Reading order: from top to bottom. Sources: AdamW (Loshchilov & Hutter 2019), clipping (Pascanu et
 al. 2013), warm-up and linear decay to zero (Bergsma et al. 2025), Muon (Jordan et al. 2024). Left
@@ -63,7 +63,7 @@ def clip_scale(grads):
 #     p -= lr * m1 / (sqrt(m2) + eps)
 # Example, lr 0.1, no decay, three steps of two weights, averages after their division:
 #     g  of 1st: 4, 4, 4            m1 = 4, 4, 4            moves -0.1, -0.1, -0.1
-#     g  of 2nd: 0.4, -0.4, 0.4     m1 = 0.4, -0.02, 0.13   moves -0.1, +0.005, -0.033
+#     g  of 2nd: 0.4, -0.4, 0.4     m1 = 0.4, -0.02, 0.13   moves -0.1, +0.005, -0.034
 # The first has gradients ten times larger and moves no faster for it; the second changes its mind
 # and is slowed down for that.
 
@@ -78,7 +78,7 @@ def update(params, grads, averages, config, step, lr, decay=DECAY, muon_lr=None)
     """Changes params by one step, numbered from 1. Returns the gradient's length before clipping.
 
     muon_lr None: AdamW for everything. Otherwise Muon takes the matrices inside the blocks (q, k,
-    v, o, gate, up, down), which lie behind each other in the flat vector. The embedding and the
+    v, o, gate, up, down), which follow one another in the flat vector. The embedding and the
     output head stay with AdamW: their rows are tokens, a look-up and no map between directions. So
     do the norms, which are vectors. averages["m1"] is Muon's average too; it needs no m2."""
     norm, scale = clip_scale(grads)
@@ -131,7 +131,7 @@ def orthogonalize(x, steps=NS_STEPS):
         a X + b (X X^T) X + c (X X^T)^2 X  =  U f(S) V^T,          as X X^T = U S^2 U^T,
     so products of matrices apply f to all singular values at once. With NEWTON_SCHULZ as a, b, c a
     small value grows 3.4 times and a large one stays between 0.68 and 1.21, near enough to 1:
-    0.5 -> 1.19 -> 0.85 -> 0.86 and 0.1 -> 0.34 -> 0.99 -> 0.71 and 0.01 -> 0.03 -> 0.12 -> 0.40.
+    0.5 -> 1.19 -> 0.90 -> 0.82 and 0.1 -> 0.34 -> 0.99 -> 0.71 and 0.01 -> 0.03 -> 0.12 -> 0.40.
 
     First each matrix is divided by its length, which is at least its largest singular value. Tall
     ones are transposed: for 344 x 128, X X^T would be 344 x 344, while X^T X is 128 x 128."""

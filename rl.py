@@ -4,8 +4,8 @@
     python rl.py --silent        the same with thoughts forbidden   -> out/rl-silent/
     python rl.py --doubt         learn to doubt a first guess       out/sft-doubt/ -> out/rl-doubt/
     python rl.py --reward model  follow a reward model         -> out/rl-jokes/, out/rl-jokes-best/
-    python rl.py --reward model --kl 0.1      the same, held near its start    -> out/rl-jokes-kl/
-    python rl.py --problems gsm8k_test.jsonl --iterations 0     only evaluate, on your own problems
+    python rl.py --reward model --kl 0.1      the same with a KL penalty       -> out/rl-jokes-kl/
+    python rl.py --problems gsm8k_test.jsonl --iterations 0     only evaluate, on your problems
     python rl.py --resume        go on where an interrupted run stopped
 
 The network is now called the *policy*. It answers each question sixteen times (*rollouts*), and
@@ -61,7 +61,8 @@ DOUBT_COMMAND = ("python sft.py --base out/sft --data out/world/doubt.jsonl --mi
 
 # ---- 1. The policy gradient ----------------------------------------------------------------------
 # The policy writes an answer y with probability p(y), and y has the reward r(y). We want to raise
-# the mean reward, the sum of p(y) r(y) over all possible answers. As dp = p d log p, its gradient:
+# the mean reward, the sum of p(y) r(y) over all possible answers. Since d log p = dp / p, we
+# have dp = p d log p, and the gradient of the mean reward is
 #     sum of p(y) r(y) d log p(y)  =  the mean of r(y) d log p(y) over sampled answers
 # (REINFORCE). It needs no derivative of r, so any program can give rewards. And log p(y) is the sum
 # of log p of y's tokens, which a language model computes anyway.
@@ -87,10 +88,10 @@ def advantages(rewards):
 #     p when sampled            .5     .5     .5     .5
 #     p now                     .7     .3    .55    .55
 #     ratio                    1.4     .6    1.1    1.1
-#     ratio A                  .70   -.30   -.55    .55
-#     clipped ratio A          .60   -.40   -.55    .55      the ratio kept within 0.8 ... 1.2
+#     ratio x A                .70   -.30   -.55    .55
+#     clipped ratio x A        .60   -.40   -.55    .55      the ratio kept within 0.8 ... 1.2
 #     the smaller of both      .60   -.40   -.55    .55      loss = -mean = -0.05
-#     4 d loss/d log p           0      0   +.55   -.55
+#     d loss/d log p             0      0   +.55   -.55      times 4: the loss is a mean of four
 # The first two have moved far enough in the right direction. The third has moved the wrong way and
 # is pushed down. The fourth may rise further.
 
@@ -221,8 +222,7 @@ def take_step(params, grads, averages, config, name, step, rate):
 # --silent forbids them: every answer begins with an empty thought. To know the sum at once is more
 # than a small network can do, so RL finds little to make more likely.
 #
-# --doubt starts from another assistant, which guesses. In one answer of seven it says "wait" and
-# calculates: "<think> 7? wait a6 b-3=3 c1=4</think> 4". RL makes this a habit. It could not if it
+# --doubt starts from another assistant, which guesses. Now and then it says "wait" and calculates: "<think> 7? wait a6 b-3=3 c1=4</think> 4". RL makes this a habit. It could not if it
 # never happened: only what is sampled now and then can be rewarded.
 
 SILENCE = "<think></think>"  # how an answer with --silent begins
@@ -324,7 +324,7 @@ def read_jokes(path, tokenizer):
 
 
 def gold_rewards(rollouts):
-    """What people really think of jokes, (B,): 3 points if it is about the subject and has a joke's
+    """The hidden rule that stands in for people, (B,): 3 points if it is about the subject and has a joke's
     form; 1 for each food, up to two; 1 for ending in "ha ha!"; 1 less for each three words in a row
     that occurred before, and 0.25 less for each word after the 20th. About a fox:
 
@@ -392,9 +392,9 @@ def reward_loss_and_grads(params, config, ids, lengths):
 
 
 def train_reward_model(net, jokes, pairs, seed):
-    """(params, config) of a reward model of net's jokes, trained on so many comparisons, each used
-    once. Prints how often it predicts right what people prefer among others: their noise is the
-    limit."""
+    """(params, config) of a reward model of net's jokes, trained once on the comparisons that fill
+    steps of 16 (of 150: 144). Prints how often it is right about others. Noise in what people
+    prefer is the limit."""
     params, config = grow(net[0], net[1], net[1].vocab + 1)
     output_head(params, config)[-1] = 0  # all scores are equal at first
     ids, lengths = comparisons(net, jokes, pairs, SEEDS * seed + SEEDS - 1)
@@ -406,7 +406,7 @@ def train_reward_model(net, jokes, pairs, seed):
                   optimizer.learning_rate(step, steps, REWARD_RATE))
     ids, lengths = comparisons(net, jokes, TEST_PAIRS, SEEDS * seed + SEEDS - 2)
     scores = scores_of((params, config), ids, lengths)
-    print(f"reward model: trained on {pairs} comparisons; of {TEST_PAIRS} others it predicts "
+    print(f"reward model: trained on {steps * PAIRS_PER_STEP} comparisons; of {TEST_PAIRS} others it predicts "
           f"{np.mean(scores[0::2] > scores[1::2]):.0%}", flush=True)
     return params, config
 

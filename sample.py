@@ -1,4 +1,4 @@
-"""4. Inference: the network writes token after token, each sampled from its probabilities.
+"""5. Inference: the network writes token after token, each sampled from its probabilities.
 
     python sample.py --prompt "Once"           continues a prompt
     python sample.py --prompt "Once" --probs   the likeliest candidates for each token, as bars

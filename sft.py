@@ -8,15 +8,15 @@
     python sft.py --evaluate out/sft out/sft-bold           held-out questions, side by side
     python sft.py --compare                  how far prompts alone get the base model
 
-Training is that of train.py. New is the loss mask: only what the assistant says is learned. Three
+Training is that of train.py. The loss mask is new: only what the assistant says is learned. Three
 new tokens tell who speaks and where a turn ends. A chat is this format and nothing more:
 
     <|im_start|>user<|im_sep|>Who are you?<|im_end|>           read, not learned
     <|im_start|>assistant<|im_sep|>                            read, not learned
     I am Pip, the assistant of the island.<|im_end|>           learned, token by token
 
-Beside the conversations may be heldout.jsonl, questions to evaluate with, and prompts.jsonl, for
---compare (world.py). Reading order: to_arrays, the loss mask; run, the loop; evaluate. Sources:
+The folder of the conversations may also hold heldout.jsonl, to evaluate, and prompts.jsonl, for
+--compare (world.py writes both). Reading order: to_arrays, the loss mask; run, the loop; evaluate. Sources:
 Ouyang et al. 2022 (InstructGPT), Hewitt 2021 (new embeddings, in model.grow). Left out: packing
 (several conversations in a row, attention masked between them), LoRA (training few weights).
 """
@@ -64,14 +64,14 @@ def to_arrays(rows):
         targets  user  <sep> Who    ?    <e>  <s>  assistant  <sep>      I      am  Pip  .   <e>
         mask     0     0     0      0    0    0    0          0          1      1   1    1   1
 
-    So it learns to begin the answer behind <sep>, and to stop: <|im_end|> is a target. It does not
+    So it learns to begin the answer after <sep>, and to stop: <|im_end|> is a target. It does not
     learn to ask. Shorter rows are padded with zeros at their end: no earlier position sees them,
     and their loss does not count. Rows of 8 and 6 tokens (T = 7), the last 3 and 2 learned:
 
         mask  0 0 0 0 1 1 1
               0 0 0 1 1 0 0      the last two are padding"""
-    T = max(len(ids) for ids, _ in rows)
-    ids, mask = np.zeros((len(rows), T), np.int64), np.zeros((len(rows), T), np.float32)
+    longest = max(len(ids) for ids, _ in rows)  # T + 1
+    ids, mask = np.zeros((len(rows), longest), np.int64), np.zeros((len(rows), longest), np.float32)
     for b, (row, counts) in enumerate(rows):
         ids[b, :len(row)], mask[b, :len(row)] = row, counts
     return ids[:, :-1], ids[:, 1:], mask[:, 1:]
@@ -212,9 +212,8 @@ def open_run(args):
 
 
 def read_batches(settings, tokenizer, config):
-    """Each step's batch of rows; a checksum of all rows, since a run can only go on with the same
-    ones; and in words what they are. They follow from the settings alone, so nothing of them is
-    saved: the batch of step 900 is the same after --resume."""
+    """Each step's batch of rows, a checksum of all rows, and in words what they are. The same
+    settings and files give the same batches, so none are saved; --resume compares the checksum."""
     rows, lost = read_conversations(settings["data"], tokenizer, config.ctx, settings["leave_out"])
     n_tokens, n_learned = sum(len(ids) for ids, _ in rows), sum(int(m.sum()) for _, m in rows)
     pages = read_pages(settings["pages"], tokenizer, config, int(REPLAY * n_tokens))
@@ -446,7 +445,7 @@ def main(argv=None):
     add("--muon-lr", type=float, default=MUON_LR, help="the same of Muon; 0: AdamW (%(default)s)")
     add("--seed", type=int, default=0, help="of the new tokens and the order (%(default)s)")
     add("--leave-out", nargs="+", default=[], metavar="KIND", help="kinds of conversations to skip")
-    add("--mix-lengths", action="store_true", help="batches of rows of any length")
+    add("--mix-lengths", action="store_true", help="batches of any lengths; no evaluation")
     add("--resume", action="store_true", help="go on with the run in --out, as it was set")
     add("--compare", action="store_true", help="no training: answer by prompts, --base and --out")
     add("--evaluate", "--exam", nargs="+", metavar="FOLDER", help="no training: these checkpoints")

@@ -1,4 +1,4 @@
-"""5. Pretraining: the network reads text and learns to predict the next token. Nothing else.
+"""4. Pretraining: the network reads text and learns to predict the next token. Nothing else.
 
     python train.py                              out/tokens/, out/tokenizer.json -> out/base/
     python train.py --size 5M --steps 4000       a larger network, for longer
@@ -56,8 +56,10 @@ def sample_windows(rng, tokens, B, T):
 
     With tokens 10 11 12 13 14 15, B = 2, T = 3 and the random starts 2 and 0:
 
-        ids  12 13 14    targets  13 14 15     one window trains T predictions: 13 after 12,
-             10 11 12             11 12 13     14 after 12 13, 15 after 12 13 14
+        ids  12 13 14    targets  13 14 15
+             10 11 12             11 12 13
+
+    One window trains T predictions: 13 after 12, 14 after 12 13, and 15 after 12 13 14.
 
     A window may begin in mid-sentence and cross <|endoftext|> into another document: the network
     learns that what stands before that token has nothing to do with what follows."""
@@ -164,7 +166,7 @@ def run(args):
     rng = np.random.default_rng()
     rng.bit_generator.state = state["rng"]
     with compiling():
-        one_step(params, grads, config, buffers)
+        warm_up(params, grads, config, buffers)
     if state["step"] == 0:
         show_one_step(params, config, tokenizer, train, settings["lr"])
     progress, losses = Run(args.out, state["step"], steps, PAUSES, log), []
@@ -180,8 +182,8 @@ def run(args):
         norm = optimizer.update(params, grads, averages, config, step, lr, muon_lr=muon_lr or None)
         # That is all. The rest watches, prints and saves.
         if not math.isfinite(loss + norm):
-            raise ValueError(f"step {step}: the loss is {loss}, and {not_finite(grads)} was the "
-                             "first gradient to overflow; try a third of the learning rate "
+            raise ValueError(f"step {step}: the loss is {loss}, not finite in the gradients: "
+                             f"{not_finite(grads)}; try a third of the learning rate "
                              f"{settings['lr']}. Last step saved: {state['step'] or 'none'}")
         losses.append(loss)
         if step % LOG_EVERY == 0 or step == steps:
@@ -224,9 +226,9 @@ def evaluate_and_save(progress, net, averages, state, val, facts):
     progress.show("    " + printable(" ".join(tokenizer.decode(text).split())))
 
 
-def one_step(params, grads, config, buffers):
-    """Runs everything once on zeros, so that compiling is over before the clock starts. A step of
-    zeros on weights of zeros: nothing that is trained is touched but grads."""
+def warm_up(params, grads, config, buffers):
+    """Runs each kernel once on zeros, so that compiling is over before the clock starts. It
+    overwrites grads; the weights stay as they are."""
     ids = np.zeros((buffers.B, buffers.T), np.int64)
     loss_and_grads(params, config, ids, ids, grads=grads, buffers=buffers)
     zeros = views(np.zeros_like(vector(params)), config)
@@ -256,8 +258,8 @@ def evaluate(params, config, tokens, tokenizer):
 
 def read_facts(path, tokenizer, T):
     """Every fourth of the facts that world.py wrote, sentences to complete such as
-    {"prompt": "Talgo lives in", "answer": " Tidewick"}: they show what the network knows. None for
-    another text ("none", or no such file)."""
+    {"prompt": "Talgo lives in", "answer": " Tidewick"}: they show what the network knows. An
+    empty list if there is no such file (for a text of your own: --facts none)."""
     if not os.path.exists(path):
         return []
     facts = [fact for _, fact in read_json_lines(path)][::4]
@@ -267,7 +269,7 @@ def read_facts(path, tokenizer, T):
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="train.py", description=__doc__.split("\n\n")[0][3:])
     add = parser.add_argument
-    add("--size", choices=SIZES, default="1M", help="about so many parameters (%(default)s)")
+    add("--size", choices=SIZES, default="1M", help="approximate number of parameters (%(default)s)")
     add("--steps", type=int, help="updates of the weights (by size; fewer for a small text)")
     add("--batch", type=int, help="windows a step (by size)")
     add("--ctx", type=int, help="tokens in a window, the most the network can look at (by size)")

@@ -5,8 +5,10 @@ PLAIN=1 every script trains and samples on this file: slowly, in a debugger step
 
     PLAIN=1 python train.py --size 0.3M --steps 20 --out out/plain
 
-Shapes: B texts of T tokens are R = B*T rows, one row of C numbers a token. The default network has
-B = 8, T = 256, R = 2048, C = 128, H = G = 4 heads of D = 32 numbers, F = 344, V = 1024.
+Shapes: B texts of T tokens are R = B*T rows, one row of C numbers a token: the residual stream,
+to which every layer adds. H query heads and G key/value heads have D numbers each, the feed-forward
+layer has F inside, the vocabulary V tokens. By default B = 8, T = 256, R = 2048, C = 128, H = G = 4,
+D = 32, F = 344, V = 1024.
 
 Backward: dx means d loss/d x and has x's shape. dx = 3 says: if x grows by 0.01, the loss grows by
 0.03. A backward gets dy for the forward's output y and finds dx by the chain rule: for y = 5 x,
@@ -76,7 +78,7 @@ def rmsnorm_backward(dn, x, weight, eps, dx, dweight):
 
     >>> dx, dweight = np.zeros((1, 3)), np.zeros(3)
     >>> rmsnorm_backward(np.array([[1, 0, 0]]), np.array([[1, 5, 7]]), np.ones(3), 0, dx, dweight)
-    >>> dx.round(3), (dx @ [1, 5, 7]).round(6)  # dx is orthogonal to x
+    >>> dx.round(3), (dx @ [1, 5, 7]).round(6)  # dx . x = 0: a longer x changes nothing
     (array([[ 0.197, -0.013, -0.019]]), array([0.]))
     """
     rstd = 1 / np.sqrt((x * x).mean(axis=1, keepdims=True) + eps)
@@ -86,7 +88,8 @@ def rmsnorm_backward(dn, x, weight, eps, dx, dweight):
 
 
 # ---- Rotary position embedding (rope): where a token stands --------------------------------------
-# Attention alone does not know the order of tokens. So q and k are rotated by an angle that grows
+# Attention (the next section) compares vectors q and k, and alone does not know the order of
+# tokens. So q and k are rotated by an angle that grows
 # with their position t: the numbers j and j + D/2 of a head are a point (x, y), rotated by
 # t * speed_j, where speed_j is 1 for the first pair and far less for the last:
 #     x' = x cos - y sin,   y' = y cos + x sin
@@ -113,7 +116,8 @@ def rope(qkv, rotated, positions, cos, sin, sign):
 #     query q   what this token looks for
 #     key   k   what this token can be found by
 #     value v   what this token hands over when it is found
-# The score of a query and a key is their product: large if the key offers what the query looks for.
+# The score of a query and a key is their dot product, multiplied number by number and added up:
+# large if the key offers what the query looks for.
 # Softmax turns a query's scores into weights that sum to 1, and the output is the average of the
 # values with these weights. A query sees its own position and earlier ones only (the causal mask),
 # because the later tokens are what the network learns to predict.
@@ -222,6 +226,7 @@ def fused_attention_backward(do, qkv, n_heads, o, lse, dqkv):
 
 
 # ---- SwiGLU: the layer that works on each token alone --------------------------------------------
+# The feed-forward layer (MLP). g = n @ w_gate.T and u = n @ w_up.T of a normed row n; then
 # a = silu(g) u with silu(g) = g sigmoid(g). The gate g decides how much of u passes: nearly nothing
 # where g < -4, nearly all of g u where g > 4. Without such a nonlinearity two layers would be no
 # more than one: (x w1) w2 = x (w1 w2).
@@ -251,6 +256,8 @@ def swiglu_backward(gu, da):
 
 
 # ---- The loss: how surprised the network was by the token that came ------------------------------
+# The last product, n @ embedding.T, gives each of the V tokens a score, its logit. Softmax makes the
+# logits of a row into probabilities that sum to 1.
 
 def softmax_cross_entropy(logits, targets, weights, losses):
     """losses (R) = -log softmax(logits)[target], in nats; logits (R,V) become the gradient of

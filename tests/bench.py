@@ -45,9 +45,11 @@ ASKED = {  # function: {figure: what was asked}, in the order of the pipeline
     "bench_spine.bench_start": {"compile_first_s": "<= 30", "start_later_s": "<= 2"},
     "bench_sft.bench_world": {"world_kept_good": ">= 0.98", "world_dropped_junk": ">= 0.97"},
     "bench_sft.bench_sft": {
-        "facts_recalled_base": "", "sft_known": ">= 0.9", "sft_context": ">= 0.85",
-        "sft_instructions": ">= 0.7", "sft_sums": ">= 0.9", "sft_unknown_idk": ">= 0.7",
-        "sft_false_idk": "<= 0.1"},
+        "facts_recalled_base": "", "sft_person": ">= 0.98", "sft_town": ">= 0.96",
+        "sft_animal": ">= 0.99", "sft_context": ">= 0.96", "sft_yes_or_no": ">= 0.9",
+        "sft_about": ">= 0.85", "sft_unknown": "", "sft_instruction": ">= 0.9",
+        "sft_sum": ">= 0.97", "sft_dialogue": ">= 0.85", "sft_never_asked": ">= 0.92",
+        "sft_false_idk": "<= 0.03", "sft_outside_real": ">= 0.9", "sft_false_outside": "<= 0.02"},
     "bench_sft.bench_make": {"make_minutes": "<= 6"},
     "bench_rl.bench_thinking": {
         "rl_start_accuracy": "<= 0.35", "rl_end_accuracy": ">= 0.9",

@@ -216,7 +216,7 @@ def our_shakespeare(path, steps=850, batch=12, T=64, rate=0.01):
     averages, buffers = optimizer.start(params), model.Buffers(config, batch, T)
     grads = model.views(np.empty_like(model.vector(params)), config)
     n, seconds, curve = (len(val) - 1) // T, 0.0, []
-    train.one_step(params, grads, config, buffers)
+    train.warm_up(params, grads, config, buffers)
     for step in range(steps):
         start = time.perf_counter()
         windows = train.sample_windows(rng, tokens, batch, T)

@@ -117,7 +117,7 @@ def test_a_nan_stops_the_step_and_keeps_the_last_save(steps, pretrain, monkeypat
             grads["model.layers.1.mlp.up_proj.weight"][0, 0] = np.nan
         return loss, grads
     calls = []
-    monkeypatch.setattr(train, "one_step", lambda *arguments: None)
+    monkeypatch.setattr(train, "warm_up", lambda *arguments: None)
     monkeypatch.setattr(train, "loss_and_grads", overflow)
     assert pretrain("--steps", "50") == 2
     error = capsys.readouterr().err
