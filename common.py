@@ -8,9 +8,10 @@
     random numbers     rng, share
     a training run     Run: stops when asked, logs, says when to evaluate and save
 
-Two promises are kept here for all scripts. Files are replaced whole or not at all: whoever kills a
-script at any moment finds the old files or the new ones, never a mixture. And every failure is one
-sentence on stderr that names the file, what was found, and what helps; exit status 2.
+Two promises are kept here for all scripts. Results are replaced whole or not at all: whoever kills
+a script at any moment finds the old files or the new ones, never a mixture. (Two files grow line by
+line instead: live.jsonl, and what data.py --rejects names.) And every failure is one sentence on
+stderr that names the file, what was found, and what helps; exit status 2.
 
 Skip this file at first: its names say what they do. Of use to a reader of train.py, sft.py and
 rl.py is the last section, Run.
@@ -53,7 +54,7 @@ def run_command(parser, run, argv=None):
     except KeyboardInterrupt as stop:
         sys.unraisablehook = lambda _: None  # half-made objects of Numba complain when they go
         new_line = "\n" if sys.stderr.isatty() else ""  # behind the terminal's ^C
-        print(f"{new_line}{parser.prog}: stopped; what was written is whole", file=sys.stderr)
+        print(f"{new_line}{parser.prog}: stopped; finished files are whole", file=sys.stderr)
         return 128 + (stop.args[0] if stop.args else signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, old_handler)
@@ -310,8 +311,8 @@ def rng(*words):
 
 
 def share(text, parts=10):
-    """Which of `parts` equal shares a text falls into, by its hash. Share 0 is held out, in every
-    stage; so a text is on the same side whatever other texts there are."""
+    """Which of `parts` buckets of equal size a text's hash puts it into: 0, 1, ..., parts - 1.
+    Bucket 0 is usually held out; so a text is on the same side whatever other texts there are."""
     return zlib.crc32(text.encode()) % parts
 
 
@@ -320,11 +321,11 @@ def share(text, parts=10):
 class Run:
     """Counts the steps of a training run, logs them, and stops when asked. A script's loop:
 
-        run = Run(out, step, steps, pauses=10, log=[])
+        run = Run(out, step, steps, saves=10, log=[])
         for step in run.steps():        # step + 1, ..., steps
             ...                         # one update of the weights
             run.show("step 10/100 | loss 2.3", step=step, loss=2.3)
-            if run.pause():             # ten times a run, at its end, and when asked to stop
+            if run.save_due():          # about ten times in a long run, at its end, or if stopped
                 ...                     # evaluate, and save together with run.log
         return run.close("train.py")
 
@@ -332,22 +333,22 @@ class Run:
     signal stops at once. log: what `show` was given, one dict a line, saved with the checkpoint as
     log.jsonl; the file live.jsonl holds the same while the run goes on, for whoever watches."""
 
-    def __init__(self, out, step, steps, pauses, log=()):
+    def __init__(self, out, step, steps, saves, log=()):
         self.out, self.first, self.step, self.total, self.log = out, step, step, steps, list(log)
-        self.every, self.start = max(1, steps // pauses), time.perf_counter()
-        self.signal, self.paused = 0, False  # the signal that asked to stop; is this step saved?
+        self.every, self.start = max(1, steps // saves), time.perf_counter()
+        self.signal, self.saved = 0, False  # the signal that asked to stop; is this step saved?
         Path(out).mkdir(parents=True, exist_ok=True)
         self.live = open(Path(out, "live.jsonl"), "w", encoding="utf-8")
         self.live.writelines(json.dumps(line) + "\n" for line in self.log)
 
     def steps(self):
         """Yields the number of each step that is still to be done. A signal that comes just after
-        `pause` said no does not end the run here: one more step is done, and saved."""
+        `save_due` said no does not end the run here: one more step is done, and saved."""
         handlers = {number: signal.signal(number, self.ask_to_stop)
                     for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            while self.step < self.total and not (self.signal and self.paused):
-                self.step, self.paused = self.step + 1, False
+            while self.step < self.total and not (self.signal and self.saved):
+                self.step, self.saved = self.step + 1, False
                 yield self.step
         finally:
             for number, handler in handlers.items():
@@ -359,10 +360,10 @@ class Run:
             raise KeyboardInterrupt(number)
         self.signal = number
 
-    def pause(self):
+    def save_due(self):
         """Whether this step is one to evaluate and save at."""
-        self.paused = bool(self.step % self.every == 0 or self.step == self.total or self.signal)
-        return self.paused
+        self.saved = bool(self.step % self.every == 0 or self.step == self.total or self.signal)
+        return self.saved
 
     def show(self, line, keep=True, **numbers):
         """A line for people, and numbers for the log."""

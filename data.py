@@ -11,10 +11,10 @@ and without a rule to see what helps; of 96 crawls of the web they kept 15 trill
 
 Writes out/docs/train-*.jsonl.gz, val-*.jsonl.gz (lines {"id", "url", "text", "language",
 "language_score"}) and stats.json. The default crawl of 8,600 small pages takes 8 s on two cores
-(Zen 5), 343 real pages of 150 KB 2 s. A worker needs at most 600 MB (texts of 8 MB); the parent
-keeps 128 bytes of each good page. Reading order: `life_of` (one page), `clean_crawl` (all), then
-crawl/, where the stages are. Left out: C4's list of bad words, duplicates across runs, JavaScript,
-learned quality classifiers.
+(Zen 5); 343 real pages of 150 KB take 2 s. A worker needs at most 600 MB (texts of 8 MB); the
+parent keeps 128 bytes of each good page. Reading order: `life_of` (one page), `clean_crawl` (all),
+then crawl/, where the stages are. Left out: C4's list of bad words, duplicates across runs,
+JavaScript, learned quality classifiers.
 """
 import argparse
 import gzip
@@ -29,12 +29,13 @@ import numpy as np
 
 from common import (compiling, duration, locked, map_in_order, print_settings, printable,
                     run_command, share, show_line, staged, write_file)
-# Some of these names stand here only for whoever imports data.py to use a single rule.
+# c4, fineweb, gopher_quality, url_rule, signature and read_documents stand here only for whoever
+# imports data.py to use one of them alone.
 from crawl.duplicates import find_duplicates, near_duplicates, page_keys, signature
 from crawl.html import extract_text
 from crawl.language import identify_language
 from crawl.rules import (FAILS, c4, c4_lines, fineweb, first_failure, gopher_quality,
-                         gopher_repetition, language_rule, load_blocklist, mask_pii, url_rule)
+                         gopher_repetition, load_blocklist, mask_pii, url_rule)
 from crawl.settings import RULES, read_settings, spell_out
 from crawl.warc import Page, input_files, open_page, read_documents, read_files, warn
 
@@ -48,21 +49,21 @@ MAX_WARNINGS = 20  # lines about damage that are shown; all are counted
 # first page of the default crawl, which breaks none:
 #
 #     stage       what it does                                   .../0/word-games-from-thornbury
-#     read        unpacks and decodes; drops what is no page     3,420 characters of HTML
+#     read        unpacks and decodes; drops what is no page     3,038 characters of HTML
 #     url         drops adult, gambling and spam sites           0 words of the URL are on the lists
-#     extract     finds the main text; boilerplate goes          2,170 characters
+#     extract     finds the main text; boilerplate goes          1,820 characters
 #     language    drops what is not English (function words)     en, score 0.98 > 0.65
 #     repetition  drops lines and phrases said over and over     repeated 5-grams: 0.05 < 0.15
-#     quality     drops what is too short, or hardly words       429 words >= 50, ...
-#     c4          bad lines go; drops code, filler, fragments    46 sentences >= 5
-#     fineweb     drops lists and tables                         0.85 of its lines end in a stop
-#     pii         masks e-mail addresses, telephone numbers      none here; 2,137 characters
+#     quality     drops what is too short, or hardly words       365 words >= 50, ...
+#     c4          bad lines go; drops code, filler, fragments    38 sentences >= 5; 1,793 characters
+#     fineweb     drops lists and tables                         0.93 of its lines end in . ! ?
+#     pii         masks e-mail addresses, telephone numbers      none here
 #     exact       drops the second page of a URL or a text       needs the keys of all pages
 #     minhash     drops what is nearly the same as another       needs the keys of all pages
 #
-# A page is dropped as early as possible: a look at its URL costs microseconds, to find its main
-# text milliseconds. Repetition comes before quality as in FineWeb's script; the last two stages
-# compare pages with each other, so they wait until all are there.
+# After `read`, cheap stages come first: a URL costs microseconds, finding the main text
+# milliseconds. Repetition comes before quality as in FineWeb's script. The last two stages compare
+# pages with each other, so they wait until all are there.
 STAGES = "read url extract language repetition quality c4 fineweb pii exact minhash".split()
 
 
@@ -78,19 +79,19 @@ def life_of(page, settings, blocklist=((), ())):
     yield "read", [(reason, 1, ">", 0)] if reason else (), page.text
     if reason:
         return
-    yield "url", ask(settings, "url", page.url, blocklist), page.text
+    yield "url", checks_of(settings, "url", page.url, blocklist), page.text
     text = main_text(page).encode("utf-8", "replace").decode().strip()  # lone surrogates become "?"
     yield "extract", [("empty", len(text), "<", 1)], text
     page.language, page.language_score = identify_language(text)
-    yield "language", ask(settings, "language", page.language, page.language_score), text
-    yield "repetition", ask(settings, "gopher_repetition", text), text
-    yield "quality", ask(settings, "gopher_quality", text), text
+    yield "language", checks_of(settings, "language", page.language, page.language_score), text
+    yield "repetition", checks_of(settings, "gopher_repetition", text), text
+    yield "quality", checks_of(settings, "gopher_quality", text), text
     # C4 and the masking change the text; the other rules only look at it.
     checks = ()
     if settings["c4"] is not None:
         text, _, checks = c4_lines(text, **settings["c4"])
     yield "c4", checks, text
-    yield "fineweb", ask(settings, "fineweb", text), text
+    yield "fineweb", checks_of(settings, "fineweb", text), text
     if settings["pii"] is not None:
         text = mask_pii(text, **settings["pii"])
     yield "pii", (), text
@@ -102,7 +103,7 @@ def main_text(page):
     return page.text if page.kind == "text" else extract_text(page.html)
 
 
-def ask(settings, name, *arguments):
+def checks_of(settings, name, *arguments):
     """The checks of a rule with the thresholds that hold; none if it is off."""
     return () if settings[name] is None else RULES[name].checks(*arguments, **settings[name])
 
@@ -255,7 +256,7 @@ class Funnel:
     """What came in and stayed at each stage, and why the rest was dropped:
 
         stage        in    kept  dropped  characters  reasons
-        quality   7,917   7,718      199  13,292,149  short_doc 105, below_alpha 90, ..."""
+        quality   7,935   7,704      231  13,329,192  below_alpha 130, short_doc 90, ..."""
 
     def __init__(self, rejects=None):
         self.rejects = rejects
@@ -291,7 +292,8 @@ def to_json(value):
 
 def match_curve(bands, rows):
     """The probability of a match at each similarity, as one line. At 0.80 the 8 rows of a band
-    agree with probability 0.80^8 = 0.17; no band of 14 does with (1 - 0.17)^14 = 0.08; so 92%."""
+    agree with probability 0.80^8 = 0.168; none of 14 bands does with (1 - 0.168)^14 = 0.076; so
+    92% match."""
     chances = (f"{s:.2f} {1 - (1 - s**rows) ** bands:.1%}" for s in np.arange(0.5, 0.96, 0.05))
     return f"MinHash {bands} x {rows}: chance that similar texts match | " + " | ".join(chances)
 

@@ -522,11 +522,11 @@ def run(args):
             state |= {"best": figures["gold_reward"], "best_iteration": iteration}
             save(best, *net)  # the policy of whoever would have stopped here
         norm = improve(net, averages, rollouts, rewards, iteration, settings, reference[0])
-        pause = progress.pause()
+        due = progress.save_due()
         progress.show(f"{iteration}/{iterations} | {describe(figures)} | grad {norm:.2f} | "
-                      f"{progress.left()} left", keep=pause, iteration=iteration, grad_norm=norm,
+                      f"{progress.left()} left", keep=due, iteration=iteration, grad_norm=norm,
                       seconds=progress.seconds(), **figures)
-        if pause:
+        if due:
             progress.show("    " + paint(printable(rollouts.texts[0]), "2"))
             state["iteration"] = iteration
             if iteration == iterations and not reward_model:

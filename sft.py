@@ -270,7 +270,7 @@ def run(args):
             progress.show(f"step {step}/{steps} | loss {loss:.3f} nats | lr {lr:.1e} | "
                           f"{speed:,.0f} tok/s | {progress.left()} left", keep=False, step=step,
                           loss=loss, lr=lr, grad_norm=norm, tokens_per_s=speed)
-        if progress.pause():
+        if progress.save_due():
             state |= {"step": step, "settings": settings, "data": checksum}
             save_run(args.out, "sft", net, averages, state, progress.log)
             if questions:

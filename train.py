@@ -192,7 +192,7 @@ def run(args):
             progress.show(f"step {step}/{steps} | loss {loss:.3f} nats | lr {lr:.1e} | "
                           f"{speed:,.0f} tok/s | {progress.left()} left", keep=False, step=step,
                           loss=loss, lr=lr, grad_norm=norm, tokens_per_s=speed)
-        if progress.pause():
+        if progress.save_due():
             state |= {"step": step, "settings": settings, "rng": rng.bit_generator.state}
             evaluate_and_save(progress, net, averages, state, val, facts)
     if status := progress.close("train.py"):

@@ -10,14 +10,15 @@ one checkable answer each (reinforcement learning).
     conversations.jsonl           to fine-tune on
     heldout.jsonl                 questions to evaluate with, and the accepted answers
     facts.jsonl, prompts.jsonl    sentences to complete; the same questions in different prompts
-    exercises-*.jsonl             for RL: train, heldout (to choose by), final (to report)
+    exercises-*.jsonl             for RL: train, heldout (the validation set), final (the test set)
     doubt.jsonl, jokes.json       conversations with another habit; the words of a hidden rule
 
-What is held out from training       | so that the evaluation can ask
+What is held out                     | so that the evaluation can ask
 wordings: second lists in WORDS      | Does it understand, or does it know the sentence?
 names, words, exercises: by `share`  | Can it do the task, or does it remember the example?
-one fact in five: `unasked`, told by | Does fine-tuning teach facts, or does it teach how to
-pages, but in no conversation        | answer with the facts already known?
+one fact in five: `unasked`, held    | Does fine-tuning teach facts, or does it teach how to
+out only from fine-tuning; pages     | answer with the facts already known?
+tell it                              |
 
 Everything is sampled from one seed, so every machine makes the same files. Reading order: sections
 1 and 2, `copying`, then section 8. Left out: images, opinions, and texts longer than a page.
@@ -80,8 +81,8 @@ JOBS, TOWNS, _, FOODS, COLOURS = (relation.values for relation in RELATIONS["per
 ANIMALS, COUNTED = WORDS["animals"][0], WORDS["counted"][0]
 NAMES, FOREIGN = WORDS["island names"], WORDS["foreign names"]  # syllables: first, second, ...
 PAGES = 8600  # of the crawl, junk included
-# Tier: (how often each of its people is mentioned, how many they are). A network learns facts in
-# the order of their frequency; the tiers show how often is often enough.
+# Tier: (weight: how often one is mentioned relative to the others, how many people). A network
+# learns facts in the order of their frequency; the tiers show how often is often enough.
 TIERS = {"often": (6, 60), "known": (4, 60), "seldom": (2.5, 60), "rare": (1.5, 60),
          "barely": (.25, 60)}
 UNKNOWN = "I don't know anyone called {n}."
@@ -99,9 +100,9 @@ def island(seed=0):
             name = new_name(isle, r)
             isle["names"].add(name)
             pronouns = pick(r, "he his him | she her her").split()
-            isle["person"].append(settle(r, "person", name, tier, *pronouns))
-    isle["town"] = [settle(r, "town", town, "town") for town in TOWNS]
-    isle["animal"] = [settle(r, "animal", f"the {animal}", "animal") for animal in ANIMALS]
+            isle["person"].append(new_entity(r, "person", name, tier, *pronouns))
+    isle["town"] = [new_entity(r, "town", town, "town") for town in TOWNS]
+    isle["animal"] = [new_entity(r, "animal", f"the {animal}", "animal") for animal in ANIMALS]
     isle["words"] = {word: new_word(r) for word in FOODS + ANIMALS + COLOURS}
     isle["phrases"] = {held: phrases(isle["words"], held) for held in (False, True)}
     isle["familiar"] = [x for x in isle["person"] if x["tier"] != "barely"]
@@ -110,7 +111,7 @@ def island(seed=0):
     return isle
 
 
-def settle(r, kind, name, tier, he="it", his="its", him="it"):
+def new_entity(r, kind, name, tier, he="it", his="its", him="it"):
     """An entity: {"kind": "person", "name": "Kelmira", ..., "job": "baker", "town": "Saltby", ...}.
     Every value is sampled alone, so no fact can be guessed from the others."""
     values = {key: r.choice(relation.values) for key, relation in RELATIONS[kind].items()}
@@ -479,9 +480,10 @@ def unasked(key):
     return share(key, 5) == 0
 
 
-def total(r, training=False, signs="+-**"):
+def new_sum(r, training=False, signs="+-**"):
     """A sum or difference of a number to 15 and a digit, or a product of two digits: (first, sign,
-    second, result)."""
+    second, result). "*" stands twice in `signs` because two products in five are sampled again: in
+    them the first number is no digit."""
     while True:
         a, b, sign = r.randint(1, 15), r.randint(1, 9), r.choice(signs)
         c = {"+": a + b, "-": a - b, "*": a * b}[sign]
@@ -498,15 +500,15 @@ def told_ledger(isle, r):
 
 def told_sum(isle, r):
     """Three sums, differences or products in a sentence: "7 times 8 is 56"."""
-    x, y, z = (f"{a} {SIGNS[sign]} {b} is {c}" for a, sign, b, c in map(total, [r] * 3))
+    x, y, z = (f"{a} {SIGNS[sign]} {b} is {c}" for a, sign, b, c in map(new_sum, [r] * 3))
     return r.choice(WORDS["three sums"][0]).format(
         n=r.choice(isle["person"])["name"], x=x, y=y, z=z)
 
 
 # ---- 5. pages, good and bad ----------------------------------------------------------------------
 
-# What a page about each theme is called, and how many in a hundred of the paragraphs that are
-# mixed in anywhere are about it (good_page; a site's theme is sampled by the same shares).
+# The title of a page about each theme, and its weight: paragraphs mixed into any page are sampled
+# by it (good_page), and a theme of weight n has 1 + n // 2 sites (crawl).
 THEMES = {"people": ("The people of {t}", 28), "questions": ("Questions and answers from {t}", 7),
           "animals": ("Animals near {t}", 6), "towns": ("A visit to {t}", 5),
           "register": ("News from the post office of {t}", 9),
@@ -522,7 +524,8 @@ PARAGRAPHS = {
 
 
 def good_page(isle, r, theme):
-    """A title and about twelve paragraphs: [(kind, text), ...], as in a village paper.
+    """A title and 12 to 20 paragraphs, most often 15 or 16: [(kind, text), ...], as in a village
+    paper.
 
     Arithmetic has no page of its own, and threads stand between prose: Gopher's quality rule drops
     a page unless 80% of its words, numbers and signs included, contain a letter."""
@@ -562,7 +565,8 @@ def dress(host, title, texts, r):
     return f"<!DOCTYPE html>\n<html><head><title>{title} | {host}</title></head>\n{page}</html>\n"
 
 
-# Each kind of junk: how many pages in a thousand, and the rule that should catch it.
+# Each kind of junk: how many pages in a thousand, and the stage of data.py that should drop it (in
+# labels.jsonl: "rule").
 JUNK = {"foreign language": (35, "language"), "mirror": (20, "exact"),
         "edited copy": (20, "minhash"), "blocked site": (20, "url"), "cookie wall": (10, "c4"),
         "stub": (10, "quality"), "keyword stuffing": (10, "repetition"),
@@ -602,7 +606,7 @@ def crawl(isle, count, seed=0):
 
     About fifty sites publish in mixed order, each on one theme (THEMES). Mirrors copy one of the
     latest good pages word for word, edited copies change one word: only MinHash finds these.
-    `label` says what a page is and which rule should drop it, so a filter can be evaluated."""
+    `label` says what a page is and which stage should drop it, so a filter can be evaluated."""
     r, published = rng(seed, "crawl"), []
     sites = [(f"{r.choice(TOWNS).lower()}-{theme}-{new_word(r)}.example", theme)
              for theme, (_, n) in THEMES.items() for _ in range(1 + n // 2)]
@@ -637,7 +641,7 @@ def crawl(isle, count, seed=0):
 
 
 def warc_record(kind, url, content_type, block, more=""):
-    """One WARC/1.0 record (ISO 28500): headers, an empty line, the block, two empty lines; each
+    """One WARC/1.0 record (ISO 28500): headers, an empty line, the block, two line ends; each
     is a gzip member of its own, so that a reader can jump to any of them."""
     name = uuid.uuid5(uuid.NAMESPACE_URL, kind + url)
     head = (f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Date: 2026-01-01T00:00:00Z\r\n"
@@ -673,7 +677,7 @@ HELLO = (["Hello", "Hi", "Good morning", "Good evening", "Hey", "Hello there", "
 SMALL_TALK = {lists[0][0]: lists[1] for key, lists in WORDS.items() if key.startswith("small talk")}
 CHAT_SIZES = (1, 1, 1, 1, 2, 2, 3, 4, 6, 9)  # talks in one chat
 TYPED = .3  # the part of questions in training that is typed in a hurry
-DIALOGUES = 25  # of ten questions, to evaluate with
+DIALOGUES = 25  # of ten to twelve questions, to evaluate with
 
 
 def one_of(r, name, held):
@@ -735,7 +739,7 @@ def second_question(isle, r, kind, held):
 def what_if(r, held):
     """"What is 3 + 4?", and then "What if it was *?"."""
     while True:
-        a, _, b, c = total(r, not held, signs="*")
+        a, _, b, c = new_sum(r, not held, signs="*")
         if held or not unasked(f"{a}+{b}"):
             return Talk([r.choice(WORDS["sum"][held]).format(a=a, s="+", b=b),
                          f"{a} plus {b} is {a + b}.", r.choice(WORDS["what if"][held])],
@@ -744,7 +748,7 @@ def what_if(r, held):
 
 
 def sums(isle, r, kind, held):
-    a, sign, b, c = total(r, not held)
+    a, sign, b, c = new_sum(r, not held)
     text = r.choice(WORDS["sum"][held]).format(a=a, s=r.choice((sign, SIGNS[sign])), b=b)
     return Talk([text], f"{a} {SIGNS[sign]} {b} is {c}.", [f" is {c}."],
                 {"asked_in_training": not unasked(f"{a}{sign}{b}")})
@@ -769,8 +773,9 @@ def tell_about(isle, r, kind, held):
 
 def unknown(isle, r, kind, held):
     """A question about somebody who doesn't exist. Taught only questions that it can answer, a
-    model learns to answer always, and invents facts: it hallucinates. Three names in four are
-    built from the islanders' syllables, so how a name looks does not give the answer away."""
+    model learns to answer always, and invents facts: it hallucinates. In training three names in
+    four (in evaluation half) are built from the islanders' syllables, so how a name looks does not
+    give the answer away."""
     name = new_name(isle, r, held, NAMES if r.random() < (.5 if held else .75) else FOREIGN)
     stranger = r.choice(isle["familiar"]) | {"name": name}
     relation = r.choice([*RELATIONS["person"]])
@@ -908,7 +913,7 @@ def doubt(seed, chats):
 
 
 def dialogue(isle, r):
-    """Ten or eleven held-out questions in one chat, all of which the model is to answer. Its own
+    """Ten to twelve held-out questions in one chat, all of which the model is to answer. Its own
     answers stay in the context: does it still answer the tenth question as well as the first?"""
     turns, accepted = [], []
     while len(accepted) < 10:

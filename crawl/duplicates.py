@@ -2,7 +2,7 @@
 
 Copies waste training and make a model memorize; FineWeb's crawls lost 44% of their text here
 (section 3.4). This stage must know all pages. It needs 128 bytes of each: hashes of its URL and
-its text, and a signature of 14 numbers.
+its text, and 14 band keys (explained below).
 
 MinHash (Broder 1997) never compares two texts. A text is the set of its shingles, the runs of five
 words in it. The similarity of two texts is the share of shingles they have in common (Jaccard).
@@ -15,12 +15,12 @@ Take a hash function, and of each text the smallest hash of its shingles:
 Here the similarity is 2 / 4: two shingles of four are common. Two minima are equal if the smallest
 of all four hashes is that of a common shingle, so with probability 2 / 4 too, for any function.
 
-A band is some rows of such a table; a text's key in it is the row of its minima. With these two
-functions as one band text 1 has the key (3, 1) and text 2 the key (3, 4): they don't match. FineWeb
-takes 14 bands of 8 functions, and two texts match if they have the same key in any band. At
-similarity s one band agrees with probability s^8, and any of 14 with P = 1 - (1 - s^8)^14. This is
-a steep curve: at s = 0.8 one band agrees with 0.8^8 = 0.168, none of 14 with 0.832^14 = 0.076, so
-92% of such pairs are found; at s = 0.5 only 5%.
+A band is a group of hash functions, its rows; a text's key in it is the list of its minima. With
+these two functions as one band text 1 has the key (3, 1) and text 2 the key (3, 4): they don't
+match. FineWeb takes 14 bands of 8 functions, and two texts match if they have the same key in any
+band. At similarity s one band agrees with probability s^8, and any of 14 with P = 1 - (1 - s^8)^14.
+This is a steep curve: at s = 0.8 one band agrees with 0.8^8 = 0.168, none of 14 with
+0.832^14 = 0.076, so 92% of such pairs are found; at s = 0.5 only 5%.
 
 Sources: FineWeb (arXiv 2406.17557, section 3.4) for 5 words, 14 bands, 8 rows; datatrove for the
 normalisation before shingling.
@@ -74,8 +74,9 @@ def signature(text, *, words=SHINGLE_WORDS, bands=BANDS, rows=ROWS):
 
 
 def near_duplicates(texts, *, words=SHINGLE_WORDS, bands=BANDS, rows=ROWS):
-    """(N,) bool, True where a document stays: the first of each cluster of near-duplicates.
-    FineWeb keeps an arbitrary one. A text too short for a shingle always stays."""
+    """Which documents to keep: (N,) bool, True for the first of each cluster of near-duplicates and
+    for a text that is like no other (or too short for a shingle), False for the rest of a cluster.
+    FineWeb keeps an arbitrary one."""
     keys = np.zeros((len(texts), bands), np.uint64)
     for row, text in zip(keys, texts):
         if (found := signature(text, words=words, bands=bands, rows=rows)) is not None:

@@ -1,9 +1,9 @@
 """A page becomes its main text: what a reader came for, without menus, adverts and footers.
 
     html -> page_events: text and tags -> cut_blocks: blocks of text, and the elements around them
-         -> choose_blocks: votes, pruning, the best subtree -> extract_text: lines
+         -> choose_blocks: scores, pruning, the best subtree -> extract_text: lines
 
-The blocks vote by their characters, and the subtree with the most votes is the main text. No page
+A block is scored by its characters, and the subtree with the largest sum is the main text. No page
 can make this slow: each tag is matched once. Start at choose_blocks, which scores a small page.
 
 The idea, text length against link length, is that of Boilerpipe (Kohlschuetter and others, 2010)
@@ -39,8 +39,8 @@ LEAVES = HEADINGS | ITEMS | {"p"}  # kept or dropped one by one, not by their su
 # Opening one of these ends an open one of those; every other block only ends an open p.
 ENDS = {"li": ("p", "li"), "dt": ("p", "dt", "dd"), "dd": ("p", "dt", "dd"), "tr": ("p", "tr"),
         "body": ("head",)}
-COST = dict.fromkeys("p li tr dd pre blockquote".split(), 10)  # votes a block must earn first: here
-COST_ELSE = 40  # and in all others: a short heading or div is more often a label than a sentence
+COST = dict.fromkeys("p li tr dd pre blockquote".split(), 10)  # a block's score starts at -10 here,
+COST_ELSE = 40  # and at -40 in other tags: a short heading or div is mostly a label
 # Whole words of class, id, role or itemprop that name what stands around an article.
 NOISE = frozenset(
     "ad ads adv advert advertisement affiliate alert author banner bio breadcrumb breadcrumbs "
@@ -186,7 +186,7 @@ def cut_blocks(html):
 # ---- from blocks to main text --------------------------------------------------------------------
 
 def choose_blocks(elements, blocks, prune):
-    """The numbers of the blocks that are main text. A page of six lines, and its votes:
+    """The numbers of the blocks that are main text. A page of six lines, and its scores:
 
         <body><ul><li><a href=/>Home page</a></ul>             li :   9 - 2 *  9 - 10 = -19
         <article><h1>Boats</h1>                                h1 :   5 - 2 *  0 - 40 = -35
@@ -195,26 +195,26 @@ def choose_blocks(elements, blocks, prune):
         </article>
         <div class=legal><p>All rights reserved</div></body>   p  :  19 - 2 *  0 - 10 =   9
 
-    1. Vote: characters - 2 x characters in links - a cost. Prose is positive, menus are negative.
+    1. Score: characters - 2 x characters in links - a cost. Prose is positive, menus are negative.
     2. Prune: an element with a noisy name goes with all in it (share, legal), unless it holds half
-       of the page's positive votes (here 271): then the name lies.
+       of the page's positive scores (here 271): then the name lies.
     3. Choose: the element whose remaining blocks have the largest sum, doubled if it is called
        article: body has -19 - 35 + 250 = 196, the article 2 * (-35 + 250) = 430 and wins.
     4. Inside it remove containers with a negative sum (lists and tables: without cost, since their
        items are short by nature) and blocks that are nearly all link. Left: the heading and p."""
     n, owners = len(elements), [elements[block.owner] for block in blocks]
-    # 1. Vote.
-    votes = [len(block.text) - 2 * block.links - COST.get(owner.tag, COST_ELSE)
-             for block, owner in zip(blocks, owners)]
+    # 1. Score.
+    scores = [len(block.text) - 2 * block.links - COST.get(owner.tag, COST_ELSE)
+              for block, owner in zip(blocks, owners)]
     # 2. Prune. Elements are in page order: parents come before their children.
-    positive = subtree_sums(elements, blocks, [max(vote, 0) for vote in votes])
+    positive = subtree_sums(elements, blocks, [max(score, 0) for score in scores])
     removed = [False] * n
     for e, element in enumerate(elements):
         removed[e] = removed[element.parent] or (
             prune and element.noise and 2 * positive[e] < positive[0])
     left = [not removed[block.owner] for block in blocks]
     # 3. Choose. The elements inside the best one follow it, up to the first with an older parent.
-    sums = subtree_sums(elements, blocks, [vote * here for vote, here in zip(votes, left)])
+    sums = subtree_sums(elements, blocks, [score * here for score, here in zip(scores, left)])
     best = max(range(n), key=lambda e: sums[e] * (1 + elements[e].main))
     end = next((e for e in range(best + 1, n) if elements[e].parent < best), n)
     # 4. Remove containers and links inside it.
@@ -230,7 +230,7 @@ def choose_blocks(elements, blocks, prune):
               if block.owner in kept and block.links <= 0.8 * len(block.text)]
     first = next((i for i, block in enumerate(blocks) if best <= block.owner < end), 0)
     tags = [owner.tag for owner in owners]
-    return find_lead(tags, votes, left, first) + drop_loose_ends(tags, votes, blocks, chosen)
+    return find_lead(tags, scores, left, first) + drop_loose_ends(tags, scores, blocks, chosen)
 
 
 def subtree_sums(elements, blocks, values):
@@ -243,23 +243,23 @@ def subtree_sums(elements, blocks, values):
     return sums
 
 
-def find_lead(tags, votes, left, first):
+def find_lead(tags, scores, left, first):
     """The h1 before the chosen element and the prose between the two, or a heading just before it.
     tags: of each block's owner; left: is the block not pruned?; first: of the chosen element."""
     for i in range(first - 1, -1, -1):
         if tags[i] == "h1" and left[i]:
-            return [i] + [j for j in range(i + 1, first) if votes[j] > 0 and left[j]]
+            return [i] + [j for j in range(i + 1, first) if scores[j] > 0 and left[j]]
     return [first - 1] if first and tags[first - 1] in HEADINGS and left[first - 1] else []
 
 
-def drop_loose_ends(tags, votes, blocks, chosen):
+def drop_loose_ends(tags, scores, blocks, chosen):
     """The chosen blocks without headings over removed link lists ("Related") and without labels at
     the end ("Share this")."""
     is_link_list = [2 * block.links > len(block.text) for block in blocks] + [True]
     kept = set(chosen)
     result = [i for i in chosen
               if tags[i] not in HEADINGS or i + 1 in kept or not is_link_list[i + 1]]
-    while result and votes[result[-1]] < 0 and tags[result[-1]] not in ITEMS:
+    while result and scores[result[-1]] < 0 and tags[result[-1]] not in ITEMS:
         result.pop()
     return result
 

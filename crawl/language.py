@@ -16,7 +16,8 @@ from collections import Counter, defaultdict
 from common import read_text_lines
 
 FUNCTION_WORDS = os.path.join(os.path.dirname(__file__), "function_words.txt")
-SCRIPTS = (  # first and last code point, and the language or, in capitals, the family
+# First and last code point, and the language or, in capitals, a script of several languages.
+SCRIPTS = (
     "0041-024F LATIN 1E00-1EFF LATIN 0370-03FF el 1F00-1FFF el 0400-052F CYRILLIC 0531-058F hy "
     "0591-05FF he 0600-06FF ARABIC 0750-077F ARABIC FB50-FDFF ARABIC FE70-FEFC ARABIC 0900-097F hi "
     "0980-09FF bn 0A00-0A7F pa 0A80-0AFF gu 0B80-0BFF ta 0C00-0C7F te 0C80-0CFF kn 0D00-0D7F ml "
@@ -29,20 +30,20 @@ LANGUAGE_SAMPLE = 10_000  # characters looked at; 1,500 words are more than enou
 
 @functools.cache
 def language_tables():
-    """code point -> language or family; family -> {word: the languages that have it}."""
+    """code point -> language or script; script -> {word: the languages that have it}."""
     scripts, words = {}, defaultdict(lambda: defaultdict(list))
     for span, name in re.findall(r"(\S+) (\S+)", SCRIPTS):
         first, last = (int(point, 16) for point in span.split("-"))
         scripts.update(dict.fromkeys(range(first, last + 1), name))
     for line in read_text_lines(FUNCTION_WORDS):
-        family, code, *listed = line.split()
+        script, code, *listed = line.split()
         for word in listed:
-            words[family][word].append(code)
+            words[script][word].append(code)
     return scripts, words
 
 
 def identify_language(text):
-    """(code, score in 0..1), ("und", 0.0) without letters.
+    """(code, score in 0..1); ("und", 0.0), "undetermined", if neither script nor words decide.
 
     A word found in k of the lists gives each of them 1/k point. With b and r the points of the
     winner and of the runner-up, f the share of the winner's words among all words:

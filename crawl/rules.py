@@ -2,8 +2,9 @@
 
     URL (RefinedWeb), language, repetition and quality (Gopher), C4, FineWeb, personal data
 
-Each rule is a function text -> reason or None. Its thresholds are keyword arguments with the
-published defaults. Where code and paper differ we use the paper's value, and a comment names both.
+Most rules yield checks; @as_rule makes them functions -> reason or None. c4_lines and mask_pii
+change the text instead. Thresholds are keyword arguments with the published defaults. Where code
+and paper differ a comment names both values; we use the paper's unless it says otherwise.
 
 Sources: RefinedWeb (arXiv 2306.01116), Gopher (2112.11446, section A1.1), C4 (1910.10683, section
 2.2), FineWeb (2406.17557), and datatrove, the code that FineWeb ran, where the papers are silent.
@@ -48,8 +49,9 @@ def as_rule(checks):
 
 
 # ---- URLs ----------------------------------------------------------------------------------------
-# Our own lists are small: nobody sees what they drop by mistake. `--blocklist DIR` adds lists in
-# the form of the UT1 collection, as FineWeb's: DIR/CATEGORY/domains and DIR/CATEGORY/urls.
+# Our own lists are small, because nobody would notice a page dropped by mistake. `--blocklist DIR`
+# adds lists in the form of the UT1 collection, as FineWeb's: DIR/CATEGORY/domains and
+# DIR/CATEGORY/urls.
 BLOCKED = frozenset(  # adult sites, gambling, and shorteners, which are never a page of their own
     "pornhub.com xvideos.com xnxx.com xhamster.com redtube.com youporn.com onlyfans.com "
     "bet365.com pokerstars.com 888casino.com betway.com bwin.com unibet.com "
@@ -138,7 +140,7 @@ SENTENCE_END = regex.compile(
     r"(?<!\.)(?<!\b\p{L})" + "".join(rf"(?<!\b{word})" for word in ABBREVIATIONS.split())
     + r"(?:\.(?!\.)|(?<![!?])[!?]++)(?=[\"'”’»)\]]*(?:\s|$))|[\p{SB=STerm}--!?](?!\p{SB=STerm})",
     regex.V1)
-STOP = regex.compile(r"[\p{SB=STerm}\p{SB=ATerm}]$")  # 170 characters: . ! ? 。 ؟ । ...
+TERMINAL = regex.compile(r"[\p{SB=STerm}\p{SB=ATerm}]$")  # 170 characters: . ! ? 。 ؟ । ...
 
 
 @functools.lru_cache(1)  # three rules ask for the same text
@@ -167,8 +169,9 @@ def gopher_repetition(
     "_char") of its lines and paragraphs; a first occurrence is no repeat.
 
     "I am your father.\\n" four times: 3 of 5 lines are repeats (the last is empty), 0.6 > 0.30.
-    "I am Frank, I am Frank, I am Frank": the 2-gram "I am" has 4 characters and occurs 3 times: 12
-    of 34, 0.35 > 0.20. Long repeats are less likely by chance, so the limit falls with n."""
+    "I am Frank, I am Frank, I am Frank": the first of the most frequent 2-grams, "I am", has 4
+    characters, 3 times: 12 of 34, 0.35 > 0.20. Long repeats are less likely by chance, so the limit
+    falls with n."""
     n_chars = max(len(text), 1)
     paragraphs, lines = re.split(r"\n{2,}", text.strip()), re.split(r"\n+", text)
     for name, pieces, limit, char_limit in (
@@ -212,23 +215,23 @@ def gopher_quality(
     lower case, as in the paper, so "The" is none; a text needs two different ones."""
     counts = Counter(words_in(text))
     real = {word: n for word, n in counts.items() if any(map(str.isalnum, word))}
-    n_words, n_real = max(counts.total(), 1), sum(real.values())
+    n_tokens, n_words = max(counts.total(), 1), sum(real.values())
     lines = text.splitlines() or [""]
-    yield "short_doc", n_real, "<", min_words  # captions, labels, messages of servers
-    yield "long_doc", n_real, ">", max_words  # logs, lists of names
-    average = sum(len(word) * n for word, n in real.items()) / max(n_real, 1)
+    yield "short_doc", n_words, "<", min_words  # captions, labels, messages of servers
+    yield "long_doc", n_words, ">", max_words  # logs, lists of names
+    average = sum(len(word) * n for word, n in real.items()) / max(n_words, 1)
     yield "below_avg", average, "<", min_avg_word  # tables of letters and numbers
     yield "above_avg", average, ">", max_avg_word  # addresses, words run together
-    yield "too_many_hashes", text.count("#") / n_words, ">", max_hashes  # clouds of tags
+    yield "too_many_hashes", text.count("#") / n_tokens, ">", max_hashes  # clouds of tags
     n_ellipses = text.count("...") + text.count("…")
-    yield "too_many_ellipsis", n_ellipses / n_words, ">", max_ellipses  # teasers: "read more..."
+    yield "too_many_ellipsis", n_ellipses / n_tokens, ">", max_ellipses  # teasers: "read more..."
     n_bullets = sum(line.lstrip().startswith(("•", "-")) for line in lines)
     yield "too_many_bullets", n_bullets / len(lines), ">", max_bullets  # lists and nothing else
     n_ends = sum(line.rstrip().endswith(("...", "…")) for line in lines)
     yield "too_many_end_ellipsis", n_ends / len(lines), ">", max_end_ellipses
     # Figures and symbols. Plain prose has 0.85 here, and 0.98 if punctuation counts as no word.
     n_alpha = sum(n for word, n in real.items() if any(map(str.isalpha, word)))
-    yield "below_alpha", n_alpha / n_words, "<", min_alpha
+    yield "below_alpha", n_alpha / n_tokens, "<", min_alpha
     yield "stop_words", len(STOP_WORDS & counts.keys()), "<", min_stop_words  # no running text
 
 
@@ -238,6 +241,7 @@ CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
 POLICY = re.compile("terms of use|privacy policy|cookie policy|uses? cookies|use of cookies")
 
 
+# min_sentences, min_words: 5 and 3 as in datatrove; C4's final paper and code: 3 and 5.
 def c4_lines(
     text, *, min_sentences=5, max_word_length=1000, citations=True, terminal_punct=False,
     min_words=3, lorem_ipsum=True, javascript=True, curly_bracket=True, policy=True,
@@ -288,13 +292,13 @@ def fineweb(
     text, *, line_punct=0.12, short_line=0.67, short_line_chars=30, char_dup=0.1, list_ratio=0.3
 ):
     """FineWeb's own three rules (section 3.6) and a fourth of its code, on what C4 left.
-    13 of 100 lines that end in a stop: kept; 12 of 100: 0.12 <= 0.12, dropped."""
+    13 of 100 lines end in terminal punctuation: kept; 12 of 100: 0.12 <= 0.12, dropped."""
     lines = [line for line in text.split("\n") if line.strip()]
     n_lines = max(len(lines), 1)
     yield "empty", len(lines), "<", 1
     # Menus and lists have no full stops. paper: <= 0.12; code: < 0.12
-    n_stops = sum(bool(STOP.search(line.rstrip())) for line in lines)
-    yield "line_punct_ratio", n_stops / n_lines, "≤", line_punct
+    n_terminal = sum(bool(TERMINAL.search(line.rstrip())) for line in lines)
+    yield "line_punct_ratio", n_terminal / n_lines, "≤", line_punct
     # Labels, results, tables. paper: shorter than 30 characters, >= 0.67; code: <= 30, > 0.67
     n_short = sum(len(line) < short_line_chars for line in lines)
     yield "short_line_ratio", n_short / n_lines, "≥", short_line

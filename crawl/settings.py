@@ -1,4 +1,4 @@
-"""The thresholds of all rules: read_settings, what --set changes in them.
+"""The thresholds of all rules: their published values, and how --set changes them.
 
 Each rule has its thresholds, with their published values, as keyword arguments. So a setting needs
 no table of its own: its name is the rule's first word and the argument's name.

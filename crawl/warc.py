@@ -1,9 +1,10 @@
 """Files become pages: WARC and WET files, HTML, JSON lines and plain text, gzipped or not.
 
-    file -> unpack_members: pieces of bytes -> read_warc, read_json_lines: pages as they lie in the
+    file -> unpack_members: pieces of bytes -> read_warc, read_json_pages: pages as they lie in the
     file -> open_page: HTML or text
 
-The last arrow (unpack, decode) costs ten times more than the others and is left to the workers.
+The last arrow (undo HTTP's encodings, decode characters) costs ten times more than the others and
+is left to the workers.
 Files from the web can be damaged or hostile: nothing in them is trusted, and damage costs only the
 record it stands in.
 
@@ -34,7 +35,7 @@ FIRST_BYTES = {b"WARC/": "warc", b"{": "json", b"[": "json", b"<": "html", b"": 
 @dataclass
 class Page:
     """One page on its way from a file to a shard; each stage of data.py fills in what it finds."""
-    kind: str  # what `body` is: an HTTP answer ("http"), "html" or "text"
+    kind: str  # what `body` is: an HTTP response ("http"), "html" or "text"
     body: bytes  # as it lies in the file, until the page is opened
     url: str = ""
     id: str = ""
@@ -115,7 +116,7 @@ def read_file(path, report):
     if kind == "warc":
         yield from read_warc(path, pieces, report)
     elif kind == "json":
-        yield from read_json_lines(path, pieces, report)
+        yield from read_json_pages(path, pieces, report)
     elif kind == "text" and b"\0" in start:
         report(f"{path} is neither WARC, HTML, JSON lines nor text; skipped")
     else:
@@ -126,7 +127,7 @@ def read_file(path, report):
             yield Page(kind, body, done=os.path.getsize(path))
 
 
-def read_json_lines(path, pieces, report):
+def read_json_pages(path, pieces, report):
     """Yields a page for each line {"text" or "html", optionally "url", "id"}."""
     number, rest = 0, b""
     for offset, piece in itertools.chain(pieces, [(os.path.getsize(path), b"\n")]):
@@ -199,13 +200,18 @@ def find_member(file, start):
 
 
 # ---- WARC ----------------------------------------------------------------------------------------
-# A record of a WARC file, here with "/" for a line end (\r\n; some tools write \n). The block, an
-# HTTP answer, has Content-Length bytes:
+# A record of a WARC file. Lines end in \r\n (some tools write \n). The block, an HTTP response, has
+# Content-Length bytes, and two line ends follow it:
 #
-#     WARC/1.0 / WARC-Type: response / WARC-Target-URI: http://a.example/ / Content-Length: 5 / /
-#     block / /
+#     WARC/1.0
+#     WARC-Type: response
+#     WARC-Target-URI: http://a.example/
+#     Content-Length: 5
 #
-# After damage the next start is searched just behind the last: a wrong length costs no neighbour.
+#     block
+#
+# After damage the search goes on one byte after the damaged record's start, not after its claimed
+# length, so a wrong length cannot swallow the next record.
 RECORD_START, EMPTY_LINE = re.compile(rb"WARC/1\.\d\r?\n[\w-]+:"), re.compile(rb"\r?\n\r?\n")
 HEADER_END = re.compile(rb"\r?\n\r?\n|WARC/1\.\d\r?\n[\w-]+:")  # an empty line, or damage
 RECORD_END = re.compile(rb"\r?\n\r?\n|[\r\n]*\Z")
@@ -282,7 +288,7 @@ def parse_headers(block):
 
 def open_page(page):
     """Turns the body into page.html or page.text; returns None, or the reason why it cannot.
-    Whether an HTTP answer is HTML is said by the crawler (WARC-Identified-Payload-Type), or else
+    Whether an HTTP response is HTML is said by the crawler (WARC-Identified-Payload-Type), or else
     the server (Content-Type), or else the first tags."""
     body, page.body, headers = page.body, b"", defaultdict(str)
     if page.kind == "text":
@@ -342,7 +348,8 @@ LARGER = {"iso-8859-1": "cp1252", "latin1": "cp1252", "us-ascii": "cp1252", "gb2
 
 def decode_html(body, content_type=""):
     """Bytes -> str by byte order mark, HTTP header or `<meta>`; otherwise UTF-8 with replacement.
-    A page of a one-byte charset that is valid UTF-8 is mislabelled: other text hardly ever is."""
+    If a page declares a one-byte charset but is valid UTF-8, we read UTF-8: the label is wrong,
+    since other text is hardly ever valid UTF-8."""
     if body.startswith((b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf")):
         charset = "utf-8-sig" if body.startswith(b"\xef") else "utf-16"
         return body.decode(charset, "replace")

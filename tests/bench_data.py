@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import data
+from crawl.rules import language_rule
 
 REPEATS = 3  # of each measurement, ours and the baseline's in turn; medians are compared
 
@@ -87,7 +88,7 @@ def bench_language():
         if label is None or len(text.split()) < 50:
             continue
         code, score = data.identify_language(text)
-        kept = data.language_rule(code, score) is None
+        kept = language_rule(code, score) is None
         right, n = right + (code == label), n + 1
         true, taken, found = true + (label == "en"), taken + kept, found + (kept and label == "en")
     return {

@@ -26,7 +26,7 @@ ANY_TEXT = st.one_of(
 
 
 def http(body, headers="Content-Type: text/html; charset=utf-8"):
-    """An HTTP answer, as a WARC record holds it."""
+    """An HTTP response, as a WARC record holds it."""
     body = body if isinstance(body, bytes) else body.encode()
     return b"HTTP/1.1 200 OK\r\n" + headers.encode() + b"\r\n\r\n" + body
 

@@ -175,8 +175,8 @@ def test_json_errors_name_the_file(content, message, tmp_path):
 @pytest.mark.parametrize("error,status,said", [
     (ValueError("bad \x1b[31m value"), 2, "x.py: bad \\x1b[31m value\n"),
     (OSError("disk"), 2, "x.py: disk\n"), (None, 0, ""),
-    (KeyboardInterrupt(), 130, "x.py: stopped; what was written is whole\n"),
-    (signal.SIGTERM, 143, "x.py: stopped; what was written is whole\n")])
+    (KeyboardInterrupt(), 130, "x.py: stopped; finished files are whole\n"),
+    (signal.SIGTERM, 143, "x.py: stopped; finished files are whole\n")])
 def test_failures_are_one_line_and_a_status(error, status, said, capsys):
     """ValueError and OSError give 2, Ctrl-C 130, SIGTERM 143, and one line; no handler stays."""
     def run(args):
@@ -232,25 +232,25 @@ def test_workers_end_with_a_killed_parent():
     assert not any(os.path.exists(f"/proc/{pid}") for pid in workers)
 
 
-def test_a_run_pauses_logs_and_goes_on(tmp_path):
-    """Ten pauses a run. A signal just after step 34 went by unsaved ends the run at 35, saved; the
+def test_a_run_saves_logs_and_goes_on(tmp_path):
+    """Ten saves a run. A signal just after step 34 went by unsaved ends the run at 35, saved; the
     log goes on from there, live.jsonl goes at the end, and the old handlers come back."""
     before = signal.getsignal(signal.SIGINT)
-    run, paused = common.Run(str(tmp_path), 0, 100, 10), []
+    run, saved = common.Run(str(tmp_path), 0, 100, 10), []
     for step in run.steps():
         run.show("", keep=False, step=step)
-        if run.pause():
-            paused.append(step)
+        if run.save_due():
+            saved.append(step)
         if step == 34:
             os.kill(os.getpid(), signal.SIGINT)
-    assert paused == [10, 20, 30, 35] and run.step == 35
+    assert saved == [10, 20, 30, 35] and run.step == 35
     assert [json.loads(line)["step"] for line in open(tmp_path / "live.jsonl")][-1] == 35
     assert run.close("x.py") == 130 and signal.getsignal(signal.SIGINT) is before
     assert os.listdir(tmp_path) == []
     again = common.Run(str(tmp_path), run.step, 100, 10, run.log)
     for step in again.steps():
         again.show("", keep=False, step=step)
-        again.pause()
+        again.save_due()
     assert again.close("x.py") == 0
     assert [line["step"] for line in again.log] == list(range(1, 101))
 

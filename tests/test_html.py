@@ -34,20 +34,20 @@ def test_structure_is_kept_in_order():
 
 
 def test_the_page_that_choose_blocks_explains():
-    """The votes in the docstring: 9 - 18 - 10 = -19, 5 - 40 = -35, 300 - 40 - 10 = 250, 12, 9."""
+    """The scores in the docstring: 9 - 18 - 10 = -19, 5 - 40 = -35, 300 - 40 - 10 = 250, 12, 9."""
     paragraph = "x" * 280 + "<a href=/n>" + "y" * 20 + "</a>"
     page = ("<body><ul><li><a href=/>Home page</a></ul><article><h1>Boats</h1>"
             f"<p>{paragraph}<div class=share><p>Tell all your friends!</div></article>"
             "<div class=legal><p>All rights reserved</div></body>")
     elements, blocks = html.cut_blocks(page)
-    votes = [len(text) - 2 * links - html.COST.get(elements[owner].tag, html.COST_ELSE)
-             for text, links, owner, _ in blocks]
-    assert votes == [-19, -35, 250, 12, 9]
+    scores = [len(text) - 2 * links - html.COST.get(elements[owner].tag, html.COST_ELSE)
+              for text, links, owner, _ in blocks]
+    assert scores == [-19, -35, 250, 12, 9]
     assert html.choose_blocks(elements, blocks, prune=True) == [1, 2]
 
 
 def test_a_noisy_name_around_the_whole_text_is_not_believed():
-    """An element called sidebar goes, unless it holds half of the page's votes."""
+    """An element called sidebar goes, unless it holds half of the page's scores."""
     for name in ("sidebar", "social-share", "hasMenu"):
         assert PROSE.strip() in extract_text(f'<body><div class="{name}"><p>{PROSE}</div>')
         both = f'<div><p>{PROSE}{PROSE}</div><div class="{name}"><p>{PROSE[:160]}</div>'
