@@ -44,7 +44,7 @@ CLIP_RANGE = 0.2  # a token's gradient stops when its probability has changed by
 UPDATES = 2  # per iteration, each from its own half of the rollouts
 MAX_NEW = 56  # tokens of a rollout; the longest right answer has 44
 WARMUP_ITERATIONS = 5  # in which the learning rate rises
-PAUSES = 10  # saves and samples of a run
+SAVES = 10  # saves and samples of a run
 EVALUATED, K = 200, 8  # an evaluation: problems, and sampled rollouts of each
 SEEDS = 100_000  # an iteration's rollouts have the seed --seed x SEEDS + iteration
 # --reward. With checked answers the learning rate falls to 0 (rate_left) and the policy settles. A
@@ -515,7 +515,7 @@ def run(args):
             print("it is never right: there is nothing that RL could make more likely")
     if not iterations:
         return 0
-    best, progress = args.out + "-best", Run(args.out, state["iteration"], iterations, PAUSES, log)
+    best, progress = args.out + "-best", Run(args.out, state["iteration"], iterations, SAVES, log)
     for iteration in progress.steps():
         rollouts, rewards, figures = iterate(net, problems, reward_model, settings, iteration)
         if reward_model and figures["gold_reward"] > state.get("best", -math.inf):

@@ -44,7 +44,7 @@ REPLAY = 0.2  # tokens of pretraining's pages per token of conversations, see re
 BATCH_TOKENS = 1500  # a step, padding included
 SLACK = 2  # rows of one batch may differ in length by about so many tokens: enough to mix the kinds
 MIXED_ROWS = 32  # conversations a step with --mix-lengths
-LOG_EVERY, PAUSES = 10, 10  # steps between log lines; how often a run shows an answer and is saved
+LOG_EVERY, SAVES = 10, 10  # steps between log lines; how often a run shows an answer and is saved
 WARN = 3  # malformed lines that are shown one by one
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}  # its names for ours
 
@@ -251,7 +251,7 @@ def run(args):
     with compiling():
         loss_and_grads(params, config, *to_arrays(batches[0][:1]), grads)
         optimizer.update(params, grads, optimizer.start(params), config, 1, lr=0.0)
-    progress, losses, n_tokens = Run(args.out, state["step"], steps, PAUSES, log), [], 0
+    progress, losses, n_tokens = Run(args.out, state["step"], steps, SAVES, log), [], 0
     for step in progress.steps():
         ids, targets, mask = to_arrays(batches[step - 1])
         loss, _ = loss_and_grads(params, config, ids, targets, mask, grads)

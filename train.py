@@ -46,7 +46,7 @@ RECIPES = {"0.3M": {"steps": 2000, "batch": 16, "lr": 8e-3, "muon_lr": 0.04},
            "25M": {"steps": 2000, "batch": 16, "lr": 1e-3, "muon_lr": 0.01}}
 EPOCHS = 6  # times that a text is read at most: a small text needs fewer steps
 EVAL_TOKENS = 32_768  # of the held-out text, always the same ones
-LOG_EVERY, PAUSES = 10, 10  # steps between log lines; how often a run is evaluated and saved
+LOG_EVERY, SAVES = 10, 10  # steps between log lines; how often a run is evaluated and saved
 
 
 # ---- What a step reads ---------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def run(args):
         warm_up(params, grads, config, buffers)
     if state["step"] == 0:
         show_one_step(params, config, tokenizer, train, settings["lr"])
-    progress, losses = Run(args.out, state["step"], steps, PAUSES, log), []
+    progress, losses = Run(args.out, state["step"], steps, SAVES, log), []
     for step in progress.steps():
         # Read: B windows of the text.
         ids, targets = sample_windows(rng, train, B, T)

@@ -358,7 +358,7 @@ def folder(tmp_path, monkeypatch):
     for recipe in rl.RECIPES.values():
         for name, value in {"questions": 2, "rate": 1e-2, "iterations": 5}.items():
             monkeypatch.setitem(recipe, name, value)
-    for name, value in {"GROUP": 4, "MAX_NEW": 12, "EVALUATED": 3, "K": 2, "PAUSES": 2,
+    for name, value in {"GROUP": 4, "MAX_NEW": 12, "EVALUATED": 3, "K": 2, "SAVES": 2,
                         "TEST_PAIRS": 4, "PAIRS_PER_STEP": 4}.items():
         monkeypatch.setattr(rl, name, value)
 

@@ -337,7 +337,7 @@ def test_numbers_that_overflow_stop_the_run(run, monkeypatch, capsys):
             params["model.layers.1.mlp.up_proj.weight"][0, 0] = np.inf
         return norm
     monkeypatch.setattr(sft.optimizer, "update", overflowing)
-    monkeypatch.setattr(sft, "PAUSES", 100)
+    monkeypatch.setattr(sft, "SAVES", 100)
     assert run() == 2
     error = capsys.readouterr().err
     assert "step 4: overflow in model.layers.1.mlp.up_proj" in error and "saved: 3" in error
