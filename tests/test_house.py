@@ -71,7 +71,7 @@ def test_plain_trains_to_the_same_losses_without_numba():
     """With PLAIN=1 a network is trained and sampled as with the kernels; Numba is not imported."""
     script = """
 import json, sys, numpy as np, model, optimizer
-config = model.Config(vocab=9, ctx=8, dim=8, layers=1, heads=2, kv_heads=1, hidden=8)
+config = model.Config(vocab=9, ctx=8, dim=16, layers=1, heads=2, kv_heads=1, hidden=24)
 params = model.init_params(config)
 averages, ids = optimizer.start(params), np.arange(8)[None] % 9
 losses = []

@@ -42,8 +42,9 @@ if where == "disk":
     for name in ("rename", "replace", "remove", "unlink", "mkdir", "rmdir", "fsync"):
         setattr(os, name, disturbed(getattr(os, name)))
 if where == "step":
-    train.sample_windows, sft.to_arrays, rl.rollout, bpe.jobs, data.count = map(disturbed, (
-        train.sample_windows, sft.to_arrays, rl.rollout, bpe.jobs, data.count))
+    for owner, name in ((train, "sample_windows"), (sft, "to_arrays"), (rl, "rollout"),
+                        (bpe, "jobs"), (data.Funnel, "count")):
+        setattr(owner, name, disturbed(getattr(owner, name)))
 script = {"data": data, "bpe": bpe, "train": train, "sft": sft, "rl": rl, "jokes": rl}[sys.argv[2]]
 sys.exit(script.main(sys.argv[3:]))
 """
