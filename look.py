@@ -177,8 +177,8 @@ def curves(out):
 
 def reward(out):
     """A gamed reward. The policy is trained on the reward model's score, which keeps rising. The
-    gold reward, a hidden rule in people's place, rises at first, then falls: the policy found what the
-    reward model gets wrong (rl.py: reward_scores, gold_reward)."""
+    gold reward, a hidden rule that stands for people's taste, rises at first and then falls: the
+    policy found what the reward model gets wrong (rl.py: reward_scores, gold_rewards)."""
     return charts(out, PANELS[2:], "rl.py --reward model")
 
 
@@ -245,7 +245,8 @@ def mask(out, conversation: int = 0):
 
 def chat(out, question: str = "", temperature: float = 0.8, seed: int = 0, *, history: dict = {}):
     """Chat. The same question to each model: the base model continues the text, the assistant
-    answers, the model from rl.py writes a thought first, dimmed (sample.py: chat; bpe.py: render_chat)."""
+    answers, the model from rl.py writes a thought first, dimmed (sample.py: chat; bpe.py:
+    render_chat)."""
     # Yields {"question"}, then {"texts": model -> its answer so far}, again and again. history:
     # model -> messages before. Without a question QUESTIONS are asked, each "anew".
     names = [name for name in ("base", "sft", "rl") if name in model_names(out)]

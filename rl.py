@@ -222,8 +222,9 @@ def take_step(params, grads, averages, config, name, step, rate):
 # --silent forbids them: every answer begins with an empty thought. To know the sum at once is more
 # than a small network can do, so RL finds little to make more likely.
 #
-# --doubt starts from another assistant, which guesses. Now and then it says "wait" and calculates: "<think> 7? wait a6 b-3=3 c1=4</think> 4". RL makes this a habit. It could not if it
-# never happened: only what is sampled now and then can be rewarded.
+# --doubt starts from another assistant, which guesses. Now and then it says "wait" and calculates:
+# "<think> 7? wait a6 b-3=3 c1=4</think> 4". RL makes this a habit. It could not if it never
+# happened: only what is sampled now and then can be rewarded.
 
 SILENCE = "<think></think>"  # how an answer with --silent begins
 # The whole answer must be a thought, if any, and one number: "4" or "<think>...</think> 4". Who
@@ -324,9 +325,9 @@ def read_jokes(path, tokenizer):
 
 
 def gold_rewards(rollouts):
-    """The hidden rule that stands in for people, (B,): 3 points if it is about the subject and has a joke's
-    form; 1 for each food, up to two; 1 for ending in "ha ha!"; 1 less for each three words in a row
-    that occurred before, and 0.25 less for each word after the 20th. About a fox:
+    """The hidden rule that stands in for people, (B,): 3 points if the joke is about its subject and
+    has a joke's form; 1 for each food, up to two; 1 for ending in "ha ha!"; 1 less for each three
+    words in a row that occurred before, and 0.25 less for each word after the 20th. About a fox:
 
         3 + 2 + 1   Why did the fox sit on the honey? Because the cook had eaten the bread, ha ha!
         0 + 1 + 1   Why did the diver sit on the jam? Because the singer had eat was sle, ha ha!"""
@@ -406,8 +407,8 @@ def train_reward_model(net, jokes, pairs, seed):
                   optimizer.learning_rate(step, steps, REWARD_RATE))
     ids, lengths = comparisons(net, jokes, TEST_PAIRS, SEEDS * seed + SEEDS - 2)
     scores = scores_of((params, config), ids, lengths)
-    print(f"reward model: trained on {steps * PAIRS_PER_STEP} comparisons; of {TEST_PAIRS} others it predicts "
-          f"{np.mean(scores[0::2] > scores[1::2]):.0%}", flush=True)
+    print(f"reward model: trained on {steps * PAIRS_PER_STEP} comparisons; of {TEST_PAIRS} others it "
+          f"predicts {np.mean(scores[0::2] > scores[1::2]):.0%}", flush=True)
     return params, config
 
 

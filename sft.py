@@ -16,9 +16,10 @@ new tokens tell who speaks and where a turn ends. A chat is this format and noth
     I am Pip, the assistant of the island.<|im_end|>           learned, token by token
 
 The folder of the conversations may also hold heldout.jsonl, to evaluate, and prompts.jsonl, for
---compare (world.py writes both). Reading order: to_arrays, the loss mask; run, the loop; evaluate. Sources:
-Ouyang et al. 2022 (InstructGPT), Hewitt 2021 (new embeddings, in model.grow). Left out: packing
-(several conversations in a row, attention masked between them), LoRA (training few weights).
+--compare (world.py writes both). Reading order: to_arrays, the loss mask; run, the loop; evaluate.
+Sources: Ouyang et al. 2022 (InstructGPT), Hewitt 2021 (new embeddings, in model.grow). Left out:
+packing (several conversations in a row, attention masked between them), LoRA (training few
+weights).
 """
 import argparse
 import math

@@ -269,7 +269,7 @@ def read_facts(path, tokenizer, T):
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="train.py", description=__doc__.split("\n\n")[0][3:])
     add = parser.add_argument
-    add("--size", choices=SIZES, default="1M", help="approximate number of parameters (%(default)s)")
+    add("--size", choices=SIZES, default="1M", help="approximate parameters (%(default)s)")
     add("--steps", type=int, help="updates of the weights (by size; fewer for a small text)")
     add("--batch", type=int, help="windows a step (by size)")
     add("--ctx", type=int, help="tokens in a window, the most the network can look at (by size)")

@@ -7,8 +7,8 @@ PLAIN=1 every script trains and samples on this file: slowly, in a debugger step
 
 Shapes: B texts of T tokens are R = B*T rows, one row of C numbers a token: the residual stream,
 to which every layer adds. H query heads and G key/value heads have D numbers each, the feed-forward
-layer has F inside, the vocabulary V tokens. By default B = 8, T = 256, R = 2048, C = 128, H = G = 4,
-D = 32, F = 344, V = 1024.
+layer has F inside, the vocabulary V tokens. By default B = 8, T = 256, R = 2048, C = 128,
+H = G = 4, D = 32, F = 344, V = 1024.
 
 Backward: dx means d loss/d x and has x's shape. dx = 3 says: if x grows by 0.01, the loss grows by
 0.03. A backward gets dy for the forward's output y and finds dx by the chain rule: for y = 5 x,
@@ -88,13 +88,15 @@ def rmsnorm_backward(dn, x, weight, eps, dx, dweight):
 
 
 # ---- Rotary position embedding (rope): where a token stands --------------------------------------
-# Attention (the next section) compares vectors q and k, and alone does not know the order of
-# tokens. So q and k are rotated by an angle that grows
-# with their position t: the numbers j and j + D/2 of a head are a point (x, y), rotated by
-# t * speed_j, where speed_j is 1 for the first pair and far less for the last:
+# Attention (the next section; read it first if you like) compares vectors q and k of D numbers, and
+# alone does not know the order of tokens. So q and k are rotated by an angle that grows with their
+# position t: their numbers j and j + D/2 are a point (x, y), rotated by t * speed_j, where speed_j is
+# 1 for the first pair and far less for the last:
 #     x' = x cos - y sin,   y' = y cos + x sin
-# Attention multiplies q with k. Rotated by a and by b they have the same product as if only one of
-# them were rotated, by b - a: it depends on how far apart two tokens are, not on where they stand.
+# Attention takes the dot product of q and k. Rotated by a and by b they have the same one as if only
+# one of them were rotated, by b - a: it depends on how far apart two tokens are, not on where they
+# stand. At speed 1 two equal points (1, 0) at positions 1 and 2 have cos(2 - 1) = 0.54, at 11 and 12
+# too.
 # Fast pairs tell neighbours apart, slow pairs tell the two ends of a long text apart.
 
 def rope(qkv, rotated, positions, cos, sin, sign):
@@ -117,9 +119,8 @@ def rope(qkv, rotated, positions, cos, sin, sign):
 #     key   k   what this token can be found by
 #     value v   what this token hands over when it is found
 # The score of a query and a key is their dot product, multiplied number by number and added up:
-# large if the key offers what the query looks for.
-# Softmax turns a query's scores into weights that sum to 1, and the output is the average of the
-# values with these weights. A query sees its own position and earlier ones only (the causal mask),
+# large if the key offers what the query looks for. Softmax turns a query's scores into weights that
+# sum to 1, and the output is the average of the values with these weights. A query sees its own position and earlier ones only (the causal mask),
 # because the later tokens are what the network learns to predict.
 #     s_tj = q_t . k_j / sqrt(D)                          score of query t and key j <= t
 #     p_tj = exp(s_tj) / sum over i <= t of exp(s_ti)     softmax: positive, sum 1 over j
@@ -256,8 +257,8 @@ def swiglu_backward(gu, da):
 
 
 # ---- The loss: how surprised the network was by the token that came ------------------------------
-# The last product, n @ embedding.T, gives each of the V tokens a score, its logit. Softmax makes the
-# logits of a row into probabilities that sum to 1.
+# The last product, n @ embedding.T, gives each of the V tokens a score, its logit. Softmax makes
+# the logits of a row into probabilities that sum to 1.
 
 def softmax_cross_entropy(logits, targets, weights, losses):
     """losses (R) = -log softmax(logits)[target], in nats; logits (R,V) become the gradient of
@@ -309,7 +310,7 @@ def orthogonalize(x, coefficients, steps):
     It needs no decomposition. For an odd polynomial f(s) = a s + b s^3 + c s^5,
         a X + b (X X^T) X + c (X X^T)^2 X  =  U f(S) V^T,          as X X^T = U S^2 U^T,
     so products of matrices apply f to all singular values at once (Newton-Schulz). With a, b, c =
-    3.4445, -4.775, 2.0315 a small value grows 3.4 times and a large one stays between 0.68 and 1.21:
+    3.4445, -4.775, 2.0315 a small value grows 3.4 times, a large one stays between 0.68 and 1.21:
     0.5 -> 1.19 -> 0.90 -> 0.82 and 0.1 -> 0.34 -> 0.99 -> 0.71 and 0.01 -> 0.03 -> 0.12 -> 0.40.
 
     First each matrix is divided by its length, which is at least its largest singular value. Tall
