@@ -325,8 +325,8 @@ def read_jokes(path, tokenizer):
 
 
 def gold_rewards(rollouts):
-    """The hidden rule that stands in for people, (B,): 3 points if the joke is about its subject and
-    has a joke's form; 1 for each food, up to two; 1 for ending in "ha ha!"; 1 less for each three
+    """The hidden rule that stands in for people, (B,): 3 points if the joke is about its subject
+    and has a joke's form; 1 for each food, up to two; 1 for ending in "ha ha!"; 1 less for each three
     words in a row that occurred before, and 0.25 less for each word after the 20th. About a fox:
 
         3 + 2 + 1   Why did the fox sit on the honey? Because the cook had eaten the bread, ha ha!
@@ -407,8 +407,8 @@ def train_reward_model(net, jokes, pairs, seed):
                   optimizer.learning_rate(step, steps, REWARD_RATE))
     ids, lengths = comparisons(net, jokes, TEST_PAIRS, SEEDS * seed + SEEDS - 2)
     scores = scores_of((params, config), ids, lengths)
-    print(f"reward model: trained on {steps * PAIRS_PER_STEP} comparisons; of {TEST_PAIRS} others it "
-          f"predicts {np.mean(scores[0::2] > scores[1::2]):.0%}", flush=True)
+    print(f"reward model: trained on {steps * PAIRS_PER_STEP} comparisons; of {TEST_PAIRS} others "
+          f"it predicts {np.mean(scores[0::2] > scores[1::2]):.0%}", flush=True)
     return params, config
 
 

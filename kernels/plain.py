@@ -90,13 +90,13 @@ def rmsnorm_backward(dn, x, weight, eps, dx, dweight):
 # ---- Rotary position embedding (rope): where a token stands --------------------------------------
 # Attention (the next section; read it first if you like) compares vectors q and k of D numbers, and
 # alone does not know the order of tokens. So q and k are rotated by an angle that grows with their
-# position t: their numbers j and j + D/2 are a point (x, y), rotated by t * speed_j, where speed_j is
-# 1 for the first pair and far less for the last:
+# position t: their numbers j and j + D/2 are a point (x, y), rotated by t * speed_j, where speed_j
+# is 1 for the first pair and far less for the last:
 #     x' = x cos - y sin,   y' = y cos + x sin
-# Attention takes the dot product of q and k. Rotated by a and by b they have the same one as if only
-# one of them were rotated, by b - a: it depends on how far apart two tokens are, not on where they
-# stand. At speed 1 two equal points (1, 0) at positions 1 and 2 have cos(2 - 1) = 0.54, at 11 and 12
-# too.
+# Attention takes the dot product of q and k. Rotated by a and by b they have the same one as if
+# only one of them were rotated, by b - a: it depends on how far apart two tokens are, not on where
+# they stand. At speed 1 two equal points (1, 0) at positions 1 and 2 have cos(2 - 1) = 0.54, at 11
+# and 12 too.
 # Fast pairs tell neighbours apart, slow pairs tell the two ends of a long text apart.
 
 def rope(qkv, rotated, positions, cos, sin, sign):
@@ -120,8 +120,9 @@ def rope(qkv, rotated, positions, cos, sin, sign):
 #     value v   what this token hands over when it is found
 # The score of a query and a key is their dot product, multiplied number by number and added up:
 # large if the key offers what the query looks for. Softmax turns a query's scores into weights that
-# sum to 1, and the output is the average of the values with these weights. A query sees its own position and earlier ones only (the causal mask),
-# because the later tokens are what the network learns to predict.
+# sum to 1, and the output is the average of the values with these weights. A query sees its own
+# position and earlier ones only (the causal mask), because the later tokens are what the network
+# learns to predict.
 #     s_tj = q_t . k_j / sqrt(D)                          score of query t and key j <= t
 #     p_tj = exp(s_tj) / sum over i <= t of exp(s_ti)     softmax: positive, sum 1 over j
 #     o_t  = sum over j <= t of p_tj v_j                  output: an average of values
