@@ -325,9 +325,10 @@ def read_jokes(path, tokenizer):
 
 
 def gold_rewards(rollouts):
-    """The hidden rule that stands in for people, (B,): 3 points if the joke is about its subject
-    and has a joke's form; 1 for each food, up to two; 1 for ending in "ha ha!"; 1 less for each three
-    words in a row that occurred before, and 0.25 less for each word after the 20th. About a fox:
+    """The hidden rule that stands in for people, (B,): 3 points if the joke is about its
+    subject and has a joke's form; 1 for each food, up to two; 1 for ending in "ha ha!"; 1 less
+    for each three words in a row that occurred before, and 0.25 less for each word after the
+    20th. About a fox:
 
         3 + 2 + 1   Why did the fox sit on the honey? Because the cook had eaten the bread, ha ha!
         0 + 1 + 1   Why did the diver sit on the jam? Because the singer had eat was sle, ha ha!"""
