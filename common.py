@@ -126,6 +126,8 @@ def read_text_lines(path):
     try:
         with open(path, "rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
+        if str(path).endswith(".gz") and not packed:
+            raise ValueError(f"{path}: damaged, it does not begin like a gzip file")
         with (gzip.open if packed else open)(path, "rt", encoding="utf-8", newline="\n") as lines:
             yield from lines
     except FileNotFoundError:

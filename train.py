@@ -262,8 +262,13 @@ def read_facts(path, tokenizer, T):
     empty list if there is no such file (for a text of your own: --facts none)."""
     if not os.path.exists(path):
         return []
-    facts = [fact for _, fact in read_json_lines(path)][::4]
-    return [fact for fact in facts if len(tokenizer.encode(fact["prompt"] + fact["answer"])) <= T]
+    facts = []
+    for number, fact in read_json_lines(path):
+        if not all(isinstance(fact.get(key), str) for key in ("prompt", "answer")):
+            raise ValueError(f"{path}, line {number}: no prompt and answer")
+        facts.append(fact)
+    return [fact for fact in facts[::4]
+            if len(tokenizer.encode(fact["prompt"] + fact["answer"])) <= T]
 
 
 def main(argv=None):

@@ -1,6 +1,7 @@
 """The edges of size and number: the right result, or a clear stop."""
 import json
 import os
+import random
 import resource
 import subprocess
 import sys
@@ -9,9 +10,14 @@ import numpy as np
 import pytest
 
 import bpe
+import data
 import model
+import rl
 import sample
+import sft
 import train
+import world
+from formats.tokens import read_texts
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -114,3 +120,51 @@ def test_a_billion_tokens_open_at_once(tokens, tmp_path):
     assert done.returncode == 0, done.stderr
     status, seconds, kilobytes = json.loads(done.stdout.splitlines()[-1])
     assert status == 0 and kilobytes < 900_000, (status, seconds, kilobytes)
+
+
+@pytest.mark.parametrize("n", [8, pytest.param(200, marks=pytest.mark.long)])
+@pytest.mark.parametrize("name, read", [
+    ("conversations.jsonl", lambda path, net: sft.read_conversations(path, net[2], 64)),
+    ("heldout.jsonl", lambda path, net: sft.read_questions(path, "kind")),
+    ("prompts.jsonl", lambda path, net: sft.read_questions(path, "way")),
+    ("exercises-train.jsonl", lambda path, net: rl.read_problems(path, net, "")),
+    ("jokes.json", lambda path, net: rl.read_jokes(path, net[2])),
+    ("facts.jsonl", lambda path, net: train.read_facts(path, net[2], 64)),
+    ("train-0000.jsonl.gz", lambda path, net: list(read_texts((), os.path.dirname(path), "train")))])
+def test_damaged_data_is_read_or_named(name, read, n, tmp_path, data_files, capsys):
+    """Each file between the stages, cut off n times and with a bit flipped n times: it is read, or
+    one ValueError names it. A packed one never gives other text: gzip has a checksum."""
+    folder, net = data_files
+    content, r = (folder / name).read_bytes(), random.Random(name)
+    path, whole, seen = tmp_path / name, read(str(folder / name), net), set()
+    for i in range(n):
+        at = r.randrange(len(content))
+        flipped = bytes([content[at] ^ 1 << r.randrange(8)])
+        for broken in (content[:len(content) * i // n], content[:at] + flipped + content[at + 1:]):
+            path.write_bytes(broken)
+            try:
+                found = read(str(path), net)
+                seen.add("read")
+                assert not name.endswith(".gz") or found == whole
+            except ValueError as error:
+                seen.add("named")
+                assert name in str(error) and "\n" not in str(error)
+    assert "named" in seen or name == "conversations.jsonl"  # there a bad line is skipped, and said
+
+
+@pytest.fixture(scope="module")
+def data_files(tmp_path_factory):
+    """A folder with what the stages hand over, shortened, and a net to read it with."""
+    folder = tmp_path_factory.mktemp("data")
+    world.make(str(folder / "world"), pages=30)
+    for name in os.listdir(folder / "world"):
+        if name.endswith(".json") or name.endswith(".jsonl"):
+            lines = (folder / "world" / name).read_bytes().splitlines(True)[:12]
+            (folder / name).write_bytes(b"".join(lines))
+    data.main([str(folder / "world/crawl.warc.gz"), "--out", str(folder / "docs")])
+    shard, = (folder / "docs").glob("train-*.gz")
+    (folder / "train-0000.jsonl.gz").write_bytes(shard.read_bytes())
+    tokenizer = bpe.train(["the fox lives in the forest " * 9], 270, (bpe.END,))
+    tokenizer.add_special_tokens(bpe.CHAT_SPECIALS)
+    params, config = net(vocab=tokenizer.vocab_size, ctx=512)
+    return folder, (params, config, tokenizer)
