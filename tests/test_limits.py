@@ -130,7 +130,7 @@ def test_a_billion_tokens_open_at_once(tokens, tmp_path):
     ("exercises-train.jsonl", lambda path, net: rl.read_problems(path, net, "")),
     ("jokes.json", lambda path, net: rl.read_jokes(path, net[2])),
     ("facts.jsonl", lambda path, net: train.read_facts(path, net[2], 64)),
-    ("train-0000.jsonl.gz", lambda path, net: list(read_texts((), os.path.dirname(path), "train")))])
+    ("train-0000.jsonl.gz", lambda path, _: [*read_texts((), os.path.dirname(path), "train")])])
 def test_damaged_data_is_read_or_named(name, read, n, tmp_path, data_files, capsys):
     """Each file between the stages, cut off n times and with a bit flipped n times: it is read, or
     one ValueError names it. A packed one never gives other text: gzip has a checksum."""
