@@ -140,8 +140,8 @@ def check_sampling(prompts, max_new_tokens, temperature, top_k, top_p):
 
 
 def fit(prompt, config, max_new_tokens):
-    """The prompt, or if it fills the context its end, which leaves positions to write in: at least
-    half of the context, and more if few tokens are asked for."""
+    """The prompt. One that fills the context keeps only its end: half the context, or all but
+    max_new_tokens if that is more. Of 256: the last 236 for 20 new tokens, 128 for 200."""
     if len(prompt) < config.ctx:
         return prompt
     kept = max(1, config.ctx // 2, config.ctx - max_new_tokens)
@@ -433,12 +433,12 @@ def main():
     add("--model", help="folder or llama2.c file (out/base; to chat, out/sft or out/rl)")
     add("--tokenizer", help="tokenizer file (the checkpoint's)")
     add("--prompt", default="", help="text to continue (a document's start)")
-    add("--tokens", type=int, default=200, help="at most so many new tokens (200)")
+    add("--tokens", type=int, default=200, help="most new tokens to write (200)")
     add("--temperature", type=float, default=0.8, help="0: greedy; higher: more random (0.8)")
     add("--top-k", type=int, help="sample from the k likeliest tokens only")
     add("--top-p", type=float, help="sample from the likeliest tokens that together reach it")
     add("--seed", type=int, default=0, help="another seed gives other random numbers (0)")
-    add("--samples", type=int, default=1, help="so many texts from one prompt (1)")
+    add("--samples", type=int, default=1, help="number of texts from one prompt (1)")
     add("--probs", action="store_true", help="show the likeliest candidates for each token")
     add("--demo", choices=("dreams", "regurgitation", "zip"), help="write, recite or compress text")
     add("--chat", action="store_true", help="talk with what sft.py or rl.py trained")
