@@ -362,9 +362,14 @@ class Run:
             raise KeyboardInterrupt(number)
         self.signal = number
 
+    def evaluation_due(self):
+        """Whether this step is one to evaluate at. A signal makes none: a stopped and resumed run
+        evaluates at the same steps as one that nobody stopped."""
+        return self.step % self.every == 0 or self.step == self.total
+
     def save_due(self):
-        """Whether this step is one to evaluate and save at."""
-        self.saved = bool(self.step % self.every == 0 or self.step == self.total or self.signal)
+        """Whether this step is one to save at."""
+        self.saved = bool(self.evaluation_due() or self.signal)
         return self.saved
 
     def show(self, line, keep=True, **numbers):

@@ -192,9 +192,11 @@ def run(args):
             progress.show(f"step {step}/{steps} | loss {loss:.3f} nats | lr {lr:.1e} | "
                           f"{speed:,.0f} tok/s | {progress.left()} left", keep=False, step=step,
                           loss=loss, lr=lr, grad_norm=norm, tokens_per_s=speed)
+        if progress.evaluation_due():
+            evaluate_run(progress, net, averages, state, val, facts)
         if progress.save_due():
             state |= {"step": step, "settings": settings, "rng": rng.bit_generator.state}
-            evaluate_and_save(progress, net, averages, state, val, facts)
+            save_run(args.out, "train", net, averages, state, progress.log)
     if status := progress.close("train.py"):
         return status
     print(f"wrote {args.out}, best at step {state['best_step']}: {state['best_nats']:.3f} nats per "
@@ -202,12 +204,12 @@ def run(args):
           f"python sample.py --model {args.out} --prompt \"Once\"")
 
 
-def evaluate_and_save(progress, net, averages, state, val, facts):
-    """What happens ten times a run: held-out loss, facts, a save, a text sample.
+def evaluate_run(progress, net, averages, state, val, facts):
+    """What happens ten times a run: held-out loss, facts, a text sample.
 
     A network that reads a small text too often memorizes it: its loss there falls on, while the
-    held-out loss rises again (overfitting). So a copy of the best weights is kept, and the last
-    save is of these."""
+    held-out loss rises again (overfitting). So a copy of the best weights is kept, and the run ends
+    with these."""
     (params, config, tokenizer), step = net, progress.step
     nats, bits = evaluate(params, config, val, tokenizer)
     known = recall(params, config, tokenizer, facts) if facts else None
@@ -221,7 +223,6 @@ def evaluate_and_save(progress, net, averages, state, val, facts):
                   seconds=progress.seconds())
     if step == progress.total:
         vector(params)[:] = averages.pop("best")
-    save_run(progress.out, "train", net, averages, state, progress.log)
     text = generate(params, config, [list(config.bos)], 40, temperature=0.8, seed=step)[0]
     progress.show("    " + printable(" ".join(tokenizer.decode(text).split())))
 
