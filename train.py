@@ -122,7 +122,8 @@ def open_run(args, tokenizer, n_tokens):
     config = Config(vocab=tokenizer.vocab_size, bos=(end,), eos=(end,),
                     **SIZES[args.size] | {"ctx": settings["ctx"]})
     params = init_params(config, args.seed)
-    state = {"step": 0, "rng": np.random.default_rng(args.seed).bit_generator.state}
+    state = {"step": 0, "settings": settings,
+             "rng": np.random.default_rng(args.seed).bit_generator.state}
     return settings, (params, config, tokenizer), optimizer.start(params), state, []
 
 
@@ -195,7 +196,7 @@ def run(args):
         if progress.evaluation_due():
             evaluate_run(progress, net, averages, state, val, facts)
         if progress.save_due():
-            state |= {"step": step, "settings": settings, "rng": rng.bit_generator.state}
+            state |= {"step": step, "rng": rng.bit_generator.state}
             save_run(args.out, "train", net, averages, state, progress.log)
     if status := progress.close("train.py"):
         return status
