@@ -327,8 +327,10 @@ class Run:
         for step in run.steps():        # step + 1, ..., steps
             ...                         # one update of the weights
             run.show("step 10/100 | loss 2.3", step=step, loss=2.3)
-            if run.save_due():          # about ten times in a long run, at its end, or if stopped
-                ...                     # evaluate, and save together with run.log
+            if run.evaluation_due():    # about ten times in a long run, and at its end
+                ...
+            if run.save_due():          # the same, and when it is stopped
+                ...                     # save together with run.log
         return run.close("train.py")
 
     SIGINT (Ctrl-C) and SIGTERM only ask for a stop: the step is finished and saved first. A second

@@ -110,7 +110,7 @@ def muon(params, grads, m1, scale, lr, decay, names, step):
     The direction is Nesterov's: the average, and once more this step's gradient, for a look at
     where the average is going. A matrix taller than wide moves by sqrt(rows / columns) more: each
     of its outputs adds up fewer inputs, so that one learning rate serves all shapes. Matrices of
-    one shape are orthogonalized together, a thread takes whole ones (kernels/plain.py has how)."""
+    one shape are orthogonalized together, each by one thread (kernels/plain.py says how)."""
     momentum = MOMENTUM_START + (MOMENTUM - MOMENTUM_START) * min(1, step / MOMENTUM_STEPS)
     for rows, columns in dict.fromkeys(params[name].shape for name in names):
         group = [name for name in names if params[name].shape == (rows, columns)]

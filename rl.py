@@ -10,7 +10,7 @@
 
 The network is now called the *policy*. It answers each question sixteen times (*rollouts*), and
 each answer gets a number, its *reward*. Answers better than the mean of the sixteen are made more
-likely, worse ones less likely. That is all. The first run takes about a minute; what each run
+likely, worse ones less likely. That is all. The first run takes about half a minute; what each run
 reaches is in RESULTS.md.
 
 Reads exercises-train.jsonl, exercises-final.jsonl and jokes.json in out/world/. Reading order: 1 is

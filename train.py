@@ -152,10 +152,7 @@ def run(args):
     settings, net, averages, state, log = open_run(args, tokenizer, len(train))
     params, config, _ = net
     B, T, steps = settings["batch"], config.ctx, settings["steps"]
-    if min(len(train), len(val)) < T + 2:
-        raise ValueError(f"{args.tokens}: {len(train)} tokens to train on and {len(val)} to "
-                         f"validate, fewer than one window of {T + 2}; give bpe.py more text, or "
-                         "train.py a smaller --ctx")
+    check_text(args.tokens, train, val, T)
     facts = read_facts(args.facts, tokenizer, T)
     if state["step"] >= steps:
         return print(f"{args.out} has done its {steps} steps; leave out --resume to begin another "
@@ -168,7 +165,7 @@ def run(args):
     rng.bit_generator.state = state["rng"]
     with compiling():
         warm_up(params, grads, config, buffers)
-    if state["step"] == 0:
+    if not state["step"]:
         show_one_step(params, config, tokenizer, train, settings["lr"])
     progress, losses = Run(args.out, state["step"], steps, SAVES, log), []
     for step in progress.steps():
@@ -226,6 +223,14 @@ def evaluate_run(progress, net, averages, state, val, facts):
         vector(params)[:] = averages.pop("best")
     text = generate(params, config, [list(config.bos)], 40, temperature=0.8, seed=step)[0]
     progress.show("    " + printable(" ".join(tokenizer.decode(text).split())))
+
+
+def check_text(folder, train, val, T):
+    """Both parts must hold at least one window."""
+    if min(len(train), len(val)) < T + 2:
+        raise ValueError(f"{folder}: {len(train)} tokens to train on and {len(val)} to validate, "
+                         f"fewer than one window of {T + 2}; give bpe.py more text, or train.py "
+                         "a smaller --ctx")
 
 
 def warm_up(params, grads, config, buffers):

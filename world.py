@@ -5,7 +5,7 @@ or made up. There are 300 people, 16 towns and 24 animals, each with four or fiv
 state the facts (pretraining), conversations show how to answer (fine-tuning), and exercises have
 one checkable answer each (reinforcement learning).
 
-    python world.py               3 s on one core of an AMD EPYC (Zen 5)  ->  out/world/
+    python world.py               4 s on one core of an AMD EPYC (Zen 5)  ->  out/world/
     crawl.warc.gz, labels.jsonl   web pages with the web's usual junk; for each what it is
     conversations.jsonl           to fine-tune on
     heldout.jsonl                 questions to evaluate with, and the accepted answers

@@ -244,7 +244,7 @@ def few_rows(a, b, trans_b, out, accumulate, parts):
 
 def orthogonalize(x, coefficients, steps):
     """plain.orthogonalize of a stack x (N,rows,columns). Given up: one matrix is never shared, so
-    with fewer matrices than threads some threads do nothing."""
+    with fewer matrices than threads some threads do nothing. Tiny ones are left to NumPy."""
     if min(x.shape[1:]) <= FEW:
         return plain.orthogonalize(x, coefficients, steps)
     lengths, out = np.sqrt((x * x).sum(axis=(1, 2))), np.empty_like(x)

@@ -47,7 +47,7 @@ ASKED = {  # function: {figure: what was asked}, in the order of the pipeline
     "bench_sft.bench_sft": {
         "facts_recalled_base": "", "sft_person": ">= 0.98", "sft_town": ">= 0.96",
         "sft_animal": ">= 0.99", "sft_context": ">= 0.96", "sft_yes_or_no": ">= 0.9",
-        "sft_about": ">= 0.85", "sft_unknown": "", "sft_instruction": ">= 0.9",
+        "sft_about": ">= 0.85", "sft_unknown_abstains": ">= 0.95", "sft_instruction": ">= 0.9",
         "sft_sum": ">= 0.97", "sft_dialogue": ">= 0.85", "sft_never_asked": ">= 0.92",
         "sft_false_idk": "<= 0.03", "sft_outside_real": ">= 0.9", "sft_false_outside": "<= 0.02"},
     "bench_sft.bench_make": {"make_minutes": "<= 6"},

@@ -81,6 +81,7 @@ def bench_sft():
     figures = {f"sft_{kind.replace(' ', '_')}": greedy for kind, (_, _, greedy, _) in scores.items()
                if kind != "barely"}
     return figures | {"facts_recalled_base": known, "sft_false_idk": scores["person"][3],
+                      "sft_unknown_abstains": scores["unknown"][3],
                       "sft_outside_real": sum(refused) / len(refused),
                       "sft_false_outside": sum(wrongly) / len(wrongly)}
 

@@ -84,7 +84,8 @@ def test_evaluation_is_the_mean_over_side_by_side_windows():
 @pytest.mark.parametrize("number,status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(number, status, pretrain, monkeypatch,
                                                             capsys):
-    """Stopped in the middle of step 13 and resumed: same weights, averages and log."""
+    """Stopped in the middle of step 13 and resumed: same weights, averages and state, and the same
+    evaluations (a stop was once evaluated, too, and could have been kept as the best)."""
     assert pretrain("--steps", "30", "--out", "out/whole") == 0
     true, calls = train.sample_windows, []
 
@@ -97,10 +98,11 @@ def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(number, status, pret
     assert pretrain("--steps", "30") == status
     assert "stopped at step 13" in capsys.readouterr().out
     assert pretrain("--resume") == 0
-    for name in ("model.safetensors", "optimizer.safetensors"):
+    for name in ("model.safetensors", "optimizer.safetensors", "state.json"):
         assert open(f"out/whole/{name}", "rb").read() == open(f"out/base/{name}", "rb").read()
-    steps = [json.loads(line)["step"] for line in open("out/base/log.jsonl")]
-    assert steps == sorted(steps) and steps[-1] == 30
+    whole, base = ([(line["step"], line.get("val_loss")) for line in map(
+        json.loads, open(f"out/{folder}/log.jsonl"))] for folder in ("whole", "base"))
+    assert whole == base and whole[-1][0] == 30
     assert not os.path.exists("out/base/live.jsonl")
     assert pretrain("--resume") == 0  # it is finished (this was once an UnboundLocalError)
     assert "has done its 30 steps" in capsys.readouterr().out
