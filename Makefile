@@ -24,7 +24,7 @@ resume = $(if $(wildcard $(1)/.done),,$(if $(wildcard $(1)/state.json),--resume 
 
 chat: out/sft/.done
 	$(call stage,the run as one page to keep,look.py --report)
-	@printf '\nseconds each stage took:\n' && tail -n 7 out/times.txt
+	@printf '\nseconds each stage took:\n' && cat out/times.txt
 	@echo 'talk to it:          $(RUN) sample.py --chat'
 	@echo 'look at it:          $(RUN) look.py'
 	@echo 'let it learn more:   make rl'
