@@ -33,7 +33,8 @@ from formats.tokenizers import (GPT2_SPLIT, byte_ids, check_pattern,  # noqa: F4
                                 fingerprint, gpt4_excerpt, read_tokenizer, to_tree,
                                 whole_pre_tokens)
 from formats.tokens import jobs, read_texts, read_tokens, write_tokens  # noqa: F401 (for train.py)
-from kernels.pieces import find_merges, merge_table, merge_words, pre_token_spans
+from kernels.pieces import (empty_slots, find_merges, merge_table, merge_words,
+                            pre_token_spans)
 
 # GPT-4's split pattern: each match is a pre-token. At each position the first alternative that fits
 # counts. A space is written as _ in the examples. `?+`, `++` and `*+` never give back what they
@@ -155,11 +156,11 @@ def pre_tokenize(text, pattern):
     "a cat, a cat" -> ["a", " cat", ",", " a"], [0, 1, 2, 3, 1]."""
     if pattern in MAX_DIGITS:
         starts, ends, numbers = pre_token_spans(text, MAX_DIGITS[pattern])
-        return [text[a:b] for a, b in zip(starts.tolist(), ends.tolist())], numbers.tolist()
+        return [text[a:b] for a, b in zip(starts.tolist(), ends.tolist())], numbers
     number = {}  # split also returns what the pattern does not match, so no text is lost
     numbers = [number.setdefault(part, len(number))
                for part in regex.split(f"({pattern})", text) if part]
-    return list(number), numbers
+    return list(number), np.array(numbers, np.int64)
 
 
 def count_pre_tokens(texts, pattern):
@@ -225,7 +226,7 @@ class Tokenizer:
         self.added_tokens, self.post_processor = dict(added_tokens), post_processor
         self.byte_ids = byte_ids(self.tokens)
         self.merge_rows = np.array(merge_rows, np.int64).reshape(-1, 3)
-        self.slots = merge_table(self.merge_rows)
+        self.slots = merge_table(self.merge_rows, empty_slots(len(self.merge_rows)))
         self.whole = whole_pre_tokens(self) if ignore_merges else {}
         self.cache = dict(self.whole)  # pre-token -> its ids, a tuple
 
@@ -269,7 +270,7 @@ class Tokenizer:
         if new := [word for word in distinct if word not in cache]:
             cache.update(zip(new, merge_words(new, self.byte_ids, self.slots, self.merge_rows)))
         ids_of = [cache[word] for word in distinct]
-        return [k for number in numbers for k in ids_of[number]]
+        return [k for number in numbers.tolist() for k in ids_of[number]]
 
     def encode(self, text, allowed_special=()):
         """Ids of text, a list. Names of special tokens are plain text unless allowed ("all"): else

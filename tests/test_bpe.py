@@ -95,12 +95,12 @@ def test_the_counts_by_hand():
     ids = np.frombuffer(b"xabyab", np.uint8).astype(np.int64)
     starts, ends, weights = np.array([0, 4]), np.array([4, 6]), np.array([3, 2])
     pairs = pieces.empty_pairs(30)
-    pieces.count_pairs(ids, starts, ends, weights, pairs)
+    pieces.count_all(pairs, ids, starts, ends, weights)
     assert pairs.counts[:3].tolist() == [3, 5, 3]  # (x,a), (a,b), (b,y)
     assert (pairs.newest[1], pairs.older[4], pairs.older[2]) == (4, 2, 0)
     assert pairs.word_of[[4, 2]].tolist() == [1, 0]
     pair = pieces.most_frequent(pairs, np.arange(256, dtype=np.int32))
-    assert pieces.join_everywhere(ids, starts, ends, weights, pairs, pair, 256) == 5
+    assert pieces.join_everywhere(pairs, pair, ids, starts, ends, weights, 256) == 5
     assert pairs.rows[3:5].tolist() == [[ord("x"), 256], [256, ord("y")]]
     assert pairs.counts[:6].tolist() == [0, 0, 0, 3, 3, 0]
 
