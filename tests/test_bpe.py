@@ -5,7 +5,6 @@ import gzip
 import json
 import os
 import random
-import time
 import unicodedata
 
 import numpy as np

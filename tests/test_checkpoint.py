@@ -361,12 +361,3 @@ def test_an_odd_entry_of_safetensors_is_one_error(entry, tiny, tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(9000))
     refused(tmp_path, "model.safetensors: not a safetensors file")
-
-
-@pytest.mark.parametrize("dim, heads, kv_heads", [(8, 8, 8), (6, 2, 2), (8, 4, 3)])
-def test_heads_that_do_not_fit_are_refused_in_llama2c_files(dim, heads, kv_heads, tmp_path):
-    """Odd head sizes, and heads that key/value heads do not divide."""
-    path, D = tmp_path / "model.bin", dim // heads
-    n = 9 * dim + 2 * dim + 2 * dim * dim + 2 * D * kv_heads * dim + 3 * 12 * dim + dim + 4 * D
-    path.write_bytes(struct.pack("<7i", dim, 12, 1, heads, kv_heads, 9, 4) + bytes(4 * n))
-    refused(path, rf"model.bin: not a llama2.c model.*\[{dim}, 12")
