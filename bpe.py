@@ -207,7 +207,7 @@ class Tokenizer:
     merge_rows      (M,3) ids [left, right, made]: [111,119,256], [108,256,257], [257,101,258]
     special_tokens  name -> id: {"<|endoftext|>": 259}
 
-    Only other people's have gaps (None in tokens), bytes in another order, and
+    Only tokenizers of others have gaps (None in tokens), bytes in another order, and
     ignore_merges   a pre-token that is a token gets that token, whatever the merges make of it
     added_tokens    name -> id, found in any text although not special
     post_processor  names ids to put before a text; only kept for the file"""
@@ -236,11 +236,11 @@ class Tokenizer:
 
     def token_bytes(self, token_id):
         """The bytes that an id stands for; of a special token its name's."""
-        known = isinstance(token_id, (int, np.integer)) and 0 <= token_id < len(self.tokens)
-        if known and self.tokens[token_id] is not None:
-            return self.tokens[token_id]
-        raise ValueError(f"unknown token id {token_id}: this vocabulary has 0 to "
-                         f"{len(self.tokens) - 1}; were the ids made by another tokenizer?")
+        token = self.tokens[token_id] if 0 <= token_id < len(self.tokens) else None
+        if token is None:
+            raise ValueError(f"unknown token id {token_id}: this vocabulary has 0 to "
+                             f"{len(self.tokens) - 1}; were the ids made by another tokenizer?")
+        return token
 
     def add_special_tokens(self, names):
         """Give each new name the next id."""

@@ -9,8 +9,8 @@ the same bits. Nothing is pickled, so opening a model can't run code. The folder
 whole or not at all (common.staged), and checksums tell a damaged file.
 
 Also read: folders of other Llama-family models (in parts, in half precision, with tied or untied
-head, grouped queries, Llama 3's rope scaling), and llama2.c's .bin files with their tokenizer. All
-becomes float32.
+head, grouped queries, Llama 3's rope scaling), and llama2.c's .bin files with their tokenizer.
+Everything becomes float32.
 
 Reading order: save, load, open_model; the formats are in formats/huggingface.py and
 formats/llama2c.py. Source: transformers' modeling_llama.py for the names of the parameters.
