@@ -52,10 +52,12 @@ def wording(r, key, held=False, **words):
 
 
 def pick(r, text):
+    """One of "a | b | c"."""
     return r.choice(text.split(" | "))
 
 
 def capital(sentence):
+    """With a large first letter; str.capitalize would change the others too."""
     return sentence[0].upper() + sentence[1:]
 
 
@@ -102,8 +104,7 @@ def island(seed=0):
     isle["animal"] = [new_entity(r, "animal", f"the {animal}", "animal") for animal in ANIMALS]
     isle["words"] = {word: new_word(r) for word in FOODS + ANIMALS + COLOURS}
     isle["phrases"] = {held: phrases(isle["words"], held) for held in (False, True)}
-    isle["familiar"] = [x for x in isle["person"] if x["tier"] != "barely"]
-    isle["barely"] = [x for x in isle["person"] if x["tier"] == "barely"]
+    isle["familiar"], isle["barely"] = isle["person"][:-60], isle["person"][-60:]
     isle["fame"] = [*itertools.accumulate(TIERS[x["tier"]] for x in isle["person"])]
     return isle
 
@@ -274,7 +275,8 @@ def thread(isle, r):
     Fine-tuning shows only some thousand conversations. That an answer follows a question, a base
     model has learned from threads like these."""
     listed = [r.choice(WORDS["speakers"][0]).split() for _ in range(2)]
-    lines, speakers = [], r.choice((None, *listed, (new_name(isle, r), new_name(isle, r))))
+    speakers = r.choice((None, *listed, (new_name(isle, r), new_name(isle, r))))
+    lines, line = [], "{}: {{}}\n{}: {{}}".format(*speakers) if speakers else "{} {}"
     for _ in range(r.choice((2, 3, 3, 4))):
         # Mostly about a person, sometimes about a town or an animal.
         e = r.choice((*(person(isle, r) for _ in range(3)), r.choice(isle["town"]),
@@ -293,9 +295,7 @@ def thread(isle, r):
         pairs[-1] = question, answer
         if speakers and r.random() < .2:
             pairs.append((wording(r, "remember"), f"You asked: {question}"))
-        for question, answer in pairs:
-            lines += ([f"{speakers[0]}: {question}", f"{speakers[1]}: {answer}"] if speakers else
-                      [f"{question} {answer}"])
+        lines += [line.format(*pair) for pair in pairs]
     return "\n".join(lines)
 
 
@@ -309,8 +309,8 @@ def register(isle, r):
     for _ in range(8):
         stranger = new_name(isle, r, parts=r.choice((NAMES, NAMES, NAMES, FOREIGN)))
         people.append((r.choice(isle["familiar"])["name"], 1) if r.random() < .5 else (stranger, 0))
-    listed = " ".join(f"{name} {('no', 'yes')[known]}" for name, known in people[:7])
-    name, known = people[7]
+    *others, (name, known) = people
+    listed = " ".join(f"{other} {('no', 'yes')[is_known]}" for other, is_known in others)
     return f"Who is known here: {listed}. {wording(r, 'register', known, n=name)}"
 
 
@@ -347,8 +347,8 @@ def contact(isle, r):
 
 # ---- 4. copying, word games, arithmetic ----------------------------------------------------------
 # A network only learns to look back into its text ("induction") if the text rewards it. Fine-tuning
-# and RL need that, to repeat a name or take numbers over from a question. So a fifth of the text can
-# only be predicted by copying, mostly of words never seen before.
+# and RL need that, to repeat a name or take over numbers from a question. So a fifth of the text
+# can only be predicted by copying, mostly of words never seen before.
 
 TASKS = ("repeat", "spell", "reverse", "first", "count")  # keys of WORDS
 SIGNS = {"+": "plus", "-": "minus", "*": "times"}
@@ -440,8 +440,8 @@ def unasked(key):
 
 
 def new_sum(r, held=True, signs="+-**"):
-    """(first, sign, second, result) of a sum or difference of a number to 15 and a digit, or a
-    product of two digits. "*" stands twice in `signs`, as two products in five are sampled again."""
+    """(first, sign, second, result): a sum or difference of a number to 15 and a digit, or the
+    product of two. "*" stands twice in `signs`, as two products in five are sampled again."""
     while True:
         a, b, sign = r.randint(1, 15), r.randint(1, 9), r.choice(signs)
         c = {"+": a + b, "-": a - b, "*": a * b}[sign]
@@ -598,10 +598,10 @@ def warc_record(kind, url, content_type, block, more=""):
     """One WARC/1.0 record (ISO 28500): headers, an empty line, the block, two line ends; a gzip
     member of its own, so that a reader can jump to it."""
     name = uuid.uuid5(uuid.NAMESPACE_URL, kind + url)
+    target = f"WARC-Target-URI: {url}\r\n" if url else ""
     head = (f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Date: 2026-01-01T00:00:00Z\r\n"
-            f"WARC-Record-ID: <urn:uuid:{name}>\r\n"
-            + (f"WARC-Target-URI: {url}\r\n" if url else "") + more
-            + f"Content-Type: {content_type}\r\nContent-Length: {len(block)}\r\n\r\n")
+            f"WARC-Record-ID: <urn:uuid:{name}>\r\n{target}{more}"
+            f"Content-Type: {content_type}\r\nContent-Length: {len(block)}\r\n\r\n")
     return gzip.compress(head.encode() + block + b"\r\n\r\n", mtime=0)
 
 
@@ -848,7 +848,7 @@ def worked(isle, r, stage, count, habits):
 def conversations(isle):
     """The conversations to train on: [{"kind", "messages"}, ...]. Many hold several talks of any
     kinds, so that an answer comes to depend on the last question and not on what was said before.
-    Exercises have chats of their own, of up to three: so a chat's length does not tell its habit."""
+    Exercises have chats of their own, of up to three, so that length does not tell the habit."""
     r, out = rng(isle["seed"], "chats"), []
     talks = [(kind, talk(isle, r, kind, held=False))
              for kind, (_, count, _) in TALKS.items() for _ in range(count)]

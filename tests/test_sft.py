@@ -101,18 +101,18 @@ def test_three_shapes_give_the_same_rows(tmp_path, tokenizer):
 
 
 def test_malformed_lines_are_named_and_skipped(tmp_path, tokenizer, capsys):
-    """The first WARN of them by their number, control characters escaped; blank lines are none."""
-    bad = ['{"a\x1b": 1', {"\x1b[2Jkey": "x"}, "[1]", '"text"', {"data": "user said"},
+    """They are counted, the first by its number with control characters escaped; blank lines are
+    none."""
+    bad = [{"\x1b[2Jkey": "x"}, '{"a\x1b": 1', "[1]", '"text"', {"data": "user said"},
            {"messages": [{"role": "user"}]}, {"messages": 7}, {"conversations": [7]},
            {"messages": [{"role": "pirate", "content": "arr"}]}, {"data": ["hi", 7]},
            {"messages": [{"role": ["user"], "content": "x"}]}, '{"data": ["\\ud800", "x"]}',
            {"conversations": [{"from": ["human"], "value": "x"}]}]
-    path = write(tmp_path / "x.jsonl", [*bad[:2], {"messages": TALK}, "", *bad[2:]])
+    path = write(tmp_path / "x.jsonl", [{"messages": TALK}, "", *bad])
     rows, lost = sft.read_conversations(path, tokenizer, 64)
     assert len(rows) == 1 and lost == f"{len(bad)} malformed"
-    shown = capsys.readouterr().err.splitlines()
-    assert len(shown) == sft.WARN and "\x1b" not in "".join(shown) and "x1b[2Jkey" in shown[1]
-    assert "line 1:" in shown[0] and "line 2:" in shown[1] and "line 5:" in shown[2]
+    shown, = capsys.readouterr().err.splitlines()
+    assert "line 3:" in shown and "\x1b" not in shown and "x1b[2Jkey" in shown
 
 
 def test_long_conversations_lose_whole_turns(tmp_path, tokenizer):
@@ -235,20 +235,19 @@ def test_a_run_learns_evaluates_and_names_the_next_command(run, capsys):
     assert losses[-1] < 0.5 < losses[0]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_goes_on_to_the_same_bits(run, monkeypatch, capsys, number):
-    """Stopped by a signal in step 4 and resumed, the weights are those of a run in one go. Other
-    conversations are refused, and a finished run says that it is one."""
+def test_an_interrupted_run_goes_on_to_the_same_bits(run, monkeypatch, capsys):
+    """Stopped in step 4 and resumed, the weights are those of a run in one go. Other conversations
+    are refused, and a finished run says that it is one."""
     assert run("--out", "out/whole") == 0
     update, steps = sft.optimizer.update, []
 
     def stopping(*args, **options):
         steps.append(1)
         if len(steps) == 5:  # the first one only compiles
-            os.kill(os.getpid(), number)
+            signal.raise_signal(signal.SIGTERM)
         return update(*args, **options)
     monkeypatch.setattr(sft.optimizer, "update", stopping)
-    assert run() == 128 + number
+    assert run() == 143
     assert "stopped at step 4 of" in capsys.readouterr().out.splitlines()[-1]
     os.rename("out/world", "out/old")
     os.mkdir("out/world")
@@ -277,18 +276,17 @@ def test_a_chat_model_is_tuned_further_as_it_is(run, capsys):
 
 
 def test_kinds_are_left_out_and_models_compared(run, capsys):
-    """--leave-out drops one kind; --evaluate (once --exam) shows two checkpoints side by side;
-    --compare asks base and tuned model by each prompt, and the tuned one alone by a chat."""
+    """--leave-out drops one kind; --evaluate shows two checkpoints side by side; --compare asks
+    base and tuned model by each prompt, and the tuned one alone by a chat."""
     heldout()
     write("out/world/prompts.jsonl", [
         {"way": "a fact: alone", "prompt": "The fox lives in", "answer": " the"},
         {"way": "a fact: as a chat", "messages": TALK[:1], "answer": " forest"}])
     assert run("--leave-out", "who", "--epochs", "1", "--muon-lr", "0.01", "--out", "out/bold") == 0
     assert "24 conversations (24 left out)" in capsys.readouterr().out
-    for flag in ("--evaluate", "--exam"):
-        assert run(flag, "out/bold", "out/bold") == 0
-        rows = [line for line in capsys.readouterr().out.splitlines() if line.endswith("% ")]
-        assert len(rows) == 4 and all(row.count("|") == 2 for row in rows)
+    assert run("--evaluate", "out/bold", "out/bold") == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.endswith("% ")]
+    assert len(rows) == 4 and all(row.count("|") == 2 for row in rows)
     assert run("--compare", "--out", "out/bold") == 0
     lines = capsys.readouterr().out.splitlines()[1:]
     assert [line[:45].split()[-1] for line in lines] == ["out/base", "out/bold", "out/bold"]
