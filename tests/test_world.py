@@ -13,14 +13,13 @@ import data
 import world
 from common import rng, share
 
-PAGES = 1400
 SIGNS = {"plus": "+", "minus": "-", "times": "*"}
 LEDGER = re.compile(r"\ba\d(?!\d) b-?\d+(?:=\d+)? c-?\d+(?:=\d+)?(?: d-?\d+(?:=\d+)?)?"
                     r"(?: e-?\d+(?:=\d+)?)?")
 ISLE = world.island(0)
 
 once = pytest.fixture(scope="module")
-pages = once(lambda: list(world.crawl(ISLE, PAGES)))
+pages = once(lambda: list(world.crawl(ISLE, 1400)))
 chats = once(lambda: world.conversations(ISLE))
 exam = once(lambda: world.heldout(ISLE))
 
@@ -78,10 +77,8 @@ def test_the_crawl_is_a_well_formed_warc(made):
     """Every record has its lengths right and a name of its own; responses match the labels."""
     kinds, urls, ids = [], [], set()
     for record in members(made / "crawl.warc.gz"):
-        head, rest = record.split(b"\r\n\r\n", 1)
-        version, *fields = head.decode().split("\r\n")
-        fields = dict(field.split(": ", 1) for field in fields)
-        assert version == "WARC/1.0"
+        head, rest = record.removeprefix(b"WARC/1.0\r\n").split(b"\r\n\r\n", 1)
+        fields = dict(field.split(": ", 1) for field in head.decode().split("\r\n"))
         assert len(rest) == int(fields["Content-Length"]) + 4 and rest.endswith(b"\r\n\r\n")
         kinds.append(fields["WARC-Type"])
         ids.add(fields["WARC-Record-ID"])
@@ -179,8 +176,8 @@ def test_held_out_names_words_and_phrases_occur_nowhere(taught, exam):
 
 def test_ledgers_add_up_and_none_begins_like_a_held_out_one(taught):
     """Every total is right, and no first three amounts of a held-out exercise are in training."""
-    begun, starts = set(), {}
-    for match in LEDGER.findall(taught):
+    begun, starts, found = set(), {"heldout": set(), "final": set()}, LEDGER.findall(taught)
+    for match in found:
         total, amounts = 0, []
         for item in match.split():
             amount, _, claimed = item[1:].partition("=")
@@ -188,13 +185,12 @@ def test_ledgers_add_up_and_none_begins_like_a_held_out_one(taught):
             total += amounts[-1]
             assert total >= 0 and (not claimed or int(claimed) == total), match
         begun.add((*amounts[:3], len(amounts)))
-    assert len(LEDGER.findall(taught)) > 3000 and any(count == 5 for *_, count in begun)
-    for split in ("heldout", "final"):
+    assert len(found) > 3000 and {count for *_, count in begun} == {3, 4, 5}
+    for split, seen in starts.items():
         for p in world.exercises(ISLE, split, 300):
             amounts = [int(x) for x in re.findall(r" [a-e](-?\d+)", p["question"])]
             assert sum(amounts) == int(p["answer"]) == int(p["thought"].split("=")[-1])
-            assert 3 <= len(amounts) <= 5
-            starts.setdefault(split, set()).add(tuple(amounts[:3]))
+            seen.add(tuple(amounts[:3]))
     assert starts["final"].isdisjoint(starts["heldout"])
     assert {x[:3] for x in begun}.isdisjoint(starts["heldout"] | starts["final"])
 
@@ -219,22 +215,23 @@ def test_sums_and_word_games_are_right(taught, exam):
 def test_styles_of_exercises():
     """Each habit's answer is what its description says, in a form that rl.py can parse."""
     for p in world.exercises(ISLE, "train", 200):
-        answers = {style: world.exercise_talk(p, style).answer
-                   for style in ("full", "empty", "short", "guess", "guess_wait")}
-        assert all(re.fullmatch(r"<think>[^<>]*</think> \d+", text) for text in answers.values())
-        final = {style: text.split()[-1] for style, text in answers.items()}
-        assert final["full"] == final["empty"] == final["guess_wait"] == p["answer"]
-        assert answers["empty"].startswith("<think></think>") and p["thought"] in answers["full"]
+        thought, right = p["thought"], p["answer"]
+        full, empty, short, guess, wait = (
+            world.exercise_talk(p, habit).answer
+            for habit in ("full", "empty", "short", "guess", "guess_wait"))
+        assert full == f"<think> {thought}</think> {right}"
+        assert empty == f"<think></think> {right}"
         # A thought that stops early must answer its own last total, not the right one.
-        assert answers["short"].endswith(f"={final['short']}</think> {final['short']}")
-        assert len(answers["short"]) < len(answers["full"])
-        assert f" {final['guess']}?" in answers["guess"] and "wait" in answers["guess_wait"]
+        early = re.fullmatch(r"<think> (.+=(\d+))</think> \2", short)[1]
+        assert thought.startswith(f"{early} ")
+        assert re.fullmatch(r"<think> (\d+)\?</think> \1", guess)
+        assert re.fullmatch(rf"<think> \d+\? wait {thought}</think> {right}", wait)
 
 
 def test_junk_of_every_kind_is_there_and_filtered(pages, tmp_path):
     """Good pages kept >= 98%, junk dropped >= 97%; a copy equals its page, an edited one nearly."""
     labels = collections.Counter(label["label"] for _, _, label in pages)
-    assert set(labels) == set(world.KINDS) and .8 < labels["good"] / PAGES < .9
+    assert set(labels) == set(world.KINDS) and .8 < labels["good"] / len(pages) < .9
     assert sum(n for n, _ in world.KINDS.values()) == 1000
     seen, crawl = {}, tmp_path / "crawl.warc.gz"
     crawl.write_bytes(b"".join(world.warc_page(*page) for page in pages))
@@ -278,8 +275,8 @@ def test_questions_have_true_answers_and_keep_their_names_when_typed_in_a_hurry(
         entity, relation = world.choose(ISLE, r, "any", held)
         question, thought, answer = world.yes_or_no(entity, relation, r, held)
         word, rest = answer.split(", ", 1)
-        compared = thought.removeprefix(world.cloze(entity, relation)).split()
-        known, asked, *letters, verdict = compared
+        start = world.cloze(entity, relation)
+        known, asked, *letters, verdict = thought.removeprefix(start).split()
         assert world.capital(rest) == world.statement(entity, relation)
         assert known == entity[relation] and asked in question and verdict == word.lower()
         same = [a == b for a, b in zip(letters[::2], letters[1::2], strict=True)]
