@@ -249,12 +249,10 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(run, monkeypatch, capsys):
     monkeypatch.setattr(sft.optimizer, "update", stopping)
     assert run() == 143
     assert "stopped at step 4 of" in capsys.readouterr().out.splitlines()[-1]
-    os.rename("out/world", "out/old")
-    os.mkdir("out/world")
+    os.rename("out/world/conversations.jsonl", "old.jsonl")
     write("out/world/conversations.jsonl", [{"messages": TALK}] * 48)
     assert run("--resume") == 2 and "changed since" in capsys.readouterr().err
-    shutil.rmtree("out/world")
-    os.rename("out/old", "out/world")
+    os.replace("old.jsonl", "out/world/conversations.jsonl")
     assert run("--resume", "--epochs", "9") == 0  # its own settings count
     assert (weights("out/whole") == weights("out/sft")).all()
     assert run("--resume") == 0 and "has done its" in capsys.readouterr().out
