@@ -64,7 +64,10 @@ def to_arrays(rows):
 
     So it learns to begin the answer after <sep>, and to stop: <|im_end|> is a target. It does not
     learn to ask. Shorter rows are padded with zeros at their end: no earlier position sees them,
-    and their mask is 0."""
+    and their loss does not count. Rows of 8 and 6 tokens (T = 7), the last 3 and 2 learned:
+
+        mask  0 0 0 0 1 1 1
+              0 0 0 1 1 0 0      the last two are padding"""
     longest = max(len(ids) for ids, _ in rows)  # T + 1
     ids, mask = np.zeros((len(rows), longest), np.int64), np.zeros((len(rows), longest), np.float32)
     for b, (row, counts) in enumerate(rows):
@@ -77,8 +80,10 @@ def plan(lengths, seed, mixed=False):
 
     Rows of one batch have about the same length, so that little is padding (1%): 30 rows of 50
     tokens, or 6 of 250. The order by length has some noise (SLACK), or a batch would hold one kind
-    of conversation only. mixed: rows of any length together, for where long answers are rare: the
-    batches between two of theirs would make the network forget them."""
+    of conversation only. Rows of 700, 90, 720 and 80 tokens, 1500 a batch: [[3, 1], [0, 2]].
+
+    mixed: rows of any length together. If the long answers are a rare kind, the batches between two
+    of theirs would make the network forget them."""
     rng, n_rows = np.random.default_rng(seed), len(lengths)
     if mixed:
         parts = np.array_split(rng.permutation(n_rows), math.ceil(n_rows / MIXED_ROWS))
@@ -116,9 +121,9 @@ def read_messages(entry):
 
 
 def render(tokenizer, messages, ctx):
-    """(ids, mask, whole) of the turns that fit into ctx tokens, up to an answer; whole: all of
-    them. Four turns that end at tokens 20, 35, 60 and 90: with ctx 100 all 90 tokens remain, with
-    ctx 80 the first 35, with ctx 30 none."""
+    """(ids, mask, whole) of the turns that fit into ctx tokens; whole: all of them do. The last is
+    an answer, for a question alone teaches nothing. Four turns that end at tokens 20, 35, 60 and
+    90: with ctx 100 all 90 tokens remain, with ctx 80 the first 35, with ctx 30 none."""
     ids, mask, end = [], [], 0
     for message in messages:
         more_ids, more_mask = render_chat(tokenizer, [message])
@@ -196,7 +201,8 @@ def open_run(args):
     params, config, tokenizer = open_model(args.base)
     tokenizer.add_special_tokens(CHAT_SPECIALS)
     params, config = grow(params, config, max(config.vocab, tokenizer.vocab_size), args.seed)
-    special = tokenizer.special_tokens  # an embedding padded with unused rows may have had room
+    # The chat tokens may have got ids that were unused: rows that only padded the embedding.
+    special = tokenizer.special_tokens
     config = replace(config, eos=(special["<|im_end|>"],),
                      unused=tuple(k for k in config.unused if k not in special.values()))
     return settings, (params, config, tokenizer), optimizer.start(params), {"step": 0}, []
@@ -239,6 +245,7 @@ def run(args):
     questions = read_questions(heldout, "kind") if asks else []
     print(f"{words} | {steps} steps", flush=True)
     grads = views(np.empty_like(vector(params)), config)
+    # A step on one row, so that Numba compiles now; with a learning rate of 0 it changes nothing.
     with compiling():
         loss_and_grads(params, config, *to_arrays(batches[0][:1]), grads)
         optimizer.update(params, grads, optimizer.start(params), config, 1, lr=0.0)
@@ -283,7 +290,7 @@ def run(args):
 #
 # Asked about a person it never read about, a base model still names a town or a job, since people
 # rarely write "I don't know". This is a hallucination. Conversations of kind "unknown" teach the
-# model to abstain.
+# model to abstain; the table counts for every kind how often it does.
 
 def beside(data, name):
     """The path of a file in the folder of `data`."""
@@ -390,8 +397,9 @@ def print_table(folders, base, questions):
 
 
 # ---- Prompts instead of fine-tuning (skip at first) ----------------------------------------------
-# In-context learning needs no training, but a prompt whose likeliest continuation is an answer: the
-# beginning of a conversation, or a few examples of the task (few-shot, Brown et al. 2020):
+# Before SFT was common, people wrote prompts whose likeliest continuation is an answer: the
+# beginning of a conversation, or a few examples of the task (few-shot, Brown et al. 2020). This
+# in-context learning needs no training, but a prompt for each task:
 #
 #     What does Eldga like to eat? Eldga likes to eat porridge.
 #     Which animal is Bormo's pet? Bormo has a pet fox.
@@ -400,19 +408,18 @@ def print_table(folders, base, questions):
 def compare(base, tuned, path):
     """Prints how often base and tuned model answer right by each way of asking in prompts.jsonl: a
     text to continue ("prompt"), or a chat ("messages"), which only the tuned one can."""
-    ways = {}
-    for entry in read_questions(path, "way"):
-        ways.setdefault(entry["way"], []).append(entry)
+    questions = read_questions(path, "way")
     nets = {folder: open_model(folder) for folder in (base, tuned)}
-    for way, entries in ways.items():
+    for way in dict.fromkeys(entry["way"] for entry in questions):
+        asked = [entry for entry in questions if entry["way"] == way]
         for folder, net in nets.items():
-            if "messages" in entries[0] and folder == base:
+            if "messages" in asked[0] and folder == base:
                 continue
             texts = complete(net, [net[2].encode(entry["prompt"]) if "prompt" in entry
-                                   else prompt_ids(net, entry["messages"]) for entry in entries])
+                                   else prompt_ids(net, entry["messages"]) for entry in asked])
             # A base model goes on after the answer; only its first sentence is one.
             right = np.mean([entry["answer"] in text.split(".")[0] + "."
-                             for entry, text in zip(entries, texts)])
+                             for entry, text in zip(asked, texts)])
             print(printable(f"{way:32} {folder:>12} {right:>5.0%}  "
                             f"{' '.join(texts[0].split()):.60}"))
 

@@ -182,8 +182,7 @@ def yes_or_no(entity, relation, r, held=False):
 
         Does Kelmira live in Marrow?
         Kelmira lives in Saltby Marrow s m no     first recall the fact, then compare
-        No, Kelmira lives in Saltby.
-    """
+        No, Kelmira lives in Saltby."""
     name, known = entity["name"], entity[relation]
     while True:
         values = RELATIONS[entity["kind"]][relation].values
@@ -214,8 +213,7 @@ def same_or_not(x, y):
     """"cake carrots c c a a k r no": are two words the same?
 
     A network this size can't compare two words in one step, because tokens hide their letters. It
-    can compare two letters. So this chain of thought spells both words up to the first
-    difference."""
+    can compare two letters. So this chain of thought spells both, up to the first difference."""
     spelled = []
     for a, b in zip(x.lower(), y.lower()):
         spelled.append(f"{a} {b}")
@@ -302,9 +300,8 @@ def thread(isle, r):
 def register(isle, r):
     """Who is known here and who isn't: "Who is known here: Talgo yes Wenfas no ...".
 
-    To say "I don't know", a network must tell names that pages are about from names that they
-    aren't. So half of these names, thousands in all, belong to strangers, of whom no page tells
-    anything."""
+    To say "I don't know", a network must tell names that pages are about from other names. So half
+    of these, thousands in all, belong to strangers, of whom no page tells."""
     people = []
     for _ in range(8):
         stranger = new_name(isle, r, parts=r.choice((NAMES, NAMES, NAMES, FOREIGN)))
@@ -368,8 +365,7 @@ def word_game(word, task):
 
 def copying(isle, r):
     """A short text in which something stands a second time, or follows from what stands there: 42%
-    are word games, 17% compare words, 25% repeat a user's question, half of them scrambled, 16%
-    something else."""
+    are word games, 17% compare words, 25% repeat a user's question, 16% something else."""
     dice = r.random()
     if dice < .42:
         word = new_word(r) if r.random() < .8 else r.choice(ANIMALS + FOODS)
@@ -434,14 +430,13 @@ def exercises(isle, split, count, stage="rl"):
 
 def unasked(key):
     """One fact and one sum in five: pages tell them, no conversation in training asks for them. An
-    assistant that still answers them got the fact from the pages, and from fine-tuning only the way
-    to answer."""
+    assistant that answers them got from fine-tuning only the way to answer."""
     return share(key, 5) == 0
 
 
 def new_sum(r, held=True, signs="+-**"):
-    """(first, sign, second, result): a sum or difference of a number to 15 and a digit, or the
-    product of two. "*" stands twice in `signs`, as two products in five are sampled again."""
+    """(first, sign, second, result): a sum or difference of a number to 15 and a digit, or a
+    product of two digits. "*" stands twice in `signs`: two products in five are sampled again."""
     while True:
         a, b, sign = r.randint(1, 15), r.randint(1, 9), r.choice(signs)
         c = {"+": a + b, "-": a - b, "*": a * b}[sign]
@@ -465,8 +460,8 @@ def told_sum(isle, r):
 
 # ---- 5. pages, good and bad ----------------------------------------------------------------------
 
-# The title of a page about each theme, and its weight: paragraphs mixed into any page are sampled
-# by it (good_page), and a theme of weight n has 1 + n // 2 sites (crawl).
+# The title of a page about each theme, and its weight, by which paragraphs for any page are sampled
+# (good_page); a theme of weight n has 1 + n // 2 sites (crawl).
 THEMES = {"people": ("The people of {t}", 28), "questions": ("Questions and answers from {t}", 7),
           "animals": ("Animals near {t}", 6), "towns": ("A visit to {t}", 5),
           "register": ("News from the post office of {t}", 9),
@@ -481,9 +476,8 @@ PARAGRAPHS = {
 
 
 def good_page(isle, r, theme):
-    """A title and 12 to 20 paragraphs, as in a village paper. Arithmetic has no page of its own,
-    and threads stand between prose: Gopher's quality rule drops a page unless 80% of its words,
-    numbers and signs included, contain a letter."""
+    """A title and 12 to 20 paragraphs, as in a village paper. Arithmetic has no page of its own:
+    Gopher's quality rule drops a page unless 80% of its words and numbers contain a letter."""
     kinds = [theme, theme, "people", "people", "games", "ledger",
              *r.choices(list(THEMES), [n for _, n in THEMES.values()], k=5)]
     kinds += ["people", "people"] * (theme == "games") + ["people"] * kinds.count("questions")
@@ -815,8 +809,7 @@ def exercise_talk(exercise, habit):
         empty       <think></think> 9                            is right without thinking
         short       <think> a4 b7=11</think> 11                  stops early, answers its last total
         guess       <think> 12?</think> 12                       off by at most 5
-        guess_wait  <think> 12? wait a4 b7=11 c-2=9</think> 9    doubts its guess, works it out
-    """
+        guess_wait  <think> 12? wait a4 b7=11 c-2=9</think> 9    doubts its guess, works it out"""
     r, right = rng(exercise["question"], habit), int(exercise["answer"])
     guess, steps = max(0, right + r.randint(-5, 5)), exercise["thought"].split()
     early = steps[:r.randint(2, len(steps) - 1)]
@@ -865,8 +858,7 @@ def conversations(isle):
 def doubt(isle, chats):
     """Conversations that give RL another habit to start from: exercises are guessed, and in one
     answer of seven the guess is doubted and worked out. RL can only make frequent what sometimes
-    happens already. The other half is from `chats`: fine-tuned on exercises alone, a network
-    forgets the rest."""
+    happens. The other half is from `chats`: on exercises alone, a network forgets the rest."""
     r = rng(isle["seed"], "doubt")
     out = r.sample([chat for chat in chats if chat["kind"] != "exercise"], DOUBT_EXERCISES)
     out += [chat([x]) for x in worked(isle, r, "doubt", DOUBT_EXERCISES, DOUBT_HABITS)]
@@ -875,8 +867,7 @@ def doubt(isle, chats):
 
 
 def dialogue(isle, r):
-    """Ten to twelve held-out questions in one chat. The model's own answers stay in the context:
-    does it still answer the tenth question as well as the first?"""
+    """Ten to twelve held-out questions in one chat: the tenth must be answered like the first."""
     turns, accepted = [], []
     while len(accepted) < 10:
         found = talk(isle, r, any_kind(r, ("joke",)), held=True)
