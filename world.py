@@ -860,14 +860,15 @@ def doubt(isle, chats):
     answer of seven the guess is doubted and worked out. RL can only make frequent what sometimes
     happens. The other half is from `chats`: on exercises alone, a network forgets the rest."""
     r = rng(isle["seed"], "doubt")
-    out = r.sample([chat for chat in chats if chat["kind"] != "exercise"], DOUBT_EXERCISES)
+    out = r.sample([x for x in chats if x["kind"] != "exercise"], DOUBT_EXERCISES)
     out += [chat([x]) for x in worked(isle, r, "doubt", DOUBT_EXERCISES, DOUBT_HABITS)]
     r.shuffle(out)
     return out
 
 
 def dialogue(isle, r):
-    """Ten to twelve held-out questions in one chat: the tenth must be answered like the first."""
+    """Ten to twelve held-out questions in one chat. The model's own answers stay in the context:
+    does it still answer the tenth question as well as the first?"""
     turns, accepted = [], []
     while len(accepted) < 10:
         found = talk(isle, r, any_kind(r, ("joke",)), held=True)
