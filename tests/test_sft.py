@@ -13,6 +13,7 @@ import checkpoint
 import model
 import sample
 import sft
+from common import read_json_lines
 
 TEXT = "Where does the fox live? The fox lives in the forest. Who are you? I am Pip. " * 40
 TALK = [{"role": "user", "content": "Where does the fox live?"},
@@ -85,19 +86,17 @@ def test_the_mask_counts_what_the_assistant_says(tokenizer):
 
 
 def test_three_shapes_give_the_same_rows(tmp_path, tokenizer):
-    """messages, UltraChat and ShareGPT, plain and gzipped, are read alike."""
+    """messages, UltraChat and ShareGPT, here gzipped, are read alike."""
     texts = [m["content"] for m in TALK]
-    path = write(tmp_path / "x.jsonl", [
-        {"messages": TALK}, {"id": "7", "data": texts},
-        {"conversations": [{"from": ("human", "gpt")[i % 2], "value": t}
-                           for i, t in enumerate(texts)]}])
-    with open(path, "rb") as plain, gzip.open(tmp_path / "x.jsonl.gz", "wb") as zipped:
-        zipped.write(plain.read())
-    for name in ("x.jsonl", "x.jsonl.gz"):
-        rows, lost = sft.read_conversations(str(tmp_path / name), tokenizer, 64)
-        assert len(rows) == 3 and lost == "none lost"
-        for ids, mask in rows:
-            assert (ids.tolist(), mask.tolist()) == bpe.render_chat(tokenizer, TALK)
+    shapes = [{"messages": TALK}, {"id": "7", "data": texts},
+              {"conversations": [{"from": ("human", "gpt")[i % 2], "value": t}
+                                 for i, t in enumerate(texts)]}]
+    path = tmp_path / "x.jsonl.gz"
+    path.write_bytes(gzip.compress("\n".join(map(json.dumps, shapes)).encode()))
+    rows, lost = sft.read_conversations(path, tokenizer, 64)
+    assert len(rows) == 3 and lost == "none lost"
+    for ids, mask in rows:
+        assert (ids.tolist(), mask.tolist()) == bpe.render_chat(tokenizer, TALK)
 
 
 def test_malformed_lines_are_named_and_skipped(tmp_path, tokenizer, capsys):
@@ -224,14 +223,12 @@ def test_a_run_learns_evaluates_and_names_the_next_command(run, capsys):
     assert config.eos == (tokenizer.special_tokens["<|im_end|>"],)
     prompts = [sft.prompt_ids(net, messages) for messages in (TALK[:1], TALK[2:3])]
     assert sample.complete(net, prompts) == [TALK[1]["content"], TALK[3]["content"]]
-    table = {tuple(line.split()[:-3]): line.split()[-3:] for line in out if line.endswith("% ")}
-    assert table == {("fox", "1", "0%", "|"): ["100%", "100%", "0%"],
-                     ("who", "1", "|"): ["100%", "100%", "0%"],
-                     ("both", "2", "|"): table["both", "2", "|"],  # two turns: never trained
-                     ("never", "asked", "1", "|"): ["100%", "100%", "0%"]}
+    fox, who, both, never_asked = (" ".join(line.split()) for line in out if line.endswith("% "))
+    assert fox == "fox 1 0% | 100% 100% 0%" and who == "who 1 | 100% 100% 0%"
+    assert both.startswith("both 2 | ")  # two turns in a row were never trained
+    assert never_asked == "never asked 1 | 100% 100% 0%"
     assert any(line.endswith("?  ->  I am Pip.") for line in out)
-    with open("out/sft/log.jsonl", encoding="utf-8") as file:
-        losses = [json.loads(line)["loss"] for line in file]
+    losses = [line["loss"] for _, line in read_json_lines("out/sft/log.jsonl")]
     assert losses[-1] < 0.5 < losses[0]
 
 
