@@ -235,7 +235,8 @@ def run(args):
     params, config, tokenizer = net
     print_settings("sft.py", settings | {"out": args.out})
     batches, checksum, words = read_batches(settings, tokenizer, config)
-    steps, heldout = len(batches), beside(settings["data"], "heldout.jsonl")
+    steps = len(batches)
+    heldout = os.path.join(os.path.dirname(settings["data"]), "heldout.jsonl")
     if state.get("data", checksum) != checksum:
         raise ValueError(f"{settings['data']}, or {settings['pages']}: changed since the run began")
     if state["step"] >= steps:
@@ -291,11 +292,6 @@ def run(args):
 # Asked about a person it never read about, a base model still names a town or a job, since people
 # rarely write "I don't know". This is a hallucination. Conversations of kind "unknown" teach the
 # model to abstain; the table counts for every kind how often it does.
-
-def beside(data, name):
-    """The path of a file in the folder of `data`."""
-    return os.path.join(os.path.dirname(data), name)
-
 
 def read_questions(path, label):
     """The questions in a file, dicts with "answer", a `label`, and a "prompt" to continue or
@@ -448,7 +444,8 @@ def main(argv=None):
 
 def start(args):
     """What the flags ask for: an evaluation, a comparison, or a training run."""
-    heldout, prompts = (beside(args.data, name) for name in ("heldout.jsonl", "prompts.jsonl"))
+    heldout, prompts = (os.path.join(os.path.dirname(args.data), name)
+                        for name in ("heldout.jsonl", "prompts.jsonl"))
     if args.evaluate:
         print_settings("sft.py", {"evaluate": args.evaluate, "base": args.base, "data": heldout})
         return print_table(args.evaluate, args.base, read_questions(heldout, "kind"))
