@@ -67,13 +67,14 @@ class Relation(NamedTuple):
     """A kind of fact, from an entry of world_words.txt:
 
         @ person town / lives in {v} | ... / Where does {n} live? | Where is {ns} home? | ...
-          / Where is {ns} house? | ... / Marrow | Tidewick | ...
+          / Where is {ns} house? | ... / Tell me where {n} lives. | ... / Marrow | Tidewick | ...
 
     {v} is the value, {n} the name, {ns} its possessive and {nm} its object form. They may be
     pronouns: "And where does she live?"."""
     said: list  # three ways to say it; answers use the first
     asked: list  # questions to train on
     heldout: list  # questions to evaluate with
+    more: list  # more questions to train on, in chats only
     values: list
 
 
@@ -164,10 +165,16 @@ def about(entity):
     return capital(f"{entity['name']} {first}, {second} and {third}.")
 
 
-def ask(entity, relation, r, held=False, again=False):
+def choose_question(r, held, asked, heldout, more):
+    """Pages (held None) ask in few ways, chats to train on (False) in more, and the evaluation
+    (True) in others. The more ways a chat model has read, the better it understands a new one."""
+    return r.choice(heldout if held else asked if held is None else asked + more)
+
+
+def ask(entity, relation, r, held=None, again=False):
     """A question, with a pronoun for the name if it is asked `again`, as a second one."""
     found, n = RELATIONS[entity["kind"]][relation], entity["name"]
-    question = r.choice(found.heldout if held else found.asked)
+    question = choose_question(r, held, found.asked, found.heldout, found.more)
     if not again:
         return question.format(n=n, ns=n + "'s", nm=n)
     question = f"And {question[0].lower()}{question[1:]}"
@@ -177,7 +184,7 @@ def ask(entity, relation, r, held=False, again=False):
 VERBS = {"has": "have", "goes": "go", "dresses": "dress"}  # others lose their -s
 
 
-def yes_or_no(entity, relation, r, held=False):
+def yes_or_no(entity, relation, r, held=None):
     """A question that names a value, right in half of the cases: (question, thought, answer).
 
         Does Kelmira live in Marrow?
@@ -192,10 +199,10 @@ def yes_or_no(entity, relation, r, held=False):
         asked = f"{verb} {name} {rest}"  # "is the fox red", but "does Kelmira live in Marrow"
         if verb not in ("is", "was", "can", "would"):
             asked = f"does {name} {VERBS.get(verb, verb[:-1])} {rest}"
-        trained, others = WORDS["yes or no"]
-        question = r.choice(trained + others if held else trained)
+        trained, others, more = WORDS["yes or no"]
+        question = choose_question(r, held, trained, trained + others, more)
         question = capital(question.format(q=asked, s=f"{name} {said}"))
-        if (share(question) == 0) == held:
+        if (share(question) == 0) == bool(held):
             verdict = "Yes" if value == known else "No"
             return (question, f"{cloze(entity, relation)} {same_or_not(known, value)}",
                     f"{verdict}, {name} {predicate(entity, relation)}.")
@@ -681,8 +688,8 @@ def tell_about(isle, r, kind, held):
         entity, _ = choose(isle, r, kind, held)
         told = list(RELATIONS[entity["kind"]])[:3]
         if held or not any(unasked(entity["name"] + relation) for relation in told):
-            return Talk([wording(r, "about", held, n=entity["name"])], about(entity),
-                        [about(entity)])
+            question = choose_question(r, held, *WORDS["about"]).format(n=entity["name"])
+            return Talk([question], about(entity), [about(entity)])
 
 
 def unknown(isle, r, kind, held):
@@ -693,9 +700,10 @@ def unknown(isle, r, kind, held):
     stranger = r.choice(isle["familiar"]) | {"name": name}
     relation = r.choice([*RELATIONS["person"]])
     questions = (ask(stranger, relation, r, held), yes_or_no(stranger, relation, r, held)[0],
-                 wording(r, "about", held, n=name))
+                 choose_question(r, held, *WORDS["about"]).format(n=name))
     answer = f"I don't know anyone called {name}."
-    return Talk(r.choices(questions, (76, 12, 12)), answer, [answer])
+    shares = (76, 12, 12) if held else (66, 20, 14)
+    return Talk(r.choices(questions, shares), answer, [answer])
 
 
 # The answer to each of three lists of prompts, in which {x} and {y} are things and {a} is a deed.
@@ -767,15 +775,15 @@ def remember(isle, r, kind, held):
 
 # kind: (function, talks to train on, held-out questions)
 TALKS = {
-    "person": (known_fact, 3600, 300), "town": (known_fact, 900, 150),
-    "animal": (known_fact, 700, 150),
+    "person": (known_fact, 3600, 300), "town": (known_fact, 1000, 150),
+    "animal": (known_fact, 1000, 150),
     # Only evaluated: people hardly any page mentions (will the model invent or say that it doesn't
     # know?), and questions all typed in a hurry (in training TYPED of every kind are).
     "barely": (known_fact, 0, 150), "typed": (known_fact, 0, 200),
     "context": (second_question, 1500, 250),
-    "yes or no": (yes_no, 2800, 250), "about": (tell_about, 1000, 150),
+    "yes or no": (yes_no, 3000, 250), "about": (tell_about, 1000, 150),
     # About as many talks of unknown names as of familiar people in the kinds above.
-    "unknown": (unknown, 6200, 300), "outside": (outside, 3600, 150),
+    "unknown": (unknown, 6600, 300), "outside": (outside, 3600, 150),
     "greeting": (greeting, 800, 150), "instruction": (instruction, 2600, 500),
     "sum": (sums, 2200, 200), "sarnic": (translation, 200, 0), "joke": (ask_joke, 300, 0),
     "remember": (remember, 1700, 150)}
@@ -905,7 +913,7 @@ def prompts(isle, questions):
     r, rows = rng(isle["seed"], "prompts"), []
     for asked in questions[:100]:  # these are about people
         question, answer = asked["messages"][0]["content"], asked["answer"][0]
-        shown = [known_fact(isle, r, "person", held=False) for _ in range(3)]
+        shown = [known_fact(isle, r, "person", held=None) for _ in range(3)]
         lines = "".join(f"{x.turns[0]} {x.answer}\n" for x in shown)
         talked = "".join(f"User: {x.turns[0]}\nAssistant: {x.answer}\n" for x in shown)
         rows += [("a fact: question alone", answer, question),
