@@ -10,15 +10,14 @@
 
 The network is now called the *policy*. It answers each question sixteen times (*rollouts*), and
 each answer gets a number, its *reward*. Answers better than the mean of the sixteen are made more
-likely, worse ones less likely. That is all. The first run takes about half a minute; what each run
-reaches is in RESULTS.md.
+likely, worse ones less likely. That is all. The first run takes half a minute.
 
 Reads exercises-train.jsonl, exercises-final.jsonl and jokes.json in out/world/. Reading order: 1 is
-the algorithm, 2 and 3 are one iteration of it, 4 rewards by checking, 5 rewards by a model, 6 is
-the loop. Sources: REINFORCE (Williams 1992), clipping (PPO, Schulman et al. 2017), the group's mean
-as the baseline (GRPO, Shao et al. 2024), no division by standard deviation or length (Liu et al.
-2025, "Dr. GRPO"), the mean over all tokens (Yu et al. 2025, "DAPO"), reward models (Ouyang et al.
-2022), their overoptimization (Gao et al. 2023). Left out: tools, dialogues.
+the algorithm, 2 and 3 are one iteration of it, 4 and 5 where rewards come from, 6 is the loop.
+Sources: REINFORCE (Williams 1992), clipping (PPO, Schulman et al. 2017), the group's mean as the
+baseline (GRPO, Shao et al. 2024), no division by standard deviation or length (Liu et al. 2025,
+"Dr. GRPO"), the mean over all tokens (Yu et al. 2025, "DAPO"), reward models (Ouyang et al. 2022),
+their overoptimization (Gao et al. 2023). Left out: tools, dialogues.
 """
 import argparse
 import math
@@ -37,7 +36,7 @@ from common import (Run, locked, paint, print_settings, printable, read_json, re
 from kernels import rmsnorm, rmsnorm_backward
 from model import (Buffers, grow, loss_and_grads, micro_batches, not_finite, output_head,
                    token_losses, transformer, transformer_backward, vector, views)
-from sample import batches, stream
+from sample import stream
 
 GROUP = 16  # rollouts of one question
 CLIP_RANGE = 0.2  # a token's gradient stops when its probability has changed by 20% (PPO's value)
@@ -48,21 +47,19 @@ SAVES = 10  # saves and samples of a run
 EVALUATED, K = 200, 8  # an evaluation: problems, and sampled rollouts of each
 SEEDS = 100_000  # an iteration's rollouts have the seed --seed x SEEDS + iteration
 # --reward. With checked answers the learning rate falls to 0 (rate_left) and the policy settles. A
-# reward model's score keeps rising, and whoever trusts it sees no reason to stop.
+# reward model's score keeps rising: whoever trusts it sees no reason to stop.
 RECIPES = {"answer": dict(problems="out/world/exercises-train.jsonl",
                           final="out/world/exercises-final.jsonl",
                           questions=16, rate=3e-4, rate_left=0.0, iterations=40),
            "model": dict(problems="out/world/jokes.json", pairs=150,
                          questions=8, rate=5e-4, rate_left=1.0, iterations=70)}
 DOUBT_MODEL = "out/sft-doubt"
-DOUBT_COMMAND = ("python sft.py --base out/sft --data out/world/doubt.jsonl --mix-lengths "
-                 f"--epochs 1 --lr 5e-4 --muon-lr 0 --pages none --out {DOUBT_MODEL}")
 
 
 # ---- 1. The policy gradient ----------------------------------------------------------------------
 # The policy writes an answer y with probability p(y), and y has the reward r(y). We want to raise
-# the mean reward, the sum of p(y) r(y) over all possible answers. Since d log p = dp / p, we
-# have dp = p d log p, and the gradient of the mean reward is
+# the mean reward, the sum of p(y) r(y) over all possible answers. Since d log p = dp / p, its
+# gradient is
 #     sum of p(y) r(y) d log p(y)  =  the mean of r(y) d log p(y) over sampled answers
 # (REINFORCE). It needs no derivative of r, so any program can give rewards. And log p(y) is the sum
 # of log p of y's tokens, which a language model computes anyway.
@@ -73,17 +70,15 @@ DOUBT_COMMAND = ("python sft.py --base out/sft --data out/world/doubt.jsonl --mi
 
 def advantages(rewards):
     """How much better than its group each rollout is: rewards (...,GROUP) minus their rows' means.
-
-    Example: rewards 1 0 0 1 give +.5 -.5 -.5 +.5. If all are equally good, the advantages are 0,
-    and nothing is learned."""
+    1 0 0 1 give +.5 -.5 -.5 +.5. If all are equally good, nothing is learned."""
     rewards = np.asarray(rewards, np.float64)
     return rewards - rewards.mean(axis=-1, keepdims=True)
 
 
-# Rollouts are expensive, so each iteration makes two updates from them, with one half for each. At
-# the second the policy is no longer the one that sampled. The ratio p now / p when sampled corrects
-# for that, and clipping stops a token's gradient when its ratio has moved far enough. The four
-# rollouts from above, of one token each:
+# Rollouts are expensive, so each iteration makes two updates, one from each half of them. At the
+# second the policy is no longer the one that sampled. The ratio p now / p when sampled corrects for
+# that, and clipping stops a token's gradient when its ratio has moved far enough. Four rollouts of
+# one token each:
 #     advantage A              +.5    -.5    -.5    +.5
 #     p when sampled            .5     .5     .5     .5
 #     p now                     .7     .3    .55    .55
@@ -101,7 +96,7 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, clip):
 
     loss = -mean of min(ratio A, clip(ratio, 1 - clip, 1 + clip) A) over the tokens (PPO's equation
     7). As d ratio = ratio d log p, its gradient is -ratio A / (number of tokens), and 0 where the
-    smaller term is the clipped one, a constant."""
+    clipped term is smaller: it is a constant."""
     advantages = np.asarray(advantages)
     if advantages.ndim < np.ndim(logprobs):
         advantages = advantages[..., None]  # all tokens of a rollout share its advantage
@@ -131,29 +126,26 @@ class Rollouts(NamedTuple):
 
 def rollout(net, problems, seed, times=1, temperature=1.0):
     """Rollouts, `times` of each problem, side by side. Temperature 1 is the policy as it is, which
-    the gradient assumes; 0 is greedy. As many are generated at once as memory should hold."""
+    the gradient assumes; 0 is greedy."""
     params, config, tokenizer = net
     problems = [problem for problem in problems for _ in range(times)]
     prompts = [problem["prompt"] for problem in problems]
-    stop, written = tokenizer.special_tokens["<|im_end|>"], [[] for _ in prompts]
-    for batch in batches(config, list(map(len, prompts)), MAX_NEW):
-        for rows, tokens, logprobs, _ in stream(
-                params, config, [prompts[row] for row in batch], MAX_NEW, temperature,
-                seed=[(seed, row) for row in batch], stop=[stop]):
-            for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist()):
-                written[batch[row]].append((token, logprob))
-    lengths = np.array([len(prompt) + len(new) for prompt, new in zip(prompts, written)])
-    ids = np.zeros((len(prompts), lengths.max()), np.int64)
-    mask, logprobs = np.zeros((2, len(prompts), lengths.max() - 1))
-    texts, ended = [], []
-    for row, (prompt, new, end) in enumerate(zip(prompts, written, lengths)):
-        answer, answer_logprobs = map(list, zip(*new))
-        ids[row, :end] = prompt + answer
-        mask[row, len(prompt) - 1:end - 1] = 1
-        logprobs[row, len(prompt) - 1:end - 1] = answer_logprobs
-        ended.append(answer[-1] == stop)
-        texts.append(tokenizer.decode(answer[:-1] if ended[-1] else answer))
-    return Rollouts(problems, ids, mask, logprobs, lengths, texts, np.array(ended))
+    starts = np.array([len(prompt) for prompt in prompts])  # of the answers
+    lengths, stop = starts.copy(), tokenizer.special_tokens["<|im_end|>"]
+    ids = np.zeros((len(prompts), starts.max() + MAX_NEW), np.int64)
+    mask, logprobs = np.zeros((2, len(prompts), ids.shape[1] - 1))
+    for row, prompt in enumerate(prompts):
+        ids[row, :len(prompt)] = prompt
+    for rows, tokens, sampled_logprobs, _ in stream(params, config, prompts, MAX_NEW, temperature,
+                                                    seed=seed, stop=[stop]):
+        ids[rows, lengths[rows]] = tokens
+        mask[rows, lengths[rows] - 1] = 1
+        logprobs[rows, lengths[rows] - 1] = sampled_logprobs
+        lengths[rows] += 1
+    T, ended = lengths.max() - 1, ids[np.arange(len(ids)), lengths - 1] == stop
+    texts = [tokenizer.decode(row[start:end].tolist())
+             for row, start, end in zip(ids, starts, lengths - ended)]
+    return Rollouts(problems, ids[:, :T + 1], mask[:, :T], logprobs[:, :T], lengths, texts, ended)
 
 
 def logprobs_of(params, config, ids):
@@ -174,8 +166,8 @@ def policy_gradient(params, config, rollouts, rows, advantages, kl=0.0, referenc
     (B,) of all. kl: the weight of kl_penalty (section 5), a distance from the params `reference`.
 
     The loss of pretraining is a sum of w (-log p) over tokens, so its d loss/d log p is -w. With
-    w = -dlogprobs the same backward pass gives our gradient. It means: a rollout better than its
-    group is learned like a text, a worse one is unlearned, and one of advantage 0 needs no pass."""
+    w = -dlogprobs the same backward gives our gradient: a rollout better than its group is learned
+    like a text, a worse one is unlearned, and one of advantage 0 needs no pass."""
     used = rows if kl else rows[advantages[rows] != 0]
     ids, mask, old = rollouts.ids[used], rollouts.mask[used], rollouts.logprobs[used]
     now = logprobs_of(params, config, ids)
@@ -190,8 +182,8 @@ def improve(net, averages, rollouts, rewards, iteration, settings, reference):
     """The updates of one iteration, counted from 1, from the rewards (B,) of its rollouts. averages
     are the optimizer's. Returns the length of the last gradient.
 
-    The learning rate rises over the first iterations, then falls linearly to rate_left of itself.
-    In 40 iterations with rate_left 0 it takes the shares .20 .39 .57 .74 .90 .88 .85 ... .05 .03"""
+    The learning rate rises over the first iterations, then falls linearly to rate_left of itself:
+    in 40 iterations with rate_left 0, to the shares .20 .39 .57 .74 .90 .88 .85 ... .05 .03"""
     params, config, _ = net
     done, kl = (iteration - 1) / settings["iterations"], settings["kl"]
     rate = settings["rate"] * min(1, iteration / WARMUP_ITERATIONS)
@@ -219,12 +211,12 @@ def take_step(params, grads, averages, config, name, step, rate):
 # after a *chain of thought*, "<think> a6 b-3=3 c1=4</think> 4". With a thought it is right more
 # often, so RL makes thoughts more likely, although nobody rewards the thought itself.
 #
-# --silent forbids them: every answer begins with an empty thought. To know the sum at once is more
-# than a small network can do, so RL finds little to make more likely.
+# --silent begins every answer with an empty thought. To know the sum at once is more than a small
+# network can do, so RL finds little to make more likely.
 #
-# --doubt starts from another assistant, which guesses. Now and then it says "wait" and calculates:
-# "<think> 7? wait a6 b-3=3 c1=4</think> 4". RL makes this a habit. It could not if it never
-# happened: only what is sampled now and then can be rewarded.
+# --doubt starts from an assistant that guesses. Now and then it says "wait" and calculates:
+# "<think> 7? wait a6 b-3=3 c1=4</think> 4". RL makes this a habit, since it happens at all: what is
+# never sampled is never rewarded.
 
 SILENCE = "<think></think>"  # how an answer with --silent begins
 # The whole answer must be a thought, if any, and one number: "4" or "<think>...</think> 4". Who
@@ -239,15 +231,14 @@ def parse_answer(text):
 
 
 def reward_exercises(rollouts):
-    """Rewards (B,): 1 for the right number in an answer that came to its end, otherwise 0."""
+    """(B,): 1 for the right number in an answer that came to its end, otherwise 0."""
     return np.array([ended and parse_answer(problem["opening"] + text) == problem["answer"]
                      for problem, text, ended in zip(rollouts.problems, rollouts.texts,
                                                      rollouts.ended)], np.float64)
 
 
 def habits(rollouts):
-    """Shares of the answers that calculate in their thought and that say "wait"; mean length in
-    tokens."""
+    """Shares of the answers that calculate and that say "wait"; their mean length in tokens."""
     thinks, waits = (float(np.mean([sign in text for text in rollouts.texts]))
                      for sign in ("=", "wait"))
     return {"thinks": thinks, "waits": waits, "tokens": float(rollouts.mask.sum(1).mean())}
@@ -255,9 +246,9 @@ def habits(rollouts):
 
 def evaluate(net, problems):
     """Shares of right answers to held-out problems, greedy and sampled at temperature 1; habits;
-    and pass@8, the share of problems that at least one of 8 sampled rollouts solves. Two problems
-    with 1 0 0 1 0 0 0 0 and eight times 0: sampled 2 of 16, pass@8 1 of 2. It is what the policy
-    can do at all. RL mostly moves the first figure towards it."""
+    and pass@8, the share of problems that at least one of 8 sampled rollouts solves: what the
+    policy can do at all. Two problems with 1 0 0 1 0 0 0 0 and eight times 0: sampled 2 of 16,
+    pass@8 1 of 2. RL mostly moves the first towards the second."""
     greedy = rollout(net, problems[:EVALUATED], 0, temperature=0)
     sampled = rollout(net, problems[:EVALUATED], SEEDS - 3, times=K)
     right = reward_exercises(sampled).reshape(-1, K)  # (problems,K)
@@ -267,7 +258,7 @@ def evaluate(net, problems):
 
 def read_problems(path, net, opening):
     """Problems {"question", "prompt": ids, "opening", "answer": "20"} that fit into the context,
-    from a file in GSM8K's shape: a line is {"question", "answer": "... #### 20"}."""
+    from lines in GSM8K's shape, {"question", "answer": "... #### 20"}."""
     (_, config, tokenizer), problems = net, []
     for number, entry in read_json_lines(path):
         try:
@@ -290,7 +281,7 @@ def open_exercises(net, settings):
         final = read_problems(settings["final"], net, opening)
     else:
         final = [problem for problem in problems if share(problem["question"]) == 0]
-        problems = [problem for problem in problems if share(problem["question"]) != 0]
+        problems = [problem for problem in problems if share(problem["question"])]
     if not problems or not final:
         raise ValueError(f"{settings['problems']}: too few problems")
     return problems, final
@@ -302,10 +293,10 @@ def open_exercises(net, settings):
 # hidden rule plus noise stands in for the people: the *gold reward*, which no network sees.
 #
 # While the reward model's score rises all the time, the gold reward rises at first and ends lower
-# than it began: *reward hacking*, or *overoptimization*. The reward model has learned from jokes of
-# the reference policy, the network before RL. The policy leaves these for texts that no comparison
-# was about and that score too high. One remedy is to stop in time (out/rl-jokes-best), the other is
-# a KL penalty, which keeps the policy near the reference.
+# than it began: *reward hacking*, or *overoptimization*. The reward model learned from jokes of the
+# *reference policy*, the network before RL. The policy leaves these for texts that no comparison
+# was about and that score too high. Remedies are to stop in time (out/rl-jokes-best), or a KL
+# penalty, which keeps the policy near the reference.
 
 TEST_PAIRS = 200  # comparisons to test the reward model with
 PAIRS_PER_STEP, REWARD_RATE = 16, 1e-3
@@ -325,10 +316,9 @@ def read_jokes(path, tokenizer):
 
 
 def gold_rewards(rollouts):
-    """The hidden rule that stands in for people, (B,): 3 points if the joke is about its
-    subject and has a joke's form; 1 for each food, up to two; 1 for ending in "ha ha!"; 1 less
-    for each three words in a row that occurred before, and 0.25 less for each word after the
-    20th. About a fox:
+    """The hidden rule, (B,): 3 points if the joke is about its subject and has a joke's form; 1 for
+    each food, up to two; 1 for ending in "ha ha!"; 1 less for each three words in a row that
+    occurred before, and 0.25 less for each word after the 20th. About a fox:
 
         3 + 2 + 1   Why did the fox sit on the honey? Because the cook had eaten the bread, ha ha!
         0 + 1 + 1   Why did the diver sit on the jam? Because the singer had eat was sle, ha ha!"""
@@ -345,21 +335,21 @@ def gold_rewards(rollouts):
 
 def comparisons(net, jokes, count, seed):
     """Pairs of jokes about one subject, the one that people preferred first: ids (2 count,T+1) and
-    lengths (2 count,). Of jokes with gold rewards 4 and 3 people prefer the first in 82%, the
+    lengths (2 count,). Of gold rewards 4 and 3 people prefer the first with probability 82%, the
     sigmoid of CERTAINTY times the difference."""
     random = np.random.default_rng(seed)
     rollouts = rollout(net, [jokes[k] for k in random.choice(len(jokes), count)], seed, times=2)
-    gap = np.diff(gold_rewards(rollouts).reshape(-1, 2))[:, 0]  # second minus first
-    second = random.random(count) < 1 / (1 + np.exp(-CERTAINTY * gap))
-    order = (2 * np.arange(count)[:, None] + np.stack([second, ~second], 1)).reshape(-1)
-    return rollouts.ids[order], rollouts.lengths[order]
+    first, second = gold_rewards(rollouts).reshape(-1, 2).T
+    swapped = random.random(count) < 1 / (1 + np.exp(-CERTAINTY * (second - first)))
+    pairs = np.arange(2 * count).reshape(-1, 2)
+    pairs[swapped] = pairs[swapped, ::-1]
+    return rollouts.ids[pairs.ravel()], rollouts.lengths[pairs.ravel()]
 
 
 def reward_scores(params, config, ids, lengths, buffers):
-    """scores (B,), and what the backward needs: the last tokens' x and n (B,C).
-
-    The reward model is the same transformer. Its head is one more row of the vocabulary, a token
-    that is never written. The score is that token's logit after the last token of the answer:
+    """scores (B,), and what the backward needs: the last tokens' x and n (B,C). The reward model is
+    the same transformer, its head one more row of the vocabulary, a token that is never written.
+    The score is that token's logit after the last token of the answer:
 
         ids      <im_start> user ... <im_sep> Why did the fox ... ha ha ! <im_end>   0   0
         score                                                                 here       padding"""
@@ -371,9 +361,9 @@ def reward_scores(params, config, ids, lengths, buffers):
 
 
 def reward_loss_and_grads(params, config, ids, lengths):
-    """Rows are pairs as in comparisons. Bradley & Terry 1952: people prefer the first of a pair
-    with probability sigmoid(gap) of the scores. loss = mean of -log sigmoid(gap), so d loss/d gap =
-    -sigmoid(-gap) / pairs. The first score is pushed up and the second down by
+    """Rows are pairs as in comparisons. The first is preferred with probability sigmoid(gap), the
+    gap between the scores (Bradley & Terry 1952). loss = mean of -log sigmoid(gap), so d loss/d gap
+    = -sigmoid(-gap) / pairs. The first score is pushed up and the second down by
 
         gap                    -2     0     2
         sigmoid(-gap)         .88    .5   .12      most where the order is still wrong"""
@@ -395,8 +385,7 @@ def reward_loss_and_grads(params, config, ids, lengths):
 
 def train_reward_model(net, jokes, pairs, seed):
     """(params, config) of a reward model of net's jokes, trained once on the comparisons that fill
-    steps of 16 (of 150: 144). Prints how often it is right about others. Noise in what people
-    prefer is the limit."""
+    steps of 16 (of 150: 144). Prints how often it is right about others."""
     params, config = grow(net[0], net[1], net[1].vocab + 1)
     output_head(params, config)[-1] = 0  # all scores are equal at first
     ids, lengths = comparisons(net, jokes, pairs, SEEDS * seed + SEEDS - 1)
@@ -423,11 +412,10 @@ def scores_of(reward_model, ids, lengths):
 
 
 def kl_penalty(logprobs, reference_logprobs, mask):
-    """(loss, dlogprobs) of the distance from the *reference policy*, the network before RL. With
-    d = log p_reference - log p, the mean of e^d - d - 1 over tokens that the policy sampled
-    estimates the KL divergence (GRPO's equation 4): the mean of -d is that divergence, e^d has the
-    mean 1, and together they are never below 0, which is less noisy. The slope 1 - e^d pulls p back
-    from either side. Where p_reference is .5:
+    """(loss, dlogprobs) of the distance from the reference policy. d = log p_reference - log p. The
+    mean of e^d - d - 1 over sampled tokens estimates the KL divergence (GRPO's equation 4): the
+    mean of -d is that divergence, e^d has the mean 1, and together they are never below 0, which is
+    less noisy. The slope 1 - e^d pulls p back from either side. Where p_reference is .5:
 
         p             .3     .5     .7
         penalty      .16      0    .05
@@ -439,8 +427,8 @@ def kl_penalty(logprobs, reference_logprobs, mask):
 # ---- 6. The run ----------------------------------------------------------------------------------
 # Each iteration shows what its rollouts were like, before the policy learned from them:
 #     7/40 | right 89% | thinks 98% | waits 0% | tokens 29.36 | grad 0.08 | 20 s left
-# Here "right" is the mean reward, over other questions each time, so it jumps. When nearly all are
-# right, most groups have no advantages left, and the gradient (its length: grad) gets small.
+# "right" is over other questions each time, so it jumps. When nearly all are right, most groups
+# have no advantages left, and the gradient (its length: grad) gets small.
 
 def describe(figures):
     """right 43% | tokens 22.10 | ...: numbers of these names, and shares of all others."""
@@ -452,16 +440,15 @@ def describe(figures):
 def open_policy(model):
     """net (params, config, tokenizer) of an assistant."""
     if not os.path.exists(model):
-        command = DOUBT_COMMAND if model == DOUBT_MODEL else "python sft.py"
-        raise ValueError(f"{model}: no such checkpoint; to make it: {command}")
+        raise ValueError(f"{model}: no such checkpoint; python sft.py makes out/sft, and make rl "
+                         f"makes {DOUBT_MODEL}")
     net = open_model(model)
-    if "<|im_end|>" not in net[2].special_tokens:
-        raise ValueError(f"{model}: a base model; python sft.py makes an assistant of it")
+    render_chat(net[2], [])  # ValueError for a base model: it has no chat tokens
     return net
 
 
 def new_run(args):
-    """net, averages, state, log of a new run: a recipe, and what the command line says instead."""
+    """net, averages, state, log of a new run. Flags that were given replace the recipe's values."""
     given = {name: value for name, value in vars(args).items()
              if value is not None and name not in ("out", "resume")}
     settings = {"model": args.model, "reward": args.reward} | RECIPES[args.reward] | given
@@ -478,8 +465,8 @@ def new_run(args):
 
 
 def iterate(net, problems, reward_model, settings, iteration):
-    """(rollouts, rewards (B,), figures to show) of one iteration. Without a reward model the
-    problems are exercises, whose answers are checked; with one they are jokes."""
+    """(rollouts, rewards (B,), figures to show) of one iteration, on jokes if there is a reward
+    model, else on exercises."""
     r = rng(settings["seed"], "jokes" if reward_model else "exercises", iteration)
     rollouts = rollout(net, r.choices(problems, k=settings["questions"]),
                        SEEDS * settings["seed"] + iteration, times=GROUP)
@@ -494,7 +481,7 @@ def iterate(net, problems, reward_model, settings, iteration):
 
 
 def run(args):
-    """Prepares what gives rewards, then iterates: rollouts, rewards, updates; ten saves a run."""
+    """Prepares what gives rewards, then iterates: rollouts, rewards, updates."""
     net, averages, state, log = load_run(args.out, "rl") if args.resume else new_run(args)
     settings, iterations = state["settings"], state["settings"]["iterations"]
     print_settings("rl.py", settings)

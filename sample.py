@@ -3,13 +3,14 @@
     python sample.py --prompt "Once"           continues a prompt
     python sample.py --prompt "Once" --probs   the likeliest candidates for each token, as bars
     python sample.py --demo dreams             what a base model is; also regurgitation, zip
-    python sample.py --chat                    a conversation with what sft.py or rl.py trained
+    python sample.py --chat                    a conversation with the assistant of sft.py
+    python sample.py --chat --model out/rl     the same with what rl.py trained
     python sample.py --model stories260K.bin --tokenizer tok512.bin      llama2.c's files work too
 
 Reading order: naive_generate, which is all of inference; stream, the same with a KV cache; then the
-terminal, three demonstrations and the chat.
-Reads a checkpoint (out/base/; with --chat the newer of out/sft/ and out/rl/) and out/tokens/ (zip,
-regurgitation). Starts in 1 s, writes 6,800 tokens/s with 0.9M parameters (Zen 5).
+terminal, three demonstrations and the chat. Reads a checkpoint (out/base/; with --chat out/sft/)
+and out/tokens/ (zip, regurgitation). Starts in 1 s, writes 6,800 tokens/s with 0.9M parameters
+(Zen 5).
 
 Sources: Fan et al. 2018 (top-k), Holtzman et al. 2020 (top-p), Pope et al. 2022 (KV cache), Carlini
 et al. 2023 (memorization). Left out: beam search, repetition penalties, speculative decoding.
@@ -33,7 +34,7 @@ from common import compiling, paint, print_settings, printable, run_command
 from kernels import probabilities, sample_tokens
 from model import Cache, count, decode, forward, prefill, token_losses
 
-BATCH_BYTES = 1 << 28  # memory that the texts of one batch may take in `complete`: 256 MB
+BATCH_BYTES = 1 << 28  # memory that the texts of one batch may take: 256 MB
 ANSWER_SHARE = 1 / 4  # of the context: what --chat keeps free for the answer
 CANDIDATES, BAR = 6, 40  # --probs: candidates for a token; characters of a bar of 100%
 DREAMS, ZIPPED = 5, 32_768  # --demo: texts from one prompt; held-out tokens that are compressed
@@ -67,11 +68,10 @@ def naive_generate(params, config, ids, max_new_tokens, temperature=1, top_k=0, 
     return text[len(ids):]
 
 
-# ---- many tokens, many texts ---------------------------------------------------------------------
+# ---- many texts, a KV cache ----------------------------------------------------------------------
 # The naive loop computes the same keys and values again for each new token. No token sees a later
 # one, so they never change: the KV cache keeps them. Prefill fills it with the whole prompt in one
-# pass; decode then feeds only the newest token. Many texts are written at once, and end at
-# different times:
+# pass; decode then feeds only the newest token. Many texts are written at once:
 #
 #     step     0      1            2      3
 #     row 0    Tide   wick         .      <|im_end|>
@@ -84,32 +84,37 @@ def stream(params, config, prompts, max_new_tokens, temperature=1.0, top_k=None,
 
     A row ends with an id in stop, after max_new_tokens, or with config.ctx tokens in all.
     Temperature 0 takes the likeliest token (greedy). Row b has its own random numbers, from
-    (seed, b), or seed[b] if seed is a list: its text does not depend on the other rows. logprobs
-    are the network's own, before temperature, top_k and top_p: what rl.py learns from."""
+    (seed, b), or seed[b] if seed is a list: its text does not depend on the other rows. Only as
+    many rows as memory should hold are written at once. logprobs are the network's own, before
+    temperature, top_k and top_p: what rl.py learns from."""
+    top_k, top_p = min(top_k or 0, config.vocab), 1.0 if top_p is None else float(top_p)
     check_sampling(prompts, max_new_tokens, temperature, top_k, top_p)
-    how = float(temperature), min(top_k or 0, config.vocab), 1.0 if top_p is None else float(top_p)
     prompts = [fit(prompt, config, max_new_tokens) for prompt in prompts]
     lengths = [len(prompt) for prompt in prompts]
-    B, n_steps = len(prompts), min(max_new_tokens, config.ctx - min(lengths))
-    seeds = seed if isinstance(seed, list) else [(seed, row) for row in range(B)]
+    n_steps = min(max_new_tokens, config.ctx - min(lengths))
+    seeds = seed if isinstance(seed, list) else [(seed, row) for row in range(len(prompts))]
     numbers = np.array([np.random.default_rng(s).random(n_steps) for s in seeds])  # (B,n_steps)
     is_stop, unused = np.isin(np.arange(config.vocab), list(stop)), list(config.unused)  # (V,)
-    cache = Cache(params, config, B, max(lengths) + n_steps)
-    rows, logits = np.arange(B), prefill_once(config, cache, prompts)  # (B,), (B,V)
-    for step in range(n_steps):
-        if step:
-            logits = decode(config, cache, tokens, rows)  # (N,V)
-        logits[:, unused] = -np.inf  # ids without a token
-        tokens, logprobs = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
-        sample_tokens(logits, *how, numbers[rows, step], tokens, logprobs)  # writes the last two
-        if not np.isfinite(logprobs).all():
-            raise ValueError("the network's output is not a number: its weights are damaged")
-        yield rows, tokens, logprobs, logits
-        # Rows go on that met no stop and have a position left for one more token.
-        going = ~is_stop[tokens] & (cache.lengths[rows] + 1 < config.ctx)
-        rows, tokens = rows[going], tokens[going]
-        if not len(rows):
-            return
+    batches = split_rows(config, lengths, max_new_tokens)
+    cache = Cache(params, config, len(batches[0]), max(lengths) + n_steps)
+    for batch in batches:
+        rows = np.arange(len(batch))  # of the cache
+        logits = prefill_once(config, cache, [prompts[row] for row in batch])  # (N,V)
+        for step in range(n_steps):
+            if step:
+                logits = decode(config, cache, tokens, rows)  # (N,V)
+            logits[:, unused] = -np.inf  # ids without a token
+            tokens, logprobs = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
+            sample_tokens(logits, float(temperature), top_k, top_p, numbers[batch[rows], step],
+                          tokens, logprobs)  # writes the last two
+            if not np.isfinite(logprobs).all():
+                raise ValueError("the network's output is not a number: its weights are damaged")
+            yield batch[rows], tokens, logprobs, logits
+            # Rows go on that met no stop and have a position left for one more token.
+            going = ~is_stop[tokens] & (cache.lengths[rows] + 1 < config.ctx)
+            rows, tokens = rows[going], tokens[going]
+            if not len(rows):
+                break
 
 
 def generate(params, config, ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None, seed=0,
@@ -132,9 +137,8 @@ def check_sampling(prompts, max_new_tokens, temperature, top_k, top_p):
     if not len(prompts) or not all(np.ndim(prompt) == 1 and len(prompt) for prompt in prompts):
         raise ValueError("prompts must be an array (B,T) or B lists of ids, none of them empty")
     for name, value, least, most in (
-            ("tokens", max_new_tokens, 0, np.inf), ("top-k", top_k or 0, 0, np.inf),
-            ("temperature", temperature or 1, 1e-6, 1e6),  # 0: greedy
-            ("top-p", 1 if top_p is None else top_p, 1e-6, 1)):
+            ("tokens", max_new_tokens, 0, np.inf), ("top-k", top_k, 0, np.inf),
+            ("top-p", top_p, 1e-6, 1), ("temperature", temperature or 1, 1e-6, 1e6)):  # 0: greedy
         if not least <= value <= most:  # a NaN isn't either
             raise ValueError(f"{name} {value}: must be from {least} to {most}")
 
@@ -149,6 +153,21 @@ def fit(prompt, config, max_new_tokens):
     return prompt[-kept:]
 
 
+def split_rows(config, lengths, max_new_tokens):
+    """Arrays of row numbers, the batches: rows with prompts of these lengths, in order of length
+    (little padding), as many at a time as fit into BATCH_BYTES.
+
+    A token of the 25M network takes 12,320 numbers of 4 bytes, a text of 260 tokens 13 MB, so 20
+    such texts go together."""
+    # Numbers a token: keys and values of all layers, and about the activations of one.
+    numbers = (2 * config.layers * config.kv_heads * config.head_dim
+               + 8 * config.dim + 3 * config.hidden)
+    n_tokens = min(max(lengths) + max_new_tokens, config.ctx)
+    size = max(1, BATCH_BYTES // (4 * numbers * n_tokens))
+    order = np.argsort(lengths, kind="stable")
+    return np.split(order, range(size, len(order), size))
+
+
 def prefill_once(config, cache, prompts):
     """Fills the cache with B prompts and returns the logits (B,V) after each. A prompt that several
     rows share (in rl.py each has 16 rollouts) is read once; its keys and values are copied.
@@ -160,10 +179,9 @@ def prefill_once(config, cache, prompts):
     lengths, T = np.array([len(prompt) for prompt in number_of]), max(map(len, prompts))
     ids = np.array([*itertools.zip_longest(*number_of, fillvalue=0)], np.int64).T
     logits = prefill(config, cache, ids, lengths)
-    if len(number_of) < len(prompts):
-        for cached in (cache.k, cache.v):  # (L,B,G,S,D)
-            cached[:, :, :, :T] = cached[:, which, :, :T]
-    cache.lengths[:] = lengths[which]
+    for cached in (cache.k, cache.v):  # (L,B,G,S,D)
+        cached[:, :len(which), :, :T] = cached[:, which, :, :T]
+    cache.lengths[:len(which)] = lengths[which]
     return logits[which]
 
 
@@ -234,12 +252,12 @@ def find_passages(train, val, T):
     """Passages of T tokens, three arrays (N,T): some that occur QUOTED times or more, some that
     occur once, in train, and some that occur once, in val."""
     text = np.concatenate([train, val]).astype(np.uint64)
-    hashes = np.zeros(len(text) - T + 1, np.uint64)  # of the T tokens from each position on
-    for i in range(T):  # modulo 2**64; different passages hardly ever have equal hashes
-        hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + text[i:i + len(hashes)]
-    # In hash order, so the first of a kind are as good as random ones.
+    windows = np.lib.stride_tricks.sliding_window_view(text, T)  # the T tokens from each position
+    # Hashes modulo 2**64: different passages hardly ever have equal ones. np.unique sorts by them,
+    # so the first of a kind are as good as random ones.
+    hashes = windows @ (np.uint64(0x9E3779B97F4A7C15) ** np.arange(T, dtype=np.uint64)[::-1])
     _, first, times = np.unique(hashes, return_index=True, return_counts=True)
-    in_train, windows = first < len(train), np.lib.stride_tricks.sliding_window_view(text, T)
+    in_train = first < len(train)
     kinds = times >= QUOTED, (times == 1) & in_train, (times == 1) & ~in_train
     return [windows[first[kind][:PASSAGES]] for kind in kinds]
 
@@ -339,33 +357,12 @@ def stop_ids(config, tokenizer):
     return {*config.eos, *(special[name] for name in CHAT_SPECIALS if name in special)}
 
 
-def batches(config, lengths, max_new_tokens):
-    """Yields lists of row numbers: prompts of these lengths, in order of length (little padding),
-    as many at a time as fit into BATCH_BYTES with what will be written.
-
-    A token of the 25M network takes 12,320 numbers of 4 bytes, a text of 260 tokens 13 MB, so 20
-    such texts go together."""
-    # Numbers a token: keys and values of all layers, and about the activations of one.
-    numbers = (2 * config.layers * config.kv_heads * config.head_dim
-               + 8 * config.dim + 3 * config.hidden)
-    n_tokens = min(max(lengths, default=0) + max_new_tokens, config.ctx)
-    size = max(1, BATCH_BYTES // (4 * numbers * n_tokens))
-    order = np.argsort(lengths, kind="stable").tolist()
-    for i in range(0, len(order), size):
-        yield order[i:i + size]
-
-
 def complete(net, prompts, temperature=0.0, max_new_tokens=64, seed=0):
-    """The texts that the network writes after prompts, lists of ids; without the stop ids.
-    However many they are, memory is bounded, and text k depends only on prompt k and k."""
+    """The texts that the network writes after prompts, lists of ids; without the stop ids."""
     params, config, tokenizer = net
-    stop, texts = stop_ids(config, tokenizer), [""] * len(prompts)
-    for rows in batches(config, list(map(len, prompts)), max_new_tokens):
-        new = generate(params, config, [prompts[row] for row in rows], max_new_tokens, temperature,
-                       seed=[(seed, row) for row in rows], stop=stop)
-        for row, ids in zip(rows, new):
-            texts[row] = tokenizer.decode([token for token in ids if token not in stop])
-    return texts
+    stop = stop_ids(config, tokenizer)
+    new = generate(params, config, prompts, max_new_tokens, temperature, seed=seed, stop=stop)
+    return [tokenizer.decode([token for token in ids if token not in stop]) for ids in new]
 
 
 def recall(params, config, tokenizer, facts):
@@ -385,20 +382,14 @@ def recall(params, config, tokenizer, facts):
 
 # ---- the command (skip at first) -----------------------------------------------------------------
 
-def choose_model(for_chat):
-    """The default folder: for a chat the newer of out/sft and out/rl, since an older out/rl was
-    trained from an assistant that sft.py has replaced."""
-    found = [file for file in ("out/sft/config.json", "out/rl/config.json") if os.path.exists(file)]
-    return os.path.dirname(max(found, key=os.path.getmtime)) if for_chat and found else "out/base"
-
-
 def run(args):
     """Opens the model, prints the settings, and does what they ask for: a chat, a demonstration
     on out/tokens/, or texts from a prompt."""
     for flag, least in (("tokens", 1), ("samples", 1), ("seed", 0)):
         if getattr(args, flag) < least:
             raise ValueError(f"--{flag} {getattr(args, flag)}: must be at least {least}")
-    args.model = args.model or choose_model(args.chat)
+    default = "out/sft" if args.chat and os.path.exists("out/sft") else "out/base"
+    args.model = args.model or default
     params, config, tokenizer = net = open_model(args.model, args.tokenizer)
     # In training every document begins after the bos token, and so does ours.
     ids = fit([*config.bos, *tokenizer.encode(args.prompt)], config, args.tokens)
@@ -430,7 +421,7 @@ def run(args):
 def main():
     parser = argparse.ArgumentParser(prog="sample.py", description="Let a network write.")
     add = parser.add_argument
-    add("--model", help="folder or llama2.c file (out/base; to chat, out/sft or out/rl)")
+    add("--model", help="folder or llama2.c file (out/base; with --chat out/sft)")
     add("--tokenizer", help="tokenizer file (the checkpoint's)")
     add("--prompt", default="", help="text to continue (a document's start)")
     add("--tokens", type=int, default=200, help="most new tokens to write (200)")
@@ -441,7 +432,7 @@ def main():
     add("--samples", type=int, default=1, help="number of texts from one prompt (1)")
     add("--probs", action="store_true", help="show the likeliest candidates for each token")
     add("--demo", choices=("dreams", "regurgitation", "zip"), help="write, recite or compress text")
-    add("--chat", action="store_true", help="talk with what sft.py or rl.py trained")
+    add("--chat", action="store_true", help="talk with an assistant, of sft.py or rl.py")
     add("--system", help="what it is told before the chat")
     return run_command(parser, run)
 

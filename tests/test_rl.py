@@ -12,7 +12,6 @@ import checkpoint
 import model
 import optimizer
 import rl
-import sample
 from conftest import differences, relative_error
 
 CONFIG = model.Config(vocab=37, ctx=24, dim=24, layers=2, heads=4, kv_heads=2, hidden=21)
@@ -158,19 +157,11 @@ def test_eight_armed_bandit(monkeypatch):
 
 # ---- Rollouts ----
 
-def test_sampled_logprobs_are_the_training_forwards(monkeypatch):
-    """Ids, mask, ends and log-probabilities of each row fit each other, whether all rows are
-    generated at once or, with less memory, a few at a time."""
+def test_sampled_logprobs_are_the_training_forwards():
+    """Ids, mask, ends and log-probabilities of each row fit each other."""
     net = opinionated(CONFIG, 1), CONFIG, Letters()
     problems = [{"prompt": prompt} for prompt in ([1, 2, 3], [4, 5], [6, 7, 8, 9, 10, 11])]
-    whole = rl.rollout(net, problems, 0, times=5)
-    sizes, stream = [], rl.stream
-    monkeypatch.setattr(rl, "stream", lambda params, config, prompts, *rest, **more: (
-        sizes.append(len(prompts)), stream(params, config, prompts, *rest, **more))[1])
-    monkeypatch.setattr(sample, "BATCH_BYTES", 200_000)
     rollouts = rl.rollout(net, problems, 0, times=5)
-    assert sum(sizes) == 15 and 1 < max(sizes) < 8
-    assert rollouts.texts == whole.texts and (rollouts.ids == whole.ids).all()
     now = rl.logprobs_of(net[0], CONFIG, rollouts.ids)
     assert np.abs((now - rollouts.logprobs) * rollouts.mask).max() < 1e-4
     for row, (problem, end) in enumerate(zip(rollouts.problems, rollouts.lengths)):
@@ -182,22 +173,6 @@ def test_sampled_logprobs_are_the_training_forwards(monkeypatch):
         assert rollouts.ended[row] == (rollouts.ids[row, end - 1] == CONFIG.vocab - 1)
         assert len(rollouts.texts[row]) == end - n - rollouts.ended[row]
     assert 0 < rollouts.ended.sum() < 15  # both kinds were there
-
-
-def test_an_evaluation_at_25m_parameters_takes_bounded_memory(monkeypatch):
-    """Of 1,600 sampled rollouts, as many are generated at a time as have keys and values of at most
-    BATCH_BYTES (256 MB): all at once, prompts of 456 tokens would take 13 GB."""
-    config, sizes = model.Config(vocab=1027, **model.SIZES["25M"]), []
-
-    def written(params, config, prompts, *rest, **more):
-        sizes.append(len(prompts))
-        yield np.arange(len(prompts)), np.full(len(prompts), 5), np.zeros(len(prompts)), None
-    monkeypatch.setattr(rl, "stream", written)
-    problem = {"prompt": [1] * (config.ctx - rl.MAX_NEW), "opening": "", "answer": "1"}
-    rl.evaluate((None, config, Letters()), [problem] * 500)
-    row_bytes = 4 * 2 * config.layers * config.kv_heads * config.head_dim * config.ctx
-    assert sum(sizes) == rl.EVALUATED * (rl.K + 1) == 1800 and row_bytes * 1600 > 13e9
-    assert 8 < max(sizes) <= sample.BATCH_BYTES / row_bytes
 
 
 # ---- Exercises ----
@@ -332,6 +307,12 @@ def test_people_mostly_prefer_the_better_joke(monkeypatch):
 
 # ---- A run ----
 
+def write(path, *rows):
+    """A file of JSON lines."""
+    with open(path, "w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder with an untrained assistant, exercises and jokes."""
@@ -340,20 +321,17 @@ def folder(tmp_path, monkeypatch):
               "answer": f"a{i} b{j}={i + j}\n#### {i + j}"}
              for i in range(1, 9) for j in range(1, 9)]
     os.makedirs("out/world")
-    for name, part in (("train", lines[8:]), ("final", lines[:8])):
-        with open(f"out/world/exercises-{name}.jsonl", "w") as file:
-            file.writelines(json.dumps(line) + "\n" for line in part)
-    with open("out/world/jokes.json", "w") as file:
-        json.dump({"question": "Tell me a joke about a {subject}.", "subjects": ["fox", "owl"],
-                   "foods": FOODS}, file)
+    write("out/world/exercises-train.jsonl", *lines[8:])
+    write("out/world/exercises-final.jsonl", *lines[:8])
+    write("out/world/jokes.json", {"question": "Tell me a joke about a {subject}.",
+                                   "subjects": ["fox", "owl"], "foods": FOODS})
     texts = [line["question"] + line["answer"] for line in lines] + ["Tell me a joke about a fox."]
     tokenizer = bpe.train(texts, 300, (bpe.END,))
-    base = bpe.train(texts, 300, (bpe.END,))
-    tokenizer.add_special_tokens(bpe.CHAT_SPECIALS)
-    config = model.Config(vocab=tokenizer.vocab_size, ctx=96, dim=16, layers=1, heads=2, kv_heads=1,
-                          hidden=24)
+    config = model.Config(vocab=tokenizer.vocab_size + len(bpe.CHAT_SPECIALS), ctx=96, dim=16,
+                          layers=1, heads=2, kv_heads=1, hidden=24)
     params = opinionated(config, 0)
-    checkpoint.save("out/base", params, config, base)
+    checkpoint.save("out/base", params, config, tokenizer)
+    tokenizer.add_special_tokens(bpe.CHAT_SPECIALS)
     checkpoint.save("out/sft", params, config, tokenizer)
     for recipe in rl.RECIPES.values():
         for name, value in {"questions": 2, "rate": 1e-2, "iterations": 5}.items():
@@ -425,7 +403,7 @@ def test_a_reference_that_changed_is_refused(folder, capsys):
     assert run(*JOKES) == 0
     state = json.load(open("out/rl-jokes/state.json"))
     del state["checksum"]
-    json.dump(state | {"iteration": 2}, open("out/rl-jokes/state.json", "w"))
+    write("out/rl-jokes/state.json", state | {"iteration": 2})
     params, config, tokenizer = checkpoint.open_model("out/sft")
     params["model.norm.weight"][0] += 1
     checkpoint.save("out/sft", params, config, tokenizer)
@@ -454,7 +432,7 @@ def test_a_gradient_that_is_no_number_stops_the_run(folder, monkeypatch, capsys,
 
 @pytest.mark.parametrize("flags, message", [
     (("--model", "out/base"), "sft.py"), (("--model", "nowhere"), "nowhere"),
-    (("--doubt",), "python sft.py --base out/sft --data out/world/doubt.jsonl"),
+    (("--doubt",), "make rl makes out/sft-doubt"),
     (("--resume",), "leave out --resume"), (("--problems", "none.jsonl"), "none.jsonl"),
     (("--iterations", -1), "--iterations -1"), (("--seed", -1), "--seed -1"),
     (("--kl", "nan"), "--kl nan"), (("--reward", "model", "--pairs", 0), "--pairs 0"),
@@ -465,12 +443,9 @@ def test_a_gradient_that_is_no_number_stops_the_run(folder, monkeypatch, capsys,
     (("--out", "out/sft", "--resume"), "not a run of rl.py")])
 def test_what_is_wrong_is_said_in_one_line(folder, capsys, flags, message):
     """Each mistake ends with status 2 and one sentence that names it."""
-    for path, text in (("short.jsonl", '{"question": "What is 1?", "answer": "#### 1"}'),
-                       ("out/sft/state.json", '{"stage": "sft"}'),
-                       ("out/world/jokes.json", '{"question": "A {subject}", "subjects": ["fox"], '
-                                                '"foods": "figs"}')):
-        with open(path, "w") as file:
-            file.write(text)
+    write("short.jsonl", {"question": "What is 1?", "answer": "#### 1"})
+    write("out/sft/state.json", {"stage": "sft"})
+    write("out/world/jokes.json", {"question": "A {subject}", "subjects": ["fox"], "foods": "figs"})
     assert run(*flags) == 2
     said = capsys.readouterr().err
     assert said.startswith("rl.py: ") and message in said and said.count("\n") == 1
@@ -479,10 +454,8 @@ def test_what_is_wrong_is_said_in_one_line(folder, capsys, flags, message):
 def test_problems_of_ones_own(folder, capsys):
     """Too long ones are counted out; --iterations 0 evaluates and writes nothing; --final names
     what to evaluate on."""
-    with open("own.jsonl", "w") as file:
-        for k in range(60):
-            file.write(json.dumps({"question": f"What is {k}?", "answer": f"#### {k}"}) + "\n")
-        file.write(json.dumps({"question": "long " * 300, "answer": "#### 1"}) + "\n\n")
+    write("own.jsonl", {"question": "long " * 300, "answer": "#### 1"},
+          *({"question": f"What is {k}?", "answer": f"#### {k}"} for k in range(60)))
     assert run("--problems", "own.jsonl", "--iterations", 0) == 0
     said = capsys.readouterr().out
     assert "60 of 61 problems" in said and "sampled 0%" in said and "never right" in said

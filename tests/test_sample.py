@@ -89,13 +89,17 @@ def test_the_cache_gives_what_the_full_forward_pass_gives(net):
 
 
 def test_a_row_is_sampled_alike_whatever_else_is_in_the_batch(net, monkeypatch):
-    """Each row is as if it were alone, with its seed; of equal prompts only one is read."""
+    """Each row is as if it were alone, with its seed, also if memory holds only four at a time; of
+    equal prompts in a batch only one is read."""
     prompts, read = [[7, 3, 0], [7, 3], [7, 3, 0], [1], [7, 3], [7] * 9], []
     how, prefill = {"temperature": 1.3, "top_p": 0.95}, sample.prefill
     monkeypatch.setattr(sample, "prefill", lambda config, cache, ids, lengths: (
-        read.append(len(ids)), prefill(config, cache, ids, lengths))[1])
+        read.append((len(ids), cache.k.shape[1])), prefill(config, cache, ids, lengths))[1])
     together = sample.generate(*net, prompts, 9, seed=4, **how)
-    assert read == [4]
+    with monkeypatch.context() as patch:
+        patch.setattr(sample, "BATCH_BYTES", 130_000)
+        assert sample.generate(*net, prompts, 9, seed=4, **how) == together
+    assert read == [(4, 6), (3, 4), (2, 4)]  # prompts read, rows of the cache
     assert together == [sample.generate(*net, [prompt], 9, seed=[(4, row)], **how)[0]
                         for row, prompt in enumerate(prompts)]
     assert [row[:5] for row in together[:3]] == sample.generate(*net, prompts[:3], 5, seed=4, **how)
@@ -149,27 +153,13 @@ def test_what_cannot_be_sampled_with(net, ids, how, said):
         sample.generate(*net, ids, **({"max_new_tokens": 3} | how))
 
 
-def test_texts_do_not_depend_on_how_many_fit_into_memory(monkeypatch, chatty):
-    """complete in one batch and in small ones: the same texts, sampled and greedy."""
-    net, sizes, generate = small_net(chatty, 40), [], sample.generate
-    prompts = [chatty.encode("the cat sat on the mat"[:n]) for n in (3, 22, 7, 3, 12, 1, 18)]
-    whole = [sample.complete(net, prompts, t, 9, seed=2) for t in (0, 1)]
-    assert whole[1][0] != whole[1][3] and sample.complete(net, []) == []
-    monkeypatch.setattr(sample, "generate", lambda params, config, ids, *rest, **more: (
-        sizes.append(len(ids)), generate(params, config, ids, *rest, **more))[1])
-    monkeypatch.setattr(sample, "BATCH_BYTES", 60_000)
-    assert whole == [sample.complete(net, prompts, t, 9, seed=2) for t in (0, 1)]
-    assert sum(sizes) == 14 and len(sizes) > 5
-
-
-def test_evaluation_of_1600_rows_takes_bounded_memory(monkeypatch, chatty):
-    """At 25M parameters the keys and values of a batch stay within BATCH_BYTES."""
-    config, sizes = model.Config(vocab=1024, **model.SIZES["25M"]), []
-    monkeypatch.setattr(sample, "generate", lambda params, config, ids, *rest, **more: (
-        sizes.append(len(ids)), [[5]] * len(ids))[1])
-    sample.complete((None, config, chatty), [[1] * 60] * 1600, max_new_tokens=200)
+def test_a_batch_at_25m_parameters_fits_into_memory():
+    """Of 1,600 rows, as many at a time as have keys and values of at most BATCH_BYTES (256 MB)."""
+    config = model.Config(vocab=1024, **model.SIZES["25M"])
+    batches = sample.split_rows(config, [60] * 1600, 200)
     row_bytes = 4 * 2 * config.layers * config.kv_heads * config.head_dim * 260
-    assert sum(sizes) == 1600 and 10 < max(sizes) < sample.BATCH_BYTES / row_bytes
+    assert np.concatenate(batches).tolist() == list(range(1600))
+    assert 10 < max(map(len, batches)) == len(batches[0]) < sample.BATCH_BYTES / row_bytes
 
 
 def test_texts_end_before_the_stop_id(monkeypatch, chatty):
@@ -273,18 +263,6 @@ def test_bad_input_is_one_clear_line(command, capsys, base, tmp_path):
         assert command(sample, *flags) == 2
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1 and "Traceback" not in error
-
-
-def test_the_newest_assistant_is_chosen(tmp_path, monkeypatch):
-    """An out/rl older than out/sft was trained from an assistant that is gone."""
-    monkeypatch.chdir(tmp_path)
-    assert sample.choose_model(True) == "out/base"
-    for name, seconds, newest in (("sft", 5, "sft"), ("rl", 4, "sft"), ("rl", 6, "rl")):
-        os.makedirs(f"out/{name}", exist_ok=True)
-        open(f"out/{name}/config.json", "w").close()
-        os.utime(f"out/{name}/config.json", (seconds, seconds))
-        assert sample.choose_model(True) == f"out/{newest}"
-        assert sample.choose_model(False) == "out/base"
 
 
 def test_what_was_memorized_is_shown(monkeypatch, capsys, tokenizer):
