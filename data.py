@@ -26,10 +26,10 @@ from collections import Counter
 
 import numpy as np
 
-from common import (compiling, duration, locked, map_in_order, print_settings,
-                    run_command, share, show_line, staged, write_file)
+from common import (compiling, duration, locked, map_in_order, print_settings, run_command, share,
+                    show_line, staged, write_file)
 # c4, fineweb, gopher_quality, url_rule, signature and read_documents are for whoever imports data.
-from crawl.duplicates import find_duplicates, near_duplicates, page_keys, signature
+from crawl.duplicates import find_duplicates, match_curve, near_duplicates, page_keys, signature
 from crawl.html import extract_text
 from crawl.language import identify_language
 from crawl.rules import (FAILS, c4, c4_lines, fineweb, first_failure, gopher_quality,
@@ -140,9 +140,9 @@ def clean_crawl(files, out, settings, blocklist=None, workers=None, rejects=None
     funnel, damage = Funnel(rejects), []
     load_blocklist(blocklist)  # if it is wrong, we know it now
     with compiling():  # now, before every worker would do it
+        hash_text("any text")
         gopher_repetition("any text")
         near_duplicates(["any text of five words or more"])
-        hash_text("any text")
     with (locked(out, "data.py"), staged(out, ["train-*.jsonl.gz", "val-*.jsonl.gz"]) as staging,
           tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace", dir=out) as waiting):
         jobs = ((batch, settings, blocklist) for batch in batches(read_files(files, damage.append)))
@@ -278,12 +278,6 @@ def to_json(value):
     return json.dumps(value, ensure_ascii=False) + "\n"
 
 
-def match_curve(bands, rows):
-    """The probability of a match at each similarity, as one line (see crawl/duplicates.py)."""
-    chances = (f"{s:.2f} {1 - (1 - s**rows) ** bands:.1%}" for s in np.arange(0.5, 0.96, 0.05))
-    return f"MinHash {bands} x {rows}: chance that similar texts match | " + " | ".join(chances)
-
-
 # ---- one page explained --------------------------------------------------------------------------
 
 def find_page(name, inputs):
@@ -343,7 +337,7 @@ def run(args):
     if args.only:
         return only_extract(files, args.out, args.workers)
     if settings["minhash"]:
-        print(match_curve(settings["minhash"]["bands"], settings["minhash"]["rows"]))
+        print(match_curve(**settings["minhash"]))
     start = time.perf_counter()
     with open(args.rejects or os.devnull, "w", encoding="utf-8", errors="replace") as rejects:
         stats = clean_crawl(files, args.out, settings, args.blocklist, args.workers, rejects)

@@ -83,6 +83,12 @@ def near_duplicates(texts, *, words=SHINGLE_WORDS, bands=BANDS, rows=ROWS):
     return first_of_cluster(keys)
 
 
+def match_curve(words, bands, rows):
+    """The probability of a match at each similarity, as one line."""
+    chances = (f"{s:.2f} {1 - (1 - s**rows) ** bands:.1%}" for s in np.arange(0.5, 0.96, 0.05))
+    return f"MinHash {bands} x {rows}: chance that similar texts match | " + " | ".join(chances)
+
+
 # ---- as the pipeline uses it ---------------------------------------------------------------------
 # A key of 0 is like no other: so nothing more is needed for a rule that is off, a page without a
 # URL and a text too short for a shingle.
