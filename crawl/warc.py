@@ -38,7 +38,7 @@ class Page:
     url: str = ""
     id: str = ""
     media_type: str = ""  # such as text/html, as the crawler found it
-    done: int = 0  # bytes of the input up to here, for the progress line
+    done: int = 0  # bytes of the input up to here
     html: str = ""
     text: str = ""
     language: str = "und"
@@ -94,7 +94,7 @@ def input_files(paths):
 
 
 def read_files(files, report):
-    """Yields the pages of all files."""
+    """Yields the pages of all files; page.done counts the bytes of the input up to a page."""
     before = 0
     for path in files:
         pieces, kind, size = unpack_members(path, report), kind_of(path), os.path.getsize(path)
@@ -136,9 +136,8 @@ def read_json_pages(path, pieces, report):
 
 def unpack_members(path, report):
     """Yields (offset, bytes): pieces of a file, unpacked if it is gzip, and where each, or its gzip
-    member, begins in the file. A .warc.gz is a chain of members, one a record; other files are one
-    long member. At damage it yields (offset, None): what was begun is void. It goes on at the next
-    plausible member."""
+    member, begins. A .warc.gz is a chain of members, one a record; other files are one long member.
+    At damage it yields (offset, None), what was begun is void, and goes on at the next member."""
     with open(path, "rb") as file:
         if file.read(2) != b"\x1f\x8b":
             file.seek(0)
@@ -257,7 +256,7 @@ def parse_record(buffer, at, at_end):
 
 def parse_headers(block):
     """Header lines after a first line -> dict, names in lower case, "" for a name not there. Only
-    \\n ends a line: a URL with a U+2028 (for str.splitlines a line end) could bring a header."""
+    \\n ends a line, not U+2028 as for str.splitlines: a URL with one could bring a header."""
     headers = defaultdict(str)
     for line in block.split(b"\n")[1:]:
         name, _, value = line.decode("utf-8", "replace").partition(":")
@@ -268,9 +267,9 @@ def parse_headers(block):
 # ---- opening a page ------------------------------------------------------------------------------
 
 def open_page(page):
-    """Turns the body into page.html or page.text; returns None, or the reason why it cannot.
-    Whether an HTTP response is HTML is said by the crawler (WARC-Identified-Payload-Type), or else
-    the server (Content-Type), or else the first tags."""
+    """Turns the body into page.html or page.text; returns None, or the reason why it cannot. That
+    a response is HTML is said by the crawler (WARC-Identified-Payload-Type), or else by the server
+    (Content-Type), or else by its first tags."""
     body, page.body, headers = page.body, b"", defaultdict(str)
     if page.kind == "text":
         if len(body) > MAX_TEXT:
@@ -329,8 +328,8 @@ LARGER = {"iso-8859-1": "cp1252", "latin1": "cp1252", "us-ascii": "cp1252", "gb2
 
 def decode_html(body, content_type=""):
     """Bytes -> str by byte order mark, HTTP header or `<meta>`; otherwise UTF-8 with replacement.
-    If a page declares a one-byte charset but is valid UTF-8, we read UTF-8: the label is wrong,
-    since other text is hardly ever valid UTF-8."""
+    A page with a one-byte charset that is valid UTF-8 is read as UTF-8: other text hardly ever is,
+    so the label is wrong."""
     if body.startswith((b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf")):
         charset = "utf-8-sig" if body.startswith(b"\xef") else "utf-16"
         return body.decode(charset, "replace")
