@@ -41,7 +41,6 @@ from kernels.hashing import hash_text
 BATCH_BYTES, BATCH_PAGES = 1 << 20, 64  # raw pages handed to a worker at once
 SHARD_CHARS = 100_000_000  # characters of text in one output file
 VAL_PARTS = 20  # one document in 20 is held out, chosen by a hash of its text
-MAX_WARNINGS = 20  # messages about damage that are shown; all are counted
 
 # ---- the life of one page ------------------------------------------------------------------------
 # A page goes through these stages and leaves at the first rule that it breaks. On the right, the
@@ -73,6 +72,7 @@ def life_of(page, settings, blocklist=((), ())):
     masks personal data last; here it comes before the duplicates, so copies that differ only in an
     e-mail address are found."""
     if reason := open_page(page):
+        # The reason becomes a check that fails, and nothing is left to look at.
         yield "read", [(reason, 1, ">", 0)], ""
         return
     yield "read", (), page.text
@@ -152,7 +152,8 @@ def clean_crawl(files, out, settings, blocklist=None, workers=None, rejects=None
         documents = write_kept(waiting, find_duplicates(keys), staging, funnel)
         for line in funnel.table():
             show_line(line)
-        for message in damage[:MAX_WARNINGS]:
+        # The first messages about damage are enough here; stats.json has 1,000, and counts all.
+        for message in damage[:20]:
             warn(message)
         if not documents.total():
             raise ValueError(f"{', '.join(files[:3])}: no page was kept; nothing was written")
@@ -213,6 +214,7 @@ def write_kept(waiting, found, folder, funnel):
     ("minhash", "near_duplicate")."""
     documents, characters, numbers = Counter(train=0, val=0), Counter(), Counter()
     shards = {side: open_shard(folder, side, 0) for side in documents}
+    # What a page passed on its way: a near-duplicate is no exact one.
     passed = {(): ["exact", "minhash"], "minhash": ["exact"], "exact": []}
     for line, dropped in zip(waiting, found):
         record = json.loads(line)
@@ -220,7 +222,7 @@ def write_kept(waiting, found, folder, funnel):
         funnel.count(record, dict.fromkeys(passed[dropped and dropped[0]], n), dropped)
         if not dropped:
             side = "train" if share(record["text"], VAL_PARTS) else "val"
-            if characters[side] >= SHARD_CHARS:
+            if characters[side] >= SHARD_CHARS:  # a document filled the shard
                 shards[side].close()
                 numbers[side] += 1
                 shards[side], characters[side] = open_shard(folder, side, numbers[side]), 0
@@ -235,8 +237,9 @@ def write_kept(waiting, found, folder, funnel):
 # ---- what is written and shown (skip at first) ---------------------------------------------------
 
 def open_shard(folder, side, number):
+    """A gzip file for documents. It stores no time, so the same documents give the same bytes."""
     path = os.path.join(folder, f"{side}-{number:05d}.jsonl.gz")
-    return gzip.GzipFile(path, "wb", compresslevel=6, mtime=0)  # no time: the same bytes each run
+    return gzip.GzipFile(path, "wb", compresslevel=6, mtime=0)
 
 
 class Funnel:
@@ -265,7 +268,7 @@ class Funnel:
                 self.rejects.write(to_json({**record, "stage": stage, "reason": reason}))
 
     def table(self):
-        """Lines of text."""
+        """Yields the lines of the table above, with a head."""
         yield f"{'stage':11}{'in':>11}{'kept':>11}{'dropped':>11}{'characters':>16}  reasons"
         for stage, row in self.stages.items():
             reasons = ", ".join(f"{reason} {n:,}" for reason, n in row["reasons"].most_common())

@@ -49,8 +49,7 @@ def as_rule(checks):
 
 # ---- URLs ----------------------------------------------------------------------------------------
 # Our own lists are small, because nobody would notice a page dropped by mistake. `--blocklist DIR`
-# adds lists in the form of the UT1 collection, as FineWeb's: DIR/CATEGORY/domains and
-# DIR/CATEGORY/urls.
+# adds FineWeb's, the UT1 collection: DIR/CATEGORY/domains and DIR/CATEGORY/urls.
 BLOCKED = frozenset(  # adult sites, gambling, and shorteners, which are never a page of their own
     "pornhub.com xvideos.com xnxx.com xhamster.com redtube.com youporn.com onlyfans.com "
     "bet365.com pokerstars.com 888casino.com betway.com bwin.com unibet.com "
@@ -163,7 +162,7 @@ def gopher_repetition(
     duplicated_5_n_grams=0.15, duplicated_6_n_grams=0.14, duplicated_7_n_grams=0.13,
     duplicated_8_n_grams=0.12, duplicated_9_n_grams=0.11, duplicated_10_n_grams=0.10,
 ):
-    """Repeated lines, paragraphs and runs of words, or n-grams (Gopher, table A1): what repeats
+    """Repeated lines, paragraphs and n-grams, runs of n words (Gopher, table A1): what repeats
     itself is generated, or a menu. Values are shares of the text's characters, or ("_frac" without
     "_char") of its lines and paragraphs; a first occurrence is no repeat.
 
@@ -341,8 +340,8 @@ def is_public(address):
 
 
 def mask_pii(text, *, emails=True, ipv4=True, ipv6=True, phones=True):
-    """Replaces what points to a person by something of the same kind; replacements take turns.
-    FineWeb does e-mail and public IPv4 addresses; IPv6 and telephone numbers are ours."""
+    """Replaces what points to a person by something of the same kind, in turns. FineWeb does
+    e-mail and public IPv4 addresses; IPv6 and telephone numbers are ours."""
     for wanted, sign, pattern, names in (
         (emails, "@", EMAIL, EMAILS), (ipv4, ".", IPV4, HOSTS), (ipv6, ":", IPV6, HOSTS_6),
         (phones, "", PHONE, PHONES),

@@ -124,7 +124,7 @@ def test_a_damaged_gzip_member_costs_itself(tmp_path, at):
     (gzip.compress(b"".join(b'{"text": "%d%b"}\n' % (i, PROSE.encode()) for i in range(5)))[:-10],
      "x.jsonl.gz")])
 def test_a_truncated_file_gives_what_is_whole(tmp_path, content, name):
-    """Of a file cut off in its last record or line the first four stay, and there is one message."""
+    """Of a file cut off in its last record or line the first four stay; there is one message."""
     found, damage = read(write(tmp_path, content, name))
     assert len(found) == 4 and len(damage) == 1
     assert "the file ends inside it" in damage[0] or name == "x.warc"
