@@ -11,10 +11,9 @@ and without a rule to see what helps; of 96 crawls of the web they kept 15 trill
 
 Writes out/docs/train-*.jsonl.gz, val-*.jsonl.gz (lines {"id", "url", "text", "language",
 "language_score"}) and stats.json. The default crawl of 8,600 small pages takes 8 s on two cores
-(Zen 5); 343 real pages of 150 KB take 2 s. A worker needs at most 600 MB (texts of 8 MB); the
-parent keeps 128 bytes of each good page. Reading order: `life_of` (one page), `clean_crawl` (all),
-then crawl/, where the stages are. Left out: C4's list of bad words, duplicates across runs,
-JavaScript, learned quality classifiers.
+(Zen 5); 343 real pages of 150 KB take 2 s. A worker needs at most 600 MB (texts of 8 MB). Reading
+order: `life_of` (one page), `clean_crawl` (all), then crawl/, where the stages are. Left out: C4's
+list of bad words, duplicates across runs, JavaScript, learned quality classifiers.
 """
 import argparse
 import gzip
@@ -27,22 +26,21 @@ from collections import Counter
 
 import numpy as np
 
-from common import (compiling, duration, locked, map_in_order, print_settings, printable,
-                    run_command, share, show_line, staged, write_file)
-# c4, fineweb, gopher_quality, url_rule, signature and read_documents stand here only for whoever
-# imports data.py to use one of them alone.
-from crawl.duplicates import find_duplicates, near_duplicates, page_keys, signature
+from common import (compiling, duration, locked, map_in_order, print_settings, run_command, share,
+                    show_line, staged, write_file)
+# c4, fineweb, gopher_quality, url_rule, signature and read_documents are for whoever imports data.
+from crawl.duplicates import find_duplicates, match_curve, near_duplicates, page_keys, signature
 from crawl.html import extract_text
 from crawl.language import identify_language
 from crawl.rules import (FAILS, c4, c4_lines, fineweb, first_failure, gopher_quality,
                          gopher_repetition, load_blocklist, mask_pii, url_rule)
 from crawl.settings import RULES, read_settings, spell_out
 from crawl.warc import Page, input_files, open_page, read_documents, read_files, warn
+from kernels.hashing import hash_text
 
 BATCH_BYTES, BATCH_PAGES = 1 << 20, 64  # raw pages handed to a worker at once
 SHARD_CHARS = 100_000_000  # characters of text in one output file
 VAL_PARTS = 20  # one document in 20 is held out, chosen by a hash of its text
-MAX_WARNINGS = 20  # lines about damage that are shown; all are counted
 
 # ---- the life of one page ------------------------------------------------------------------------
 # A page goes through these stages and leaves at the first rule that it breaks. On the right, the
@@ -61,26 +59,25 @@ MAX_WARNINGS = 20  # lines about damage that are shown; all are counted
 #     exact       drops the second page of a URL or a text       needs the keys of all pages
 #     minhash     drops what is nearly the same as another       needs the keys of all pages
 #
-# After `read`, cheap stages come first: a URL costs microseconds, finding the main text
-# milliseconds. Repetition comes before quality as in FineWeb's script. The last two stages compare
-# pages with each other, so they wait until all are there.
+# Cheap stages come early: a URL costs microseconds, finding the main text milliseconds. Repetition
+# before quality is FineWeb's order. The last two stages compare pages, so they wait for all.
 STAGES = "read url extract language repetition quality c4 fineweb pii exact minhash".split()
 
 
 def life_of(page, settings, blocklist=((), ())):
     """Takes a page through the stages up to pii: yields (stage, checks, text after the stage).
 
-    A check is (rule, value, sign, limit): ("short_doc", 17, "<", 50) fails, since 17 < 50. Whether
-    to go on after a failure is the caller's choice: clean_page stops, explain does not. FineWeb
+    A check is (rule, value, sign, limit): ("short_doc", 17, "<", 50) fails, since 17 < 50. The
+    caller decides whether to go on after a failure: clean_page stops, explain does not. FineWeb
     masks personal data last; here it comes before the duplicates, so copies that differ only in an
     e-mail address are found."""
-    reason = open_page(page)
-    # If there is a reason, it becomes a check that fails: 1 > 0.
-    yield "read", [(reason, 1, ">", 0)] if reason else (), page.text
-    if reason:
+    if reason := open_page(page):
+        # The reason becomes a check that fails, and nothing is left to look at.
+        yield "read", [(reason, 1, ">", 0)], ""
         return
+    yield "read", (), page.text
     yield "url", checks_of(settings, "url", page.url, blocklist), page.text
-    text = main_text(page).encode("utf-8", "replace").decode().strip()  # lone surrogates become "?"
+    text = main_text(page)
     yield "extract", [("empty", len(text), "<", 1)], text
     page.language, page.language_score = identify_language(text)
     yield "language", checks_of(settings, "language", page.language, page.language_score), text
@@ -89,7 +86,7 @@ def life_of(page, settings, blocklist=((), ())):
     # C4 and the masking change the text; the other rules only look at it.
     checks = ()
     if settings["c4"] is not None:
-        text, _, checks = c4_lines(text, **settings["c4"])
+        text, checks = c4_lines(text, **settings["c4"])
     yield "c4", checks, text
     yield "fineweb", checks_of(settings, "fineweb", text), text
     if settings["pii"] is not None:
@@ -99,8 +96,9 @@ def life_of(page, settings, blocklist=((), ())):
 
 def main_text(page):
     """A text file is all main text; of HTML it has to be found (crawl/html.py scores a small page
-    by hand)."""
-    return page.text if page.kind == "text" else extract_text(page.html)
+    by hand). Lone surrogates, which no file can hold, become "?"."""
+    text = page.text if page.kind == "text" else extract_text(page.html)
+    return text.encode("utf-8", "replace").decode().strip()
 
 
 def checks_of(settings, name, *arguments):
@@ -113,12 +111,12 @@ def clean_page(page, settings, blocklist=((), ())):
     that passes gets the keys by which its duplicates will be found."""
     for stage, checks, text in life_of(page, settings, blocklist):
         if reason := first_failure(checks):
-            page.dropped_at, page.reason = stage, reason
+            page.dropped = stage, reason
             break
         page.text, page.characters[stage] = text, len(text)
     else:
-        page.keys = page_keys(page.url, page.text, settings["minhash"])
-        page.id = page.id or f"{page.keys[1]:016x}"
+        page.keys = page_keys(page.url, page.text, settings)
+        page.id = page.id or f"{hash_text(page.text):016x}"
     page.html = ""  # not needed any more, so it need not travel to the parent
     return page
 
@@ -131,34 +129,33 @@ def clean_page(page, settings, blocklist=((), ())):
 #                                          keys -> memory -> which pages are duplicates?
 #     temporary file -> all but the duplicates -> shards
 #
-# Pages stay in order, so the number of workers changes nothing. Which side a document is on, train
-# or val, depends on its text alone: a later, larger crawl never trains on what was held out.
-
+# Pages stay in order, so the number of workers changes nothing. Whether a document is held out
+# depends on its text alone: a later, larger crawl never trains on it.
 
 def clean_crawl(files, out, settings, blocklist=None, workers=None, rejects=None):
     """The whole pipeline: files -> shards and stats.json in `out`; returns what is in stats.json.
 
-    New shards replace those in `out` all together. If no page is kept, that is an error, and the
-    old shards stay. blocklist: a folder of UT1 lists; rejects: a text file that gets every dropped
-    page."""
+    New shards replace all of those in `out`. If no page is kept, that is an error, and the old ones
+    stay. blocklist: a folder of UT1 lists; rejects: a text file that gets every dropped page."""
     funnel, damage = Funnel(rejects), []
     load_blocklist(blocklist)  # if it is wrong, we know it now
     with compiling():  # now, before every worker would do it
+        hash_text("any text")
         gopher_repetition("any text")
-        page_keys("", "any text", None)
         near_duplicates(["any text of five words or more"])
     with (locked(out, "data.py"), staged(out, ["train-*.jsonl.gz", "val-*.jsonl.gz"]) as staging,
           tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace", dir=out) as waiting):
-        jobs = batches(read_files(files, damage.append), settings, blocklist)
+        jobs = ((batch, settings, blocklist) for batch in batches(read_files(files, damage.append)))
         cleaned = map_in_order(clean_batch, jobs, workers)
         keys = clean_pages(cleaned, waiting, funnel, sum(map(os.path.getsize, files)))
         waiting.seek(0)
-        documents = write_kept(waiting, find_duplicates(keys, settings), staging, funnel)
+        documents = write_kept(waiting, find_duplicates(keys), staging, funnel)
         for line in funnel.table():
             show_line(line)
-        for message in damage[:MAX_WARNINGS]:
+        # The first messages about damage are enough here; stats.json has 1,000, and counts all.
+        for message in damage[:20]:
             warn(message)
-        if not sum(documents.values()):
+        if not documents.total():
             raise ValueError(f"{', '.join(files[:3])}: no page was kept; nothing was written")
         stats = {"documents": documents, "stages": funnel.stages, "n_damaged": len(damage),
                  "damaged": damage[:1000], "settings": spell_out(settings)}
@@ -167,17 +164,18 @@ def clean_crawl(files, out, settings, blocklist=None, workers=None, rejects=None
     return stats
 
 
-def batches(pages, *more):
-    """Pages -> jobs for the workers: (list of pages, *more). To hand over a small page alone would
-    cost as much as to clean it; a batch of large ones would keep a worker waiting."""
-    batch = []
+def batches(pages):
+    """Pages -> lists of pages for the workers. To hand over a small page alone would cost as much
+    as to clean it; a list of large ones would keep a worker waiting."""
+    batch, n_bytes = [], 0
     for page in pages:
         batch.append(page)
-        if len(batch) >= BATCH_PAGES or sum(len(p.body) for p in batch) >= BATCH_BYTES:
-            yield batch, *more
-            batch = []
+        n_bytes += len(page.body)
+        if len(batch) >= BATCH_PAGES or n_bytes >= BATCH_BYTES:
+            yield batch
+            batch, n_bytes = [], 0
     if batch:
-        yield batch, *more
+        yield batch
 
 
 def clean_batch(pages, settings, blocklist):
@@ -195,8 +193,8 @@ def clean_pages(cleaned, waiting, funnel, n_bytes):
     for pages in cleaned:
         for page in pages:
             record = page.record()
-            funnel.count(record, page.characters, page.dropped_at, page.reason)
-            if not page.dropped_at:
+            funnel.count(record, page.characters, page.dropped)
+            if not page.dropped:
                 waiting.write(to_json(record))
                 keys += page.keys.tobytes()
                 width = len(page.keys)
@@ -212,44 +210,36 @@ def clean_pages(cleaned, waiting, funnel, n_bytes):
 
 def write_kept(waiting, found, folder, funnel):
     """Second pass: copies the lines of `waiting` into shards, except duplicates. Returns the number
-    of documents of each side. found: for each line where it is dropped and why, such as
-
-        ("", "")  ("exact", "duplicate_url")  ("", "")  ("minhash", "near_duplicate")"""
-    shards = {side: Shards(os.path.join(folder, side)) for side in ("train", "val")}
-    passed = {"exact": [], "minhash": ["exact"], "": ["exact", "minhash"]}
-    for line, (dropped_at, reason) in zip(waiting, found):
+    of documents of each side. found: for each line () or where it is dropped and why, such as
+    ("minhash", "near_duplicate")."""
+    documents, characters, numbers = Counter(train=0, val=0), Counter(), Counter()
+    shards = {side: open_shard(folder, side, 0) for side in documents}
+    # What a page passed on its way: a near-duplicate is no exact one.
+    passed = {(): ["exact", "minhash"], "minhash": ["exact"], "exact": []}
+    for line, dropped in zip(waiting, found):
         record = json.loads(line)
-        length = len(record["text"])
-        funnel.count(record, dict.fromkeys(passed[dropped_at], length), dropped_at, reason)
-        if not dropped_at:
+        n = len(record["text"])
+        funnel.count(record, dict.fromkeys(passed[dropped and dropped[0]], n), dropped)
+        if not dropped:
             side = "train" if share(record["text"], VAL_PARTS) else "val"
-            shards[side].write(line, length)
-    for files in shards.values():
-        files.file.close()
-    return {side: files.n_documents for side, files in shards.items()}
+            if characters[side] >= SHARD_CHARS:  # a document filled the shard
+                shards[side].close()
+                numbers[side] += 1
+                shards[side], characters[side] = open_shard(folder, side, numbers[side]), 0
+            shards[side].write(line.encode("utf-8", "replace"))
+            documents[side] += 1
+            characters[side] += n
+    for file in shards.values():
+        file.close()
+    return documents
 
 
 # ---- what is written and shown (skip at first) ---------------------------------------------------
 
-class Shards:
-    """Writes START-00000.jsonl.gz (at least this one), START-00001.jsonl.gz, ... A shard ends with
-    the document that fills its SHARD_CHARS."""
-
-    def __init__(self, start):
-        self.start, self.n_documents, self.n_characters = start, 0, 0
-        self.open(0)
-
-    def open(self, number):
-        self.number, path = number, f"{self.start}-{number:05d}.jsonl.gz"
-        self.file = gzip.GzipFile(path, "wb", compresslevel=6, mtime=0)  # no time: the same bytes
-
-    def write(self, line, length):
-        if self.n_characters // SHARD_CHARS > self.number:
-            self.file.close()
-            self.open(self.n_characters // SHARD_CHARS)
-        self.file.write(line.encode("utf-8", "replace"))
-        self.n_documents += 1
-        self.n_characters += length
+def open_shard(folder, side, number):
+    """A gzip file for documents. It stores no time, so the same documents give the same bytes."""
+    path = os.path.join(folder, f"{side}-{number:05d}.jsonl.gz")
+    return gzip.GzipFile(path, "wb", compresslevel=6, mtime=0)
 
 
 class Funnel:
@@ -263,21 +253,22 @@ class Funnel:
         self.stages = {stage: {"in": 0, "kept": 0, "characters": 0, "reasons": Counter()}
                        for stage in STAGES}
 
-    def count(self, record, characters, dropped_at, reason):
-        """Adds a page and, if it was dropped, writes it to the rejects. characters: {stage it
-        passed: length of its text after it}."""
+    def count(self, record, characters, dropped):
+        """Adds a page; a dropped one also to the rejects. characters: {stage that it passed: length
+        of its text after it}; dropped: () or (stage, reason)."""
         for stage, n in characters.items():
             row = self.stages[stage]
             row["in"], row["kept"] = row["in"] + 1, row["kept"] + 1
             row["characters"] += n
-        if dropped_at:
-            self.stages[dropped_at]["in"] += 1
-            self.stages[dropped_at]["reasons"][reason] += 1
+        if dropped:
+            stage, reason = dropped
+            self.stages[stage]["in"] += 1
+            self.stages[stage]["reasons"][reason] += 1
             if self.rejects:
-                self.rejects.write(to_json({**record, "stage": dropped_at, "reason": reason}))
+                self.rejects.write(to_json({**record, "stage": stage, "reason": reason}))
 
     def table(self):
-        """Lines of text."""
+        """Yields the lines of the table above, with a head."""
         yield f"{'stage':11}{'in':>11}{'kept':>11}{'dropped':>11}{'characters':>16}  reasons"
         for stage, row in self.stages.items():
             reasons = ", ".join(f"{reason} {n:,}" for reason, n in row["reasons"].most_common())
@@ -290,14 +281,6 @@ def to_json(value):
     return json.dumps(value, ensure_ascii=False) + "\n"
 
 
-def match_curve(bands, rows):
-    """The probability of a match at each similarity, as one line. At 0.80 the 8 rows of a band
-    agree with probability 0.80^8 = 0.168; none of 14 bands does with (1 - 0.168)^14 = 0.076; so
-    92% match."""
-    chances = (f"{s:.2f} {1 - (1 - s**rows) ** bands:.1%}" for s in np.arange(0.5, 0.96, 0.05))
-    return f"MinHash {bands} x {rows}: chance that similar texts match | " + " | ".join(chances)
-
-
 # ---- one page explained --------------------------------------------------------------------------
 
 def find_page(name, inputs):
@@ -306,7 +289,7 @@ def find_page(name, inputs):
         body = sys.stdin.buffer.read()
         return Page("html" if body.lstrip().startswith(b"<") else "text", body)
     is_file = os.path.isfile(name)
-    for page in read_files([name] if is_file else input_files(inputs), warn):
+    for page in read_files(input_files([name] if is_file else inputs), warn):
         if is_file or page.url == name:
             return page
     raise ValueError(f"--explain {name}: no file of that name, no such URL in the inputs")
@@ -318,19 +301,14 @@ def explain(page, settings, blocklist=None):
         quality    short_doc                        17 < 50       fails
         quality    long_doc                         17 > 100000
         verdict: dropped at quality: short_doc"""
-    verdict = before = ""
+    verdict = ""
     print(f"{'stage':10} {'rule':22} {'value':>12} fails if")
-    for stage, checks, text in life_of(page, settings, load_blocklist(blocklist)):
-        if stage == "c4" and settings["c4"] is not None:
-            for rule, line in c4_lines(before, **settings["c4"])[1]:
-                if line:
-                    print(f"{stage:10} {rule:22} drops the line: {printable(line[:60])}")
+    for stage, checks, _ in life_of(page, settings, load_blocklist(blocklist)):
         for rule, value, sign, limit in checks:
             fails = "fails" if FAILS[sign](value, limit) else ""
             verdict = verdict or (fails and f"dropped at {stage}: {rule}")
             value = f"{value:,.4g}" if isinstance(value, float) else str(value)
             print(f"{stage:10} {rule:22} {value:>12} {sign} {limit!s:8} {fails}".rstrip())
-        before = text
     print(f"verdict: {verdict or 'kept, unless a duplicate'}")
 
 
@@ -345,8 +323,8 @@ def extract_batch(pages):
 def only_extract(files, out, workers):
     """--only extract: for scoring, to `out` if that names a .jsonl file. Nothing is dropped."""
     path = out if out.endswith(".jsonl") else os.path.join(out, "extracted.jsonl")
-    lines = map_in_order(extract_batch, batches(read_files(files, warn)), workers)
-    write_file(path, lambda file: file.writelines(lines))
+    jobs = ((batch,) for batch in batches(read_files(files, warn)))
+    write_file(path, lambda file: file.writelines(map_in_order(extract_batch, jobs, workers)))
     print(f"wrote the extracted pages to {path}")
 
 
@@ -362,7 +340,7 @@ def run(args):
     if args.only:
         return only_extract(files, args.out, args.workers)
     if settings["minhash"]:
-        print(match_curve(settings["minhash"]["bands"], settings["minhash"]["rows"]))
+        print(match_curve(**settings["minhash"]))
     start = time.perf_counter()
     with open(args.rejects or os.devnull, "w", encoding="utf-8", errors="replace") as rejects:
         stats = clean_crawl(files, args.out, settings, args.blocklist, args.workers, rejects)

@@ -1,8 +1,8 @@
 """What occurs twice: equal URLs, equal texts, and nearly equal texts (MinHash).
 
 Copies waste training and make a model memorize; FineWeb's crawls lost 44% of their text here
-(section 3.4). This stage must know all pages. It needs 128 bytes of each: hashes of its URL and
-its text, and 14 band keys (explained below).
+(section 3.4). Of each page only 128 bytes are needed: its keys, 64-bit hashes. Two pages with an
+equal key are duplicates: one key is of the URL, one of the text, and 14 come from MinHash.
 
 MinHash (Broder 1997) never compares two texts. A text is the set of its shingles, the runs of five
 words in it. The similarity of two texts is the share of shingles they have in common (Jaccard).
@@ -48,7 +48,7 @@ def shingle_alphabet():
         kind = unicodedata.category(character)
         if kind[0] == "L":
             base, *marks = unicodedata.normalize("NFD", character.lower())
-            if all(unicodedata.combining(mark) for mark in marks):
+            if all(map(unicodedata.combining, marks)):
                 table[code] = ord(base)
         elif kind[0] in "ZPSC":
             table[code] = 0
@@ -74,55 +74,51 @@ def signature(text, *, words=SHINGLE_WORDS, bands=BANDS, rows=ROWS):
 
 
 def near_duplicates(texts, *, words=SHINGLE_WORDS, bands=BANDS, rows=ROWS):
-    """Which documents to keep: (N,) bool, True for the first of each cluster of near-duplicates and
-    for a text that is like no other (or too short for a shingle), False for the rest of a cluster.
-    FineWeb keeps an arbitrary one."""
+    """(N,) bool: which texts to keep, the first of each cluster of near-duplicates. (FineWeb keeps
+    an arbitrary one.)"""
     keys = np.zeros((len(texts), bands), np.uint64)
     for row, text in zip(keys, texts):
         if (found := signature(text, words=words, bands=bands, rows=rows)) is not None:
             row[:] = found
-    return are_first(keys)
+    return first_of_cluster(keys)
 
 
-def are_first(keys):
-    """(N, bands) uint64 -> (N,) bool: the first of each cluster, and all without keys (zeros)."""
-    return first_of_cluster(keys) | ~keys.any(axis=1)
-
-
-def exact(url_hashes, text_hashes, *, urls=True, texts=True):
-    """(N,) hashes of URLs (0: none) and of texts -> N reasons or None: the first page of a URL
-    stays, and of those the first of a text. URLs A, A, B with texts x, y, y: the second goes by its
-    URL, the third stays, since the y before it is gone already."""
-    reasons, left = np.full(len(url_hashes), None), np.arange(len(url_hashes))
-    if urls:
-        stays = are_first(url_hashes[:, None])
-        reasons[~stays], left = "duplicate_url", left[stays]
-    if texts:
-        reasons[left[~first_of_cluster(text_hashes[left, None])]] = "duplicate_text"
-    return reasons.tolist()
+def match_curve(words, bands, rows):
+    """The probability of a match at each similarity, as one line."""
+    chances = (f"{s:.2f} {1 - (1 - s**rows) ** bands:.1%}" for s in np.arange(0.5, 0.96, 0.05))
+    return f"MinHash {bands} x {rows}: chance that similar texts match | " + " | ".join(chances)
 
 
 # ---- as the pipeline uses it ---------------------------------------------------------------------
+# A key of 0 is like no other: so nothing more is needed for a rule that is off, a page without a
+# URL and a text too short for a shingle.
 
-def page_keys(url, text, minhash):
-    """(2 + bands,) uint64: hash of the URL (0: none), of the text, and the signature (zeros: none).
-    minhash: the keyword arguments of signature, or None if that rule is off."""
+def exact(url, text, *, urls=True, texts=True):
+    """The keys of a URL and of a text."""
+    return hash_text(url if urls else ""), hash_text(text if texts else "")
+
+
+def page_keys(url, text, settings):
+    """(2 + bands,) uint64: the keys of a page."""
+    minhash = settings["minhash"]
     keys = np.zeros(2 + (minhash["bands"] if minhash else 0), np.uint64)
-    keys[:2] = hash_text(url), hash_text(text)
+    if settings["exact"]:
+        keys[:2] = exact(url, text, **settings["exact"])
     if minhash and (bands := signature(text, **minhash)) is not None:
         keys[2:] = bands
     return keys
 
 
-def find_duplicates(keys, settings):
-    """Keys of all pages (N, 2 + bands), in the order of the input -> for each (stage, reason), or
-    ("", "") for a page that stays: the first of its duplicates."""
-    found = [("", "")] * len(keys)
-    if settings["exact"] and found:
-        reasons = exact(keys[:, 0], keys[:, 1], **settings["exact"])
-        found = [("exact", reason) if reason else ("", "") for reason in reasons]
-    if settings["minhash"] and found:
-        left = np.flatnonzero([not stage for stage, _ in found])
-        for i in left[~are_first(keys[left, 2:])]:
-            found[i] = "minhash", "near_duplicate"
+def find_duplicates(keys):
+    """Keys of all pages (N, 2 + bands), in the order of the input -> for each () if it stays, the
+    first of its duplicates, or (stage, reason). URLs A, A, B with texts x, y, y: the second page
+    goes by its URL, and the third stays, since the y before it is gone already."""
+    found, left = [()] * len(keys), np.arange(len(keys))
+    for stage, reason, columns in (("exact", "duplicate_url", slice(0, 1)),
+                                   ("exact", "duplicate_text", slice(1, 2)),
+                                   ("minhash", "near_duplicate", slice(2, None))):
+        stays = first_of_cluster(keys[left, columns])
+        for i in left[~stays]:
+            found[i] = stage, reason
+        left = left[stays]
     return found

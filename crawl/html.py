@@ -20,8 +20,8 @@ from crawl.warc import CONTROL, decode_html
 
 # ---- what tags mean (skip at first) --------------------------------------------------------------
 
-# These tags do not break a line of text and are dropped. Every other tag ends a block, except <a>,
-# whose characters count as link, and <br>, <td> and <th> (BREAKS below).
+# These tags are dropped and do not break a line of text. Every other one ends a block, except <a>,
+# whose characters count as link, and those of BREAKS below.
 INLINE = frozenset(
     "abbr acronym b bdi bdo big cite code data del dfn em font i img ins kbd label mark nobr q rp "
     "rt ruby s samp small source span strike strong sub sup time tt u var wbr".split())
@@ -53,7 +53,6 @@ NOISE = frozenset(
 MAIN_NAME = re.compile(
     r"(?i)(?:^|\s)(?:articlebody|"
     r"(?:article|post|entry|story|blog|news|page|main)[-_]?(?:body|content|text|entry))(?:\s|$)")
-MAX_DEPTH = 400  # deeper elements count as part of their ancestor there
 MAX_ATTRIBUTES = 2000  # characters of a tag's attributes that are looked at
 SHORT, TINY = 250, 100  # characters of main text under which we look again, with weaker rules
 
@@ -121,7 +120,7 @@ def weigh_names(tag, attributes):
         if name in ("class", "id", "role", "itemprop"):
             noise = noise or any(word.lower() in NOISE for word in NAME_WORD.findall(value))
             main = main or MAIN_NAME.search(value) is not None
-        noise = (noise or name == "hidden" or (name == "aria-hidden" and value.lower() == "true")
+        noise = (noise or name == "hidden"
                  or (name == "style" and INVISIBLE.search(value) is not None))
     return noise and not main and tag not in ("body", "html"), main
 
@@ -174,12 +173,11 @@ def cut_blocks(html):
             for other in ENDS.get(tag, ("p",)):
                 if elements[stack[-1]].tag == other:
                     n_open[elements[stack.pop()].tag] -= 1
-            if len(stack) < MAX_DEPTH:
-                unseen = tag in UNSEEN or elements[stack[-1]].unseen
-                elements.append(Element(stack[-1], tag, unseen, *weigh_names(tag, attributes)))
-                stack.append(len(elements) - 1)
-                n_open[tag] += 1
-                bullet = "- " if tag == "li" else bullet
+            unseen = tag in UNSEEN or elements[stack[-1]].unseen
+            elements.append(Element(stack[-1], tag, unseen, *weigh_names(tag, attributes)))
+            stack.append(len(elements) - 1)
+            n_open[tag] += 1
+            bullet = "- " if tag == "li" else bullet
     return elements, blocks
 
 

@@ -1,4 +1,4 @@
-"""The thresholds of all rules: their published values, and how --set changes them.
+"""The thresholds of all rules, and how --set changes them.
 
 Each rule has its thresholds, with their published values, as keyword arguments. So a setting needs
 no table of its own: its name is the rule's first word and the argument's name.
@@ -30,13 +30,12 @@ def read_settings(changes=()):
         if name in settings and value == "off":
             off.append(name)
             continue
-        if name not in names:
-            raise ValueError(f"--set {change}: no such setting; python data.py --help lists all")
-        rule, key = names[name]
         try:
+            rule, key = names[name]
             settings[rule][key] = parse_setting(value, settings[rule][key])
         except (KeyError, ValueError, OverflowError):
-            raise ValueError(f"--set {change}: the value must be a number, on or off") from None
+            raise ValueError(f"--set {change}: no such setting, or neither a number nor on or off; "
+                             "python data.py --help lists all") from None
     if not all(n >= 1 for n in settings["minhash"].values()):
         raise ValueError("--set minhash_...: words, bands and rows must be at least 1")
     return settings | dict.fromkeys(off), names

@@ -4,9 +4,8 @@
     file -> open_page: HTML or text
 
 The last arrow (undo HTTP's encodings, decode characters) costs ten times more than the others and
-is left to the workers.
-Files from the web can be damaged or hostile: nothing in them is trusted, and damage costs only the
-record it stands in.
+is left to the workers. Nothing in a file from the web is trusted, and damage costs only the record
+it stands in.
 
 Sources: WARC 1.1 (ISO 28500), gzip (RFC 1952), HTTP (RFC 9112), charsets by the WHATWG Encoding
 Standard. Skip at first: everything but Page and open_page.
@@ -28,8 +27,7 @@ MAX_RECORD = 64 << 20  # bytes; longer records are skipped
 MAX_PAGE = 2 << 20  # bytes of HTML after unpacking; the rest is cut off (Common Crawl: 1 to 5 MB)
 MAX_TEXT = 8 << 20  # bytes of a plain text; longer ones are dropped. Both bound a worker's memory
 KINDS = {".warc": "warc", ".wet": "warc", ".jsonl": "json", ".html": "html", ".htm": "html",
-         ".xhtml": "html", ".txt": "text"}  # by a file's name, before .gz; else by its first bytes:
-FIRST_BYTES = {b"WARC/": "warc", b"{": "json", b"[": "json", b"<": "html", b"": "text"}
+         ".xhtml": "html", ".txt": "text"}  # by a file's name, before .gz
 
 
 @dataclass
@@ -40,14 +38,13 @@ class Page:
     url: str = ""
     id: str = ""
     media_type: str = ""  # such as text/html, as the crawler found it
-    done: int = 0  # bytes of the input up to here, for the progress line
+    done: int = 0  # bytes of the input up to here
     html: str = ""
     text: str = ""
     language: str = "und"
     language_score: float = 0.0
     characters: dict = field(default_factory=dict)  # {stage passed: characters of text after it}
-    dropped_at: str = ""  # a stage, and
-    reason: str = ""  # the rule that it broke there
+    dropped: tuple = ()  # (stage, the rule that it broke there), or nothing
     keys: object = None  # what duplicates are found by, see crawl/duplicates.py
 
     def record(self):
@@ -75,7 +72,8 @@ def read_documents(path, report=warn):
             yield {"url": page.url or None, "id": page.id or None, **content}
 
 
-def kind_by_name(path):
+def kind_of(path):
+    """What is in a file, by its name; None for a name that does not say it."""
     return KINDS.get(os.path.splitext(path.lower().removesuffix(".gz"))[1])
 
 
@@ -86,45 +84,33 @@ def input_files(paths):
         if not os.path.exists(path):
             hint = "; python world.py makes the default input" if "world" in path else ""
             raise ValueError(f"no such file or folder: {path}{hint}")
-        files += [path] if not os.path.isdir(path) else [
+        found = [path] if not os.path.isdir(path) else [
             os.path.join(folder, name) for folder, _, names in sorted(os.walk(path))
-            for name in sorted(names) if kind_by_name(name)]
-    if not files:
-        raise ValueError(f"{', '.join(paths)}: nothing there ends in .warc .wet .html .jsonl .txt")
+            for name in sorted(names) if kind_of(name)]
+        if not found or not kind_of(found[0]):
+            raise ValueError(f"{path}: no name that ends in {' '.join(KINDS)} (or one with .gz)")
+        files += found
     return files
 
 
 def read_files(files, report):
-    """Yields the pages of all files."""
+    """Yields the pages of all files; page.done counts the bytes of the input up to a page."""
     before = 0
-    for file in files:
-        for page in read_file(file, report):
+    for path in files:
+        pieces, kind, size = unpack_members(path, report), kind_of(path), os.path.getsize(path)
+        if kind == "warc":
+            pages = read_warc(path, pieces, report)
+        elif kind == "json":
+            pages = read_json_pages(path, pieces, report)
+        else:
+            body = b""
+            while len(body) <= MAX_TEXT and (piece := next(pieces, None)):
+                body += piece[1] or b""
+            pages = [Page(kind, body, done=size)]
+        for page in pages:
             page.done += before
             yield page
-        before += os.path.getsize(file)
-
-
-def read_file(path, report):
-    """Yields the pages of one file."""
-    pieces = unpack_members(path, report)
-    offset, start = next(pieces, (0, b""))
-    pieces = itertools.chain([(offset, start)], pieces)
-    # If the first member is damaged we try WARC, the format that can be read on after damage.
-    start = b"WARC/" if start is None else start[:4096].lstrip(b"\xef\xbb\xbf \t\r\n")
-    kind = kind_by_name(path) or next(
-        kind for first, kind in FIRST_BYTES.items() if start.startswith(first))
-    if kind == "warc":
-        yield from read_warc(path, pieces, report)
-    elif kind == "json":
-        yield from read_json_pages(path, pieces, report)
-    elif kind == "text" and b"\0" in start:
-        report(f"{path} is neither WARC, HTML, JSON lines nor text; skipped")
-    else:
-        body = b""
-        while len(body) <= MAX_TEXT and (piece := next(pieces, None)):
-            body += piece[1] or b""
-        if body:
-            yield Page(kind, body, done=os.path.getsize(path))
+        before += size
 
 
 def read_json_pages(path, pieces, report):
@@ -150,9 +136,8 @@ def read_json_pages(path, pieces, report):
 
 def unpack_members(path, report):
     """Yields (offset, bytes): pieces of a file, unpacked if it is gzip, and where each, or its gzip
-    member, begins in the file. A .warc.gz is a chain of members, one a record; other files are one
-    long member. At damage it yields (offset, None): what was begun is void. It goes on at the next
-    plausible member."""
+    member, begins. A .warc.gz is a chain of members, one a record; other files are one long member.
+    At damage it yields (offset, None), what was begun is void, and goes on at the next member."""
     with open(path, "rb") as file:
         if file.read(2) != b"\x1f\x8b":
             file.seek(0)
@@ -213,9 +198,7 @@ def find_member(file, start):
 # After damage the search goes on one byte after the damaged record's start, not after its claimed
 # length, so a wrong length cannot swallow the next record.
 RECORD_START, EMPTY_LINE = re.compile(rb"WARC/1\.\d\r?\n[\w-]+:"), re.compile(rb"\r?\n\r?\n")
-HEADER_END = re.compile(rb"\r?\n\r?\n|WARC/1\.\d\r?\n[\w-]+:")  # an empty line, or damage
-RECORD_END = re.compile(rb"\r?\n\r?\n|[\r\n]*\Z")
-LINE_ENDS = re.compile(rb"[\r\n]*")
+RECORD_END, LINE_ENDS = re.compile(rb"\r?\n\r?\n|[\r\n]*\Z"), re.compile(rb"[\r\n]*")
 
 
 def read_warc(path, pieces, report):
@@ -251,20 +234,17 @@ def read_warc(path, pieces, report):
 
 def parse_record(buffer, at, at_end):
     """(headers, block, end) of the record at `at`; None if more bytes are needed; ValueError."""
-    if not b"WARC/".startswith(buffer[at : at + 5]):
-        raise ValueError("it does not start with WARC/")
-    header_end = HEADER_END.search(buffer, at + 1, at + CHUNK)
-    if not header_end:
-        if at_end or len(buffer) - at >= CHUNK:
-            raise ValueError("its header has no end")
+    header_end = EMPTY_LINE.search(buffer, at, at + CHUNK)
+    if not header_end and not at_end and len(buffer) < at + CHUNK:
         return None
-    if header_end[0].startswith(b"WARC/"):
-        raise ValueError("another record starts inside its header")
-    headers = parse_headers(buffer[at : header_end.start()])
-    length = headers["content-length"]
-    if not re.fullmatch(r"[0-9]{1,15}", length) or int(length) > MAX_RECORD:
-        raise ValueError(f"Content-Length is {length[:20]!r}")
-    start, end = header_end.end(), header_end.end() + int(length)
+    header = buffer[at : header_end.start()] if header_end else b""
+    if not RECORD_START.match(header) or RECORD_START.search(header, 1):
+        raise ValueError("it has no header of its own")
+    headers = parse_headers(header)
+    length = int(headers["content-length"])  # a ValueError if it is no number
+    if not 0 <= length <= MAX_RECORD:
+        raise ValueError(f"Content-Length is {length}")
+    start, end = header_end.end(), header_end.end() + length
     if len(buffer) < end + 4 and not at_end:
         return None
     if len(buffer) < end:
@@ -276,7 +256,7 @@ def parse_record(buffer, at, at_end):
 
 def parse_headers(block):
     """Header lines after a first line -> dict, names in lower case, "" for a name not there. Only
-    \\n ends a line: a URL with a U+2028 (for str.splitlines a line end) could bring a header."""
+    \\n ends a line, not U+2028 as for str.splitlines: a URL with one could bring a header."""
     headers = defaultdict(str)
     for line in block.split(b"\n")[1:]:
         name, _, value = line.decode("utf-8", "replace").partition(":")
@@ -287,9 +267,9 @@ def parse_headers(block):
 # ---- opening a page ------------------------------------------------------------------------------
 
 def open_page(page):
-    """Turns the body into page.html or page.text; returns None, or the reason why it cannot.
-    Whether an HTTP response is HTML is said by the crawler (WARC-Identified-Payload-Type), or else
-    the server (Content-Type), or else the first tags."""
+    """Turns the body into page.html or page.text; returns None, or the reason why it cannot. That
+    a response is HTML is said by the crawler (WARC-Identified-Payload-Type), or else by the server
+    (Content-Type), or else by its first tags."""
     body, page.body, headers = page.body, b"", defaultdict(str)
     if page.kind == "text":
         if len(body) > MAX_TEXT:
@@ -348,8 +328,8 @@ LARGER = {"iso-8859-1": "cp1252", "latin1": "cp1252", "us-ascii": "cp1252", "gb2
 
 def decode_html(body, content_type=""):
     """Bytes -> str by byte order mark, HTTP header or `<meta>`; otherwise UTF-8 with replacement.
-    If a page declares a one-byte charset but is valid UTF-8, we read UTF-8: the label is wrong,
-    since other text is hardly ever valid UTF-8."""
+    A page with a one-byte charset that is valid UTF-8 is read as UTF-8: other text hardly ever is,
+    so the label is wrong."""
     if body.startswith((b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf")):
         charset = "utf-8-sig" if body.startswith(b"\xef") else "utf-16"
         return body.decode(charset, "replace")

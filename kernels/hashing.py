@@ -49,9 +49,9 @@ def hash_text(text):
 
 
 # ---- n-grams -------------------------------------------------------------------------------------
-# The dictionary that counts is an open-addressing hash table: an array of keys, at least twice as
-# long as there are words. A key belongs in slot `key mod size` or, if another key is there, in the
-# next free one (0). Size 8, keys 3, 11, 5 in this order: slots 3, 4 (3 was taken), 5.
+# They are counted in a hash table (open addressing): an array of keys, at least twice as long as
+# there are words. A key belongs in slot `key mod size` or, if another key is there, in the next
+# free one (0). Size 8, keys 3, 11, 5 in this order: slots 3, 4 (3 was taken), 5.
 
 @njit(cache=True)
 def n_gram_chars(ids, lengths):
@@ -161,9 +161,10 @@ def unite(root, keys, order):
 
 def first_of_cluster(keys):
     """(N, bands) uint64 -> (N,) bool: is this text the first of its cluster? Texts are linked if
-    they share a key in any band, and links chain: a ~ b and b ~ c put all three in one cluster."""
+    they share a key in any band, and links chain: a ~ b and b ~ c put all three in one cluster. A
+    text without keys (all 0) is linked to none."""
     root = np.arange(len(keys))
     for band in range(keys.shape[1]):
         column = np.ascontiguousarray(keys[:, band])
         unite(root, column, np.argsort(column, kind="stable"))
-    return root == np.arange(len(keys))
+    return (root == np.arange(len(keys))) | ~keys.any(axis=1)

@@ -1,8 +1,9 @@
-"""Measures data.py against trafilatura and datasketch, each pair in one run on the same machine.
+"""Measures data.py against trafilatura and datasketch, each pair in turn on the same machine.
 
 Real pages are found through TEST_DATA (real_pages.warc.gz, real_pages.json). Every function returns
 {name: number}; figures named x_vs_y are how many times faster we are."""
-
+import contextlib
+import io
 import json
 import os
 import re
@@ -16,17 +17,26 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import data
 from crawl.rules import language_rule
 
-REPEATS = 3  # of each measurement, ours and the baseline's in turn; medians are compared
-
 
 def real_pages():
-    folder = os.environ["TEST_DATA"]
-    path = os.path.join(folder, "real_pages.warc.gz")
-    gold = json.load(open(os.path.join(folder, "real_pages.json"), encoding="utf-8"))
+    """(path, {url: what people marked}, {url: HTML}, {url: bytes})"""
+    path, gold = (os.path.join(os.environ["TEST_DATA"], "real_pages" + end)
+                  for end in (".warc.gz", ".json"))
     bodies = {page.url: page.body.partition(b"\r\n\r\n")[2]
               for page in data.read_files([path], print)}
     pages = {page["url"]: page["html"] for page in data.read_documents(path)}
-    return path, gold, pages, bodies
+    return path, json.load(open(gold, encoding="utf-8")), pages, bodies
+
+
+def in_turn(ours, baseline, repeats=3):
+    """Calls both in turn -> (seconds, result) of each; the median of the seconds."""
+    seconds, results = [[], []], [None, None]
+    for _ in range(repeats):
+        for i, function in enumerate((ours, baseline)):
+            start = time.perf_counter()
+            results[i] = function()
+            seconds[i].append(time.perf_counter() - start)
+    return [(sorted(s)[len(s) // 2], result) for s, result in zip(seconds, results)]
 
 
 def squeeze(text):
@@ -50,33 +60,17 @@ def trafilatura_text(html):
     return trafilatura.extract(html, favor_precision=True, include_comments=False)
 
 
-def seconds(function, items):
-    start = time.perf_counter()
-    results = [function(item) for item in items]
-    return time.perf_counter() - start, results
-
-
-def median(numbers):
-    return sorted(numbers)[len(numbers) // 2]
-
-
 def bench_extraction():
     """Both get the pages' bytes, so finding the charset is in both times."""
     _, gold, _, bodies = real_pages()
-    ours_s, baseline_s = [], []
-    trafilatura_text(next(iter(bodies.values())))
+    texts = [{url: extract(body) for url, body in bodies.items()}
+             for extract in (data.extract_text, trafilatura_text)]
     some = list(bodies.values())[::3]
-    ours = dict(zip(bodies, seconds(data.extract_text, bodies.values())[1]))
-    for _ in range(REPEATS):
-        ours_s.append(seconds(data.extract_text, some)[0])
-        baseline_s.append(seconds(trafilatura_text, some)[0])
-    baseline = dict(zip(bodies, seconds(trafilatura_text, bodies.values())[1]))
-    return {
-        "extraction_f1": f1(ours, gold),
-        "extraction_f1_trafilatura": f1(baseline, gold),
-        "extraction_pages_per_s": len(some) / median(ours_s),
-        "extraction_speed_vs_trafilatura": median(baseline_s) / median(ours_s),
-    }
+    (ours_s, _), (baseline_s, _) = in_turn(lambda: list(map(data.extract_text, some)),
+                                           lambda: list(map(trafilatura_text, some)))
+    return {"extraction_f1": f1(texts[0], gold), "extraction_f1_trafilatura": f1(texts[1], gold),
+            "extraction_pages_per_s": len(some) / ours_s,
+            "extraction_speed_vs_trafilatura": baseline_s / ours_s}
 
 
 def bench_language():
@@ -91,11 +85,8 @@ def bench_language():
         kept = language_rule(code, score) is None
         right, n = right + (code == label), n + 1
         true, taken, found = true + (label == "en"), taken + kept, found + (kept and label == "en")
-    return {
-        "english_precision": found / taken,
-        "english_recall": found / true,
-        "language_accuracy": right / n,
-    }
+    return {"english_precision": found / taken, "english_recall": found / true,
+            "language_accuracy": right / n}
 
 
 def datasketch_duplicates(texts):
@@ -116,20 +107,10 @@ def bench_minhash():
     texts = [data.extract_text(html) for html in real_pages()[2].values()]
     texts = texts + [text[: len(text) * 9 // 10] for text in texts]
     data.near_duplicates(texts[:2])
-    ours_s, baseline_s = [], []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        stays = data.near_duplicates(texts)
-        ours_s.append(time.perf_counter() - start)
-        start = time.perf_counter()
-        n_baseline = datasketch_duplicates(texts)
-        baseline_s.append(time.perf_counter() - start)
-    return {
-        "minhash_docs_per_s": len(texts) / median(ours_s),
-        "minhash_found": int((~stays).sum()),
-        "minhash_found_datasketch": n_baseline,
-        "minhash_vs_datasketch": median(baseline_s) / median(ours_s),
-    }
+    (ours_s, stays), (baseline_s, n_baseline) = in_turn(
+        lambda: data.near_duplicates(texts), lambda: datasketch_duplicates(texts))
+    return {"minhash_docs_per_s": len(texts) / ours_s, "minhash_found": int((~stays).sum()),
+            "minhash_found_datasketch": n_baseline, "minhash_vs_datasketch": baseline_s / ours_s}
 
 
 def bench_pipeline():
@@ -137,69 +118,55 @@ def bench_pipeline():
     baseline's extraction alone of the same pages (already unpacked) by as many processes."""
     path, _, _, bodies = real_pages()
     settings, _ = data.read_settings(["language_languages=any"])
-    n_workers, ours_s, baseline_s = 2, [], []
-    with tempfile.TemporaryDirectory() as out, ProcessPoolExecutor(n_workers) as pool:
+    with (tempfile.TemporaryDirectory() as out, ProcessPoolExecutor(2) as pool,
+          contextlib.redirect_stdout(io.StringIO())):
         list(pool.map(trafilatura_text, list(bodies.values())[:4]))
         data.near_duplicates(["a b c d e f"])
-        for _ in range(REPEATS - 1):
-            sys.stdout, shown = open(os.devnull, "w"), sys.stdout
-            start = time.perf_counter()
-            data.clean_crawl([path], out, settings, None, n_workers)
-            ours_s.append(time.perf_counter() - start)
-            sys.stdout = shown
-            start = time.perf_counter()
-            list(pool.map(trafilatura_text, bodies.values(), chunksize=8))
-            baseline_s.append(time.perf_counter() - start)
-    return {
-        "pipeline_pages_per_s": len(bodies) / min(ours_s),
-        "pipeline_vs_trafilatura": min(baseline_s) / min(ours_s),
-    }
+        (ours_s, _), (baseline_s, _) = in_turn(
+            lambda: data.clean_crawl([path], out, settings, None, 2),
+            lambda: list(pool.map(trafilatura_text, bodies.values(), chunksize=8)))
+    return {"pipeline_pages_per_s": len(bodies) / ours_s,
+            "pipeline_vs_trafilatura": baseline_s / ours_s}
 
 
-WORKER_CRAWL = """
-import resource, sys, data
-settings, _ = data.read_settings(["language_languages=any"])
-data.clean_crawl([sys.argv[1]] * 2, sys.argv[2], settings, None, 2)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
-"""
+def in_a_process(code, *arguments):
+    """The numbers that code prints last, run in a process of its own."""
+    root = os.path.dirname(os.path.abspath(data.__file__))
+    shown = subprocess.run([sys.executable, "-c", code, *arguments], cwd=root, check=True,
+                           capture_output=True, text=True).stdout
+    return map(float, shown.splitlines()[-1].split())
 
 
 def bench_memory():
     """Peak resident memory of the largest worker over 2 x 343 real pages."""
     with tempfile.TemporaryDirectory() as out:
-        root = os.path.dirname(os.path.abspath(data.__file__))
-        command = [sys.executable, "-c", WORKER_CRAWL, real_pages()[0], out]
-        shown = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
-    return {"worker_peak_mb": float(shown.split()[-1])}
+        mb, = in_a_process("""
+import resource, sys, data
+settings, _ = data.read_settings(["language_languages=any"])
+data.clean_crawl([sys.argv[1]] * 2, sys.argv[2], settings, None, 2)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
+""", real_pages()[0], out)
+    return {"worker_peak_mb": mb}
 
 
-MILLION = """
+def bench_million():
+    """Keys and clusters of a million documents."""
+    s, mb = in_a_process("""
 import time, numpy as np
 from kernels.hashing import first_of_cluster
 text = np.random.default_rng(0).integers(0, 1 << 63, 1_000_000, np.uint64)
 first_of_cluster(np.zeros((2, 14), np.uint64))
 start = time.perf_counter()
-keys = np.empty((1_000_000, 14), np.uint64)
-keys[:] = text[:, None] % np.uint64(800_000) * np.uint64(16) + np.arange(14, dtype=np.uint64)
+keys = text[:, None] % np.uint64(800_000) * np.uint64(16) + np.arange(1, 15, dtype=np.uint64)
 stays = first_of_cluster(keys)
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(time.perf_counter() - start, int(peak.split()[1]) / 1024)
-"""
-
-
-def bench_million():
-    """Keys and clusters of a million documents, in a process of their own."""
-    root = os.path.dirname(os.path.abspath(data.__file__))
-    command = [sys.executable, "-c", MILLION]
-    shown = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
-    s, mb = map(float, shown.split())
+""")
     return {"million_cluster_s": s, "million_peak_mb": mb}
 
 
 if __name__ == "__main__":
     for bench in (bench_extraction, bench_language, bench_minhash, bench_pipeline, bench_memory,
                   bench_million):
-        start = time.perf_counter()
         for name, value in bench().items():
             print(f"{name:34} {value:12.4g}", flush=True)
-        print(f"{'':34} took {time.perf_counter() - start:.0f} s", flush=True)

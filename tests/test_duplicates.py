@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from crawl import duplicates
-from crawl.duplicates import exact, near_duplicates, signature
+from crawl.duplicates import find_duplicates, near_duplicates, signature
 from kernels import hashing
 from pages import GERMAN, PROSE
 
@@ -47,7 +47,7 @@ def test_normalisation_before_shingling():
 
 
 def plain_hash(items):
-    """FNV-1a and the mixing at its end, with Python's integers."""
+    """FNV-1a and SplitMix64's finalizer, with Python's integers."""
     h, mask = 0xCBF29CE484222325, (1 << 64) - 1
     for item in items:
         h = (h ^ item) * 0x100000001B3 & mask
@@ -77,26 +77,27 @@ def test_lines_are_hashed_without_spaces():
 
 def plain_clusters(keys):
     """Is each row the first of its cluster? Spread the smallest label until nothing moves."""
-    labels = list(range(len(keys)))
-    while True:
-        smallest = [min(labels[j] for j in range(len(keys)) if (keys[i] == keys[j]).any())
-                    for i in range(len(keys))]
-        if smallest == labels:
-            return [label == i for i, label in enumerate(labels)]
-        labels = smallest
+    labels, before = list(range(len(keys))), None
+    while labels != before:
+        before, labels = labels, [
+            min(labels[j] for j in range(len(keys)) if (keys[i] == keys[j]).any())
+            for i in range(len(keys))]
+    return [label == i for i, label in enumerate(labels)]
 
 
 def test_clusters_chain():
     """0 ~ 2 in the first band and 2 ~ 1 in the second: one cluster; so for 200 random rows."""
     keys = np.array([[1, 9], [2, 8], [1, 8], [5, 5], [6, 5], [7, 7]], np.uint64)  # 0-2-1, 3-4, 5
     assert hashing.first_of_cluster(keys).tolist() == [True, False, False, True, False, True]
-    keys = np.random.default_rng(0).integers(0, 160, (200, 3)).astype(np.uint64)
+    keys = np.random.default_rng(0).integers(1, 160, (200, 3)).astype(np.uint64)
     assert hashing.first_of_cluster(keys).tolist() == plain_clusters(keys)
 
 
-def test_exact_duplicates():
-    """Page 1 has the URL of page 0, page 2 its text; page 4 the text of page 1, which is gone."""
-    urls, texts = np.array([[7, 7, 0, 0, 8], [1, 2, 1, 3, 2]], np.uint64)  # URL 0: none
-    assert exact(urls, texts) == [None, "duplicate_url", "duplicate_text", None, None]
-    assert exact(urls, texts, urls=False) == [None, None, "duplicate_text", None, "duplicate_text"]
-    assert exact(urls, texts, texts=False) == [None, "duplicate_url", None, None, None]
+def test_duplicates_of_urls_then_of_texts_then_near_ones():
+    """Page 1 has the URL of page 0; page 2 its text; page 4 the text of page 1, which is gone, and
+    the band of page 0; page 3 has no URL and no bands."""
+    keys = np.array([[7, 1, 5], [7, 2, 6], [0, 1, 6], [0, 3, 0], [8, 2, 5], [0, 4, 0]], np.uint64)
+    url, text, near = (("exact", "duplicate_url"), ("exact", "duplicate_text"),
+                       ("minhash", "near_duplicate"))
+    assert find_duplicates(keys) == [(), url, text, (), near, ()]
+    assert find_duplicates(keys[:0]) == []

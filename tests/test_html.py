@@ -62,8 +62,7 @@ def test_small_and_deep_pages():
             == "Hi\n\nOne.\n\n- a\n- b")
     assert extract_text("just text") == "just text"
     assert extract_text("") == extract_text(b"") == extract_text("<p></p>") == ""
-    deep = "<div>" * 50_000 + f"<p>{PROSE}</p>" + "</div>" * 50_000  # deeper than MAX_DEPTH
-    assert extract_text(deep) == PROSE.strip()
+    assert extract_text("<div>" * 50_000 + f"<p>{PROSE}</p>" + "</div>" * 50_000) == PROSE.strip()
 
 
 def test_no_control_characters_come_through():
@@ -157,19 +156,15 @@ SENTENCES = {
     "ar": "كان الأطفال يلعبون في الحديقة عندما نادتهم أمهم إلى الطعام ولم يأت أحد من هذا البيت",
     "fa": "بچه‌ها در باغ بازی می کردند که مادر آنها را برای غذا صدا کرد و این خوب بود",
     "el": "Τα παιδιά έπαιζαν στον κήπο όταν τα φώναξε η μητέρα τους.",
-    "he": "הילדים שיחקו בגינה כשאמם קראה להם לאכול.",
     "ja": "母が食事に呼んだとき、子供たちは庭で遊んでいた。",
     "zh": "母亲叫孩子们吃饭的时候，他们正在花园里玩。",
-    "ko": "어머니가 밥 먹으라고 불렀을 때 아이들은 정원에서 놀고 있었다.",
-    "hi": "जब माँ ने उन्हें खाने के लिए बुलाया तब बच्चे बगीचे में खेल रहे थे।",
     "th": "เด็กๆ กำลังเล่นอยู่ในสวนเมื่อแม่เรียกให้มากินข้าว",
 }
 
 
 def test_language_of_a_sentence():
-    """One sentence is enough to tell 32 languages apart, related ones too."""
-    assert {code: identify_language(text)[0] for code, text in SENTENCES.items()} == {
-        code: code for code in SENTENCES}
+    """One sentence is enough to tell 29 languages apart, related ones too."""
+    assert [identify_language(text)[0] for text in SENTENCES.values()] == list(SENTENCES)
 
 
 def test_language_score_follows_its_formula():
@@ -182,10 +177,9 @@ def test_language_score_follows_its_formula():
     assert identify_language("their" + " ααααα")[1] == pytest.approx(0.5)
     assert identify_language("123 !") == ("und", 0.0)
     assert identify_language("xxq xxr xxs")[1] == 0.0
-    assert language_rule("en", 0.66) is None
-    assert language_rule("en", 0.65) == "language_score"  # the score must lie above
-    assert language_rule("de", 0.99) == "language"
-    assert language_rule("de", 0.99, languages="en,de") is None
-    assert language_rule("de", 0.99, languages="any") is None
+    for code, score, languages, reason in (
+            ("en", 0.66, "en", None), ("en", 0.65, "en", "language_score"),  # must lie above
+            ("de", 0.99, "en", "language"), ("de", 0.99, "en,de", None), ("de", 0.99, "any", None)):
+        assert language_rule(code, score, languages=languages) == reason
     text = PROSE * 30  # nothing counts behind 10,000 characters, so no text can make it slow
     assert identify_language(text + "und der die das " * 9999) == identify_language(text)

@@ -22,21 +22,22 @@ def last_digits(found):
     ("crawl.warc", b"".join),
     ("crawl.warc.gz", lambda records: b"".join(map(gzip.compress, records))),
     ("one.warc.gz", lambda records: gzip.compress(b"".join(records))),
-    ("unix.warc", lambda records: b"".join(records).replace(b"\r\n", b"\n")),
 ])
 def test_reads_warc(tmp_path, name, pack):
-    """Plain, as many gzip members or as one, and with the line ends of Unix: the same five pages,
-    without requests and information about the crawl."""
+    """Plain, as many gzip members or as one: the same five pages, without requests and the like."""
     others = [record(b"GET /", kind="request"),
               record(b"a: b", kind="warcinfo", content_type="x/y")]
-    pages = PAGES
-    if name == "unix.warc":  # its Content-Length counts the block as it is there
-        pages = [record(http(f"<p>page {i}</p>").replace(b"\r\n", b"\n"), f"http://a.example/{i}")
-                 for i in range(5)]
-    found, damage = read(write(tmp_path, pack(others + pages), name))
+    found, damage = read(write(tmp_path, pack(others + PAGES), name))
     assert [d["url"] for d in found] == [f"http://a.example/{i}" for i in range(5)]
-    assert [d["html"] for d in found] == [f"<p>page {i}</p>" for i in range(5)]
-    assert not damage
+    assert [d["html"] for d in found] == [f"<p>page {i}</p>" for i in range(5)] and not damage
+
+
+def test_reads_the_line_ends_of_unix(tmp_path):
+    """Some tools end a line with a line feed alone."""
+    block = http("<p>page").replace(b"\r\n", b"\n")
+    content = (record(block) + record(block)).replace(b"\r\n", b"\n")
+    found, damage = read(write(tmp_path, content))
+    assert [d["html"] for d in found] == ["<p>page"] * 2 and not damage
 
 
 def test_records_may_lie_across_any_piece_boundary(tmp_path, monkeypatch):
@@ -44,7 +45,7 @@ def test_records_may_lie_across_any_piece_boundary(tmp_path, monkeypatch):
     content = b"".join(PAGES)
     path = write(tmp_path, content)
     monkeypatch.setattr(warc, "MAX_HELD", 300)
-    assert last_digits(read(write(tmp_path, gzip.compress(content), "x.gz"))[0]) == "01234"
+    assert last_digits(read(write(tmp_path, gzip.compress(content), "x.warc.gz"))[0]) == "01234"
     for size in (1, 2, 3, 7, 50):
         monkeypatch.setattr(warc, "unpack_members", lambda path, report, size=size: (
             (at, content[at : at + size]) for at in range(0, len(content), size)))
@@ -71,11 +72,16 @@ def test_reads_wet_html_json_lines_text_and_folders(tmp_path):
     b"PAR1\x15\x04\x15" + bytes(100) + b"PAR1", b'[{"text": "a"},\n{"text": "b"}]', b'["a", "b"]',
     b"", b'{"messages": []}\n', gzip.compress(b""), b'{\n "text": "pretty printed"\n}'])
 def test_files_without_pages_have_none(tmp_path, content):
-    """A table (Parquet), a JSON array, other JSON lines and nothing at all: no page, and a word
-    about it where there was something."""
-    for name in ("pages.jsonl", "pages"):
-        found, damage = read(write(tmp_path, content, name))
-        assert not found and (damage or len(content) < 30)
+    """A table (Parquet), a JSON array, other JSON lines, nothing: no page, and a word about it."""
+    found, damage = read(write(tmp_path, content, "pages.jsonl"))
+    assert not found and (damage or len(content) < 30)
+
+
+def test_a_name_must_say_what_a_file_holds(tmp_path):
+    """A file or folder without any known ending is named in the error."""
+    for path in (write(tmp_path, b"x", "picture.png"), str(tmp_path)):
+        with pytest.raises(ValueError, match=re.escape(path)):
+            read(path)
 
 
 def test_real_crawl_files(real):
@@ -113,18 +119,15 @@ def test_a_damaged_gzip_member_costs_itself(tmp_path, at):
     assert len(damage) == 1 and f"byte {len(members[0])}:" in damage[0]
 
 
-def test_a_truncated_file_gives_what_is_whole(tmp_path):
-    """Of a file cut off in its last record or line the first four stay, of one packed page all but
-    the end; and there is one message."""
-    for content, name in ((b"".join(map(gzip.compress, PAGES))[:-10], "x.warc.gz"),
-                          (b"".join(PAGES)[:-20], "x.warc")):
-        found, damage = read(write(tmp_path, content, name))
-        assert len(found) == 4 and len(damage) == 1
-    found, damage = read(write(tmp_path, gzip.compress(f"<p>{PROSE}".encode())[:-20], "x.html.gz"))
-    assert found[0]["html"].startswith("<p>The harbour") and len(damage) == 1
-    rows = "".join(json.dumps({"text": f"{PROSE} {i}"}) + "\n" for i in range(5)).encode()
-    found, damage = read(write(tmp_path, gzip.compress(rows)[:-10], "x.jsonl.gz"))
-    assert len(found) == 4 and len(damage) == 1 and "the file ends inside it" in damage[0]
+@pytest.mark.parametrize("content, name", [
+    (b"".join(map(gzip.compress, PAGES))[:-10], "x.warc.gz"), (b"".join(PAGES)[:-20], "x.warc"),
+    (gzip.compress(b"".join(b'{"text": "%d%b"}\n' % (i, PROSE.encode()) for i in range(5)))[:-10],
+     "x.jsonl.gz")])
+def test_a_truncated_file_gives_what_is_whole(tmp_path, content, name):
+    """Of a file cut off in its last record or line the first four stay; there is one message."""
+    found, damage = read(write(tmp_path, content, name))
+    assert len(found) == 4 and len(damage) == 1
+    assert "the file ends inside it" in damage[0] or name == "x.warc"
 
 
 @pytest.mark.parametrize("n", [20, pytest.param(200, marks=pytest.mark.long)])
@@ -158,7 +161,7 @@ PARTS = [b"WARC/1.0\r\n", b"WARC/1.1\n", b"\r\n\r\n", b"\n", b"Content-Length: "
 
 
 @pytest.mark.parametrize("n", [500, pytest.param(100_000, marks=pytest.mark.long)])
-@pytest.mark.parametrize("name", ["x.warc", "x.jsonl", "x.html", "x"])
+@pytest.mark.parametrize("name", ["x.warc", "x.jsonl", "x.html", "x.txt"])
 def test_no_content_crashes_the_readers(tmp_path, name, n):
     """Fuzzing: files put together at random from pieces that mean something to the readers (and
     whole random bytes). A document or a message, never an exception. Case i has the seed i."""
@@ -167,9 +170,8 @@ def test_no_content_crashes_the_readers(tmp_path, name, n):
         content = b"".join(numbers.choices(PARTS, k=numbers.randrange(12)))
         if numbers.random() < 0.3:
             content = gzip.compress(content)[: numbers.randrange(1, 200)]
-        path = write(tmp_path, content, name)
         try:
-            for document in read(path)[0]:
+            for document in read(write(tmp_path, content, name))[0]:
                 assert isinstance(document.get("html", document.get("text")), str)
         except BaseException as error:
             raise AssertionError(f"seed {seed}: {content!r}") from error
@@ -200,15 +202,14 @@ def test_bodies_are_unwrapped(tmp_path, headers, pack):
     assert read(write(tmp_path, record(block)))[0][0]["html"] == body.decode()
 
 
-@pytest.mark.parametrize("block, reason", [
-    (http(b"\x0b\x02\x80", "Content-Type: text/html\r\nContent-Encoding: br"),
-     "unreadable_encoding"),
-    (http("%PDF", "Content-Type: application/pdf"), "not_html"),
-    (http("<!doctype html><p>x", "Server: x"), None),  # no type: the body says it
-    (http("plain", "Server: x"), "not_html")])
-def test_what_is_no_page_has_a_reason(block, reason):
+@pytest.mark.parametrize("body, headers, reason", [
+    (b"\x0b\x02\x80", "Content-Type: text/html\r\nContent-Encoding: br", "unreadable_encoding"),
+    ("%PDF", "Content-Type: application/pdf", "not_html"),
+    ("<!doctype html><p>x", "Server: x", None),  # no type: the body says it
+    ("plain", "Server: x", "not_html")])
+def test_what_is_no_page_has_a_reason(body, headers, reason):
     """An encoding we cannot undo, PDF, plain text; the body speaks where the headers are silent."""
-    assert warc.open_page(warc.Page("http", block)) == reason
+    assert warc.open_page(warc.Page("http", http(body, headers))) == reason
 
 
 @pytest.mark.parametrize("body, content_type", [
