@@ -35,7 +35,7 @@ from kernels import probabilities, sample_tokens
 from model import Cache, count, decode, forward, prefill, token_losses
 
 BATCH_BYTES = 1 << 28  # memory that the texts of one batch may take: 256 MB
-ANSWER_SHARE = 1 / 4  # of the context: what --chat keeps free for the answer
+ANSWER_SHARE = 1 / 16  # of the context: what --chat keeps free for the answer, at least
 CANDIDATES, BAR = 6, 40  # --probs: candidates for a token; characters of a bar of 100%
 DREAMS, ZIPPED = 5, 32_768  # --demo: texts from one prompt; held-out tokens that are compressed
 # --demo regurgitation: tokens searched, tokens a passage, times it occurs if quoted, passages.
@@ -188,15 +188,15 @@ def prefill_once(config, cache, prompts):
 # ---- text on the terminal ------------------------------------------------------------------------
 # net is (params, config, tokenizer); how holds the keyword arguments of `stream`.
 
-def write(net, ids, how, new, candidates=False):
-    """Prints what the network writes after ids as it comes, thoughts dimmed, or the candidates for
-    each token; and why it ends unless the network ended it. The new ids are appended to new, where
-    the caller finds them even if Ctrl-C interrupts."""
-    params, config, tokenizer = net
+def write(net, steps, how, new, candidates=False):
+    """Prints the steps of `stream` for one text as they come, thoughts dimmed, or the candidates
+    for each token; and why it ends unless the network ended it. The new ids are appended to new,
+    where the caller finds them even if Ctrl-C interrupts."""
+    _, config, tokenizer = net
     # A token may end inside a character: "é" is two bytes. The decoder keeps the first until the
     # second has come.
     decoder, text = codecs.getincrementaldecoder("utf-8")("replace"), ""
-    for _, (token,), _, (logits,) in stream(params, config, [ids], **how):
+    for _, (token,), _, (logits,) in steps:
         new.append(int(token))
         if candidates:
             print_candidates(tokenizer, logits, new[-1])
@@ -206,7 +206,7 @@ def write(net, ids, how, new, candidates=False):
             thought = text.rfind("<think>") > text.rfind("</think>")  # -1: not there
             print(paint(part, "2") if thought else part, end="", flush=True)
     full = f" (the context of {config.ctx} tokens is full)"
-    reason = full if len(ids) + len(new) >= config.ctx else " ..."
+    reason = full if len(new) < how["max_new_tokens"] else " ..."
     print(decoder.decode(b"", final=True) + ("" if token in how["stop"] else paint(reason, "2")))
 
 
@@ -312,11 +312,11 @@ def chat(net, system, how):
                 print("(/reset, /save FILE after a first answer, /quit)")
             elif text:
                 asked = [*messages, {"role": "user", "content": text}]
-                n, ids = trim(tokenizer, system, asked, int(config.ctx * (1 - ANSWER_SHARE)))
+                n, _ = trim(net, system + asked)
                 if n > forgotten:
                     print(paint(f"(the context is full: the first {n} messages are not read)", "2"))
                 forgotten = n
-                answer = reply(net, ids, how | {"seed": how["seed"] + len(asked)})
+                answer = reply(net, system + asked, how | {"seed": how["seed"] + len(asked)})
                 messages = [*asked, {"role": "assistant", "content": answer}]
         except EOFError:
             return print()
@@ -324,13 +324,13 @@ def chat(net, system, how):
             print(f"({printable(str(error))})")
 
 
-def reply(net, ids, how):
-    """Prints the assistant's answer to the prompt ids and returns its text. Ctrl-C ends the answer;
+def reply(net, messages, how):
+    """Prints the assistant's answer to a conversation and returns its text. Ctrl-C ends the answer;
     what was written before stays in the conversation."""
     print(paint("assistant> ", "32"), end="", flush=True)
     new = []
     try:
-        write(net, ids, how, new)
+        write(net, answer(net, messages, **how), how, new)
     except KeyboardInterrupt as interrupt:
         if interrupt.args:  # SIGTERM (common.py) ends the whole chat
             raise
@@ -338,11 +338,31 @@ def reply(net, ids, how):
     return net[2].decode([token for token in new if token not in how["stop"]])
 
 
-def trim(tokenizer, system, messages, limit):
-    """(n, ids): a prompt of at most limit tokens, without the oldest n messages. The system's
-    message stays; questions fall out with their answers, so it begins as in training."""
-    for n in range(0, len(messages), 2):
-        ids, _ = render_chat(tokenizer, system + messages[n:], open_answer=True)
+def answer(net, messages, max_new_tokens, seed, stop, **how):
+    """The steps of `stream` for the answer to a conversation. If the answer fills the context, the
+    oldest messages fall out and it goes on. With a context of 12 and messages of 3 tokens each:
+
+        q1 q1 q1 a1 a1 a1 q2 q2 q2 A A A     full
+        q2 q2 q2 A A A A A A ..."""
+    params, config, _ = net
+    new = []
+    while len(new) < max_new_tokens and not (new and new[-1] in stop):
+        _, ids = trim(net, messages, len(new))
+        for step in stream(params, config, [ids + new], max_new_tokens - len(new), stop=stop,
+                           seed=[(seed, len(new))], **how):
+            new.append(int(step[1][0]))
+            yield step
+
+
+def trim(net, messages, written=0):
+    """(n, ids): the prompt for an answer, without the oldest n messages, so that there is room for
+    the tokens of the answer that are already written, and for ANSWER_SHARE of the context. The
+    system's message stays. Questions fall out with their answers: it begins as in training."""
+    _, config, tokenizer = net
+    limit = int(config.ctx * (1 - ANSWER_SHARE)) - written
+    system = messages[:messages[0]["role"] == "system"]
+    for n in range(0, len(messages) - len(system), 2):
+        ids, _ = render_chat(tokenizer, system + messages[len(system) + n:], open_answer=True)
         if len(ids) <= limit:
             return n, ids
     raise ValueError(f"{len(ids)} tokens, but only {limit} fit: please say it shorter")
@@ -413,7 +433,8 @@ def run(args):
     for k in range(max(args.samples, DREAMS if args.demo else 1)):
         print(paint(printable(args.prompt, "\n"), "2"), end="\n" * args.probs, flush=True)
         start, new = time.perf_counter(), []
-        write(net, ids, how | {"seed": [(args.seed, k)]}, new, args.probs)
+        write(net, stream(params, config, [ids], **how | {"seed": [(args.seed, k)]}), how, new,
+              args.probs)
         seconds = time.perf_counter() - start
         print(f"{len(new)} tokens in {seconds:.2f} s: {len(new) / seconds:,.0f} tokens/s")
 

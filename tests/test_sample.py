@@ -188,26 +188,25 @@ def test_recall_counts_what_greedy_decoding_would_write(tokenizer):
 @pytest.fixture
 def written(monkeypatch, capsys, tokenizer):
     """written(ids, new) -> what is printed while new is written; what is painted in capitals."""
-    def run(ids, new, logits=(), **how):
-        monkeypatch.setattr(sample, "stream", lambda *args, **kwargs: (
-            ([0], [token], [0.0], [logits]) for token in new))
+    def run(new, max_new_tokens=9, logits=(), **how):
+        steps = (([0], [token], [0.0], [logits]) for token in new)
         monkeypatch.setattr(sample, "paint", lambda text, code: text.upper())
         net, written = (None, replace(CONFIG, ctx=50), tokenizer), []
-        sample.write(net, ids, {"stop": {269}}, written, **how)
+        sample.write(net, steps, {"stop": {269}, "max_new_tokens": max_new_tokens}, written, **how)
         assert written == new
         return capsys.readouterr().out
     return run
 
 
-@pytest.mark.parametrize("n,text,ended,shown", [
-    (2, "né 東🙂\x1b]0;t\x07\n\x9b1m\r", False, "né 東🙂\\x1b]0;t\\x07\n\\x9b1m\\r ...\n"),
-    (2, "aa", True, "aa\n"), (48, "aa", False, "aa (THE CONTEXT OF 50 TOKENS IS FULL)\n"),
-    (2, "\udce6", True, "�\n"),  # a byte that begins a character
-    (2, "a <b <think>two+2 < </think> four <th", True, "a <b <think>TWO+2 < </THINK> four <th\n")])
-def test_a_text_and_why_it_ends(written, tokenizer, n, text, ended, shown):
+@pytest.mark.parametrize("most,text,ended,shown", [
+    (0, "né 東🙂\x1b]0;t\x07\n\x9b1m\r", False, "né 東🙂\\x1b]0;t\\x07\n\\x9b1m\\r ...\n"),
+    (0, "aa", True, "aa\n"), (3, "aa", False, "aa (THE CONTEXT OF 50 TOKENS IS FULL)\n"),
+    (0, "\udce6", True, "�\n"),  # a byte that begins a character
+    (0, "a <b <think>two+2 < </think> four <th", True, "a <b <think>TWO+2 < </THINK> four <th\n")])
+def test_a_text_and_why_it_ends(written, tokenizer, most, text, ended, shown):
     """Characters and tags come byte by byte; thoughts are dimmed; no control character is raw."""
     new = [int(tokenizer.byte_ids[byte]) for byte in text.encode("utf-8", "surrogateescape")]
-    assert written([1] * n, new + [269] * ended) == shown
+    assert written(new + [269] * ended, most) == shown
 
 
 @pytest.mark.parametrize("token,line", [(11, 1), (16, 6)])
@@ -215,7 +214,7 @@ def test_candidates_show_the_sampled_one_even_if_it_is_rare(written, tokenizer, 
     """The likeliest as bars of their probability; a rarer one that was sampled stands below."""
     logits = np.full(tokenizer.vocab_size, -np.inf)
     logits[[10, 11, 12, 13, 14, 15, 16]] = np.log([0.5, 0.2, 0.1, 0.08, 0.06, 0.04, 0.02])
-    lines = written([1], [token], logits, candidates=True).split("\n")
+    lines = written([token], logits=logits, candidates=True).split("\n")
     assert [k for k, text in enumerate(lines) if text.endswith("<- SAMPLED")] == [line]
     assert "50.0% " + "█" * 20 in lines[0] and "\x1b" not in "".join(lines)
 
@@ -301,9 +300,10 @@ def test_the_oldest_turns_fall_out(chatty, system):
     talk = [{"role": ("user", "assistant")[k % 2], "content": f"{k} the cat"} for k in range(7)]
     prompts = [bpe.render_chat(chatty, system + talk[n:], open_answer=True)[0] for n in range(7)]
     for n, limit in ((0, len(prompts[0])), (2, len(prompts[0]) - 1), (6, len(prompts[6]))):
-        assert sample.trim(chatty, system, talk, limit) == (n, prompts[n])
+        net = None, replace(CONFIG, ctx=160), chatty  # 150 tokens without the room for an answer
+        assert sample.trim(net, system + talk, 150 - limit) == (n, prompts[n])
     with pytest.raises(ValueError, match="shorter"):
-        sample.trim(chatty, system, talk, len(prompts[6]) - 1)
+        sample.trim(net, system + talk, 150 - len(prompts[6]) + 1)
 
 
 @pytest.fixture
@@ -322,7 +322,7 @@ def chat(monkeypatch, capsys, chatty):
                     raise interrupt
         monkeypatch.setattr("builtins.input", lambda prompt: next(lines, "/quit"))
         monkeypatch.setattr(sample, "stream", fake)
-        sample.chat(net, list(system), {"seed": 0, "stop": {end}})
+        sample.chat(net, list(system), {"seed": 0, "stop": {end}, "max_new_tokens": 20})
         return capsys.readouterr().out, prompts
     return run
 
@@ -348,8 +348,27 @@ def test_chat_says_once_what_it_forgets_and_refuses_what_is_too_long(chat, chatt
     out, prompts = chat(["the cat sat on"] * 4 + ["x" * 300, "the mat"])
     notices = [line for line in out.split("\n") if "are not read" in line]
     assert len(notices) == len(set(notices)) > 0 and "please say it shorter" in out
-    assert max(map(len, prompts)) <= 75 and len(prompts) == 5
+    assert max(map(len, prompts)) <= 93 and len(prompts) == 5
     assert "the mat<|im_end|>" in chatty.decode(prompts[-1])
+
+
+def test_an_answer_that_fills_the_context_goes_on(monkeypatch, chatty):
+    """The oldest messages fall out, and the network reads the rest and the answer so far."""
+    net, prompts = small_net(chatty, 100), []
+    talk = [{"role": ("user", "assistant")[k % 2], "content": "the cat"} for k in range(9)]
+
+    def fake(params, config, ids, max_new_tokens, **how):
+        prompts.append(ids[0])
+        for n in range(min(max_new_tokens, 100 - len(ids[0]))):
+            yield [0], [65], [0.0], [np.zeros(config.vocab)]
+    monkeypatch.setattr(sample, "stream", fake)
+    assert len(list(sample.answer(net, talk, 40, 0, {66}))) == 40
+    asked = [bpe.render_chat(chatty, talk[n:], open_answer=True)[0] for n in range(0, 9, 2)]
+    read = [next(n for n, ids in enumerate(asked) if ids == prompt[:len(ids)]) for prompt in prompts]
+    assert len(prompts) > 1 and read == sorted(set(read))
+    assert all(100 - len(prompt) >= 6 for prompt in prompts)
+    for n, prompt in zip(read, prompts):  # the answer so far stands behind the question
+        assert prompt[len(asked[n]):] == [65] * (len(prompt) - len(asked[n]))
 
 
 def test_ctrl_c_ends_an_answer_and_sigterm_the_chat(chat, tmp_path):
