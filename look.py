@@ -4,8 +4,6 @@
     python look.py --report              the same without a server -> out/report.html
     python look.py --pictures pictures   five drawings (SVG) -> pictures/
 
-It starts in a second or two. Nothing is trained, and no file of the run is changed.
-
 Each view of the page is a function here. The page shows its docstring, and its arguments as the
 fields of a form. It sends them with POST /NAME and gets JSON: a line for the dict that the view
 returns, or several while the network writes. In look.html the function of the same name draws it.
@@ -35,7 +33,7 @@ from checkpoint import open_model
 from common import (parse_json, print_settings, printable, read_json, read_json_lines,
                     run_command, write_file)
 from crawl.rules import FAILS
-from crawl.warc import Page, read_files
+from crawl.warc import read_files
 from data import life_of, read_settings
 from kernels import probabilities
 from kernels.plain import attention_weights, each_head, split_heads
@@ -106,27 +104,24 @@ def funnel(out):
     } for stage, row in stages.items()]}
 
 
-def explain(out, page: str = ""):
+def explain(out, url: str = ""):
     """One page. It leaves at the first rule that it breaks: every value that is measured, beside
-    its limit. Open an example of each reason, or give the URL of any page of the crawl, or paste a
-    page of your own as HTML or text (data.py: life_of; crawl/rules.py)."""
-    page, settings, found = page.strip(), read_settings()[0], {}
-    if page and not page.startswith("http"):
-        pages = [Page("html" if page.startswith("<") else "text", page.encode())]
-    else:
-        crawl = read_files([need(f"{out}/world/crawl.warc.gz", "world.py")], [].append)
-        pages = ((other for other in crawl if other.url == page) if page
-                 else itertools.islice(crawl, EXAMPLES))
-    for other in pages:
+    its limit. Open an example of each reason, or give the URL of any page of the crawl (data.py:
+    life_of; crawl/rules.py)."""
+    crawl = read_files([need(f"{out}/world/crawl.warc.gz", "world.py")], [].append)
+    pages = ((page for page in crawl if page.url == url) if url
+             else itertools.islice(crawl, EXAMPLES))
+    settings, found = read_settings()[0], {}
+    for page in pages:
         rows, verdict = [], ""
-        for stage, checks, text in life_of(other, settings):  # goes on after a failure
+        for stage, checks, text in life_of(page, settings):  # goes on after a failure
             for rule, value, sign, limit in checks:
                 fails = "fails" if FAILS[sign](value, limit) else ""
                 verdict = verdict or (fails and f"dropped at {stage}: {rule}")
                 value = f"{value:,.4g}" if isinstance(value, float) else str(value)
                 rows.append([stage, rule, value, f"{sign} {limit}", fails])
         verdict = verdict or "kept, unless it is a duplicate"
-        found.setdefault(verdict, {"url": other.url, "verdict": verdict, "rows": rows,
+        found.setdefault(verdict, {"url": page.url, "verdict": verdict, "rows": rows,
                                    "text": text[:3000]})
     if not found:
         raise ValueError("no page of this URL in the crawl")
@@ -138,7 +133,7 @@ def tokens(out, text: str = TEXT):
     common words are one token and rare words several (bpe.py: naive_encode, join_pair)."""
     full = Tokenizer.load(need(f"{out}/tokenizer.json", "bpe.py"))
     sizes, n_merges = [], len(full.merge_rows)
-    for n in sorted({min(n, n_merges) for n in MERGES} | {n_merges}):
+    for n in sorted({min(n, n_merges) for n in (*MERGES, n_merges)}):
         tokenizer = Tokenizer(full.tokens[:256 + n], full.merge_rows[:n], {}, full.pattern)
         sizes.append({"merges": n, "tokens": named(tokenizer, tokenizer.encode(text))})
     # The longest pre-token after each merge: · c a t, then · c at, then · cat, then ·cat.
@@ -173,7 +168,7 @@ def charts(out, panels, command):
         with open(f"{out}/{name}/{'live' if live else 'log'}.jsonl", encoding="utf-8") as file:
             # The run may just be writing the last line: half a line is left out.
             log = [parse_json(line, file.name) for line in file if line.endswith("\n")]
-        if drawn := draw_log(log, panels):
+        if drawn := list(filter(None, [draw_panel(log, *panel) for panel in panels])):
             runs.append({"name": name, "live": live, "charts": drawn})
     if not runs:
         raise ValueError(f"no such run has begun yet; python {command} begins one")
@@ -343,21 +338,19 @@ def cells(rows):
     return svg(width, 25 * len(rows), parts)
 
 
-def draw_log(log, panels):
-    """[{"svg", "say": the same in words}, ...] of the panels that a log has numbers for."""
-    drawn, unit = [], "iteration" if any("iteration" in line for line in log) else "step"
-    for title, names, form in panels:
-        curves = []  # (name, [(x, y), ...]), about 300 points with the last one
-        for key, name in names.items():
-            points = [(line.get(unit, 0), line[key]) for line in log
-                      if type(line.get(key)) in (int, float)]
-            if any(y for _, y in points):
-                curves.append((name, points[::-(len(points) // 300 + 1)][::-1]))
-        if curves:
-            last = ", ".join(f"{name} {points[-1][1]:{form}}" for name, points in curves)
-            drawn.append({"say": f"{title}, at {unit} {curves[0][1][-1][0]}: {last}",
-                          "svg": chart(title, curves, form, unit)})
-    return drawn
+def draw_panel(log, title, names, form):
+    """{"svg", "say": the same in words}, or None if the log has no numbers for the panel."""
+    unit, curves = "iteration" if any("iteration" in line for line in log) else "step", []
+    for key, name in names.items():
+        points = [(line.get(unit, 0), line[key]) for line in log
+                  if type(line.get(key)) in (int, float)]
+        if any(y for _, y in points):  # the last one and about 300 before it
+            curves.append((name, points[::-(len(points) // 300 + 1)][::-1]))
+    if not curves:
+        return None
+    last = ", ".join(f"{name} {points[-1][1]:{form}}" for name, points in curves)
+    return {"say": f"{title}, at {unit} {curves[0][1][-1][0]}: {last}",
+            "svg": chart(title, curves, form, unit)}
 
 
 def chart(title, curves, form, unit, width=320, height=260):
