@@ -4,21 +4,19 @@
     python look.py --report              the same without a server -> out/report.html
     python look.py --pictures pictures   five drawings (SVG) -> pictures/
 
-Nothing is trained here, and no file of the run is changed. It starts in a second or two.
-
-Each view of the page is a function here. Its docstring is what the page says about it, its
-arguments are the fields of its form, and what it returns is drawn by the function of the same name
-in look.html. The page sends the fields with POST /NAME and gets JSON: a line for the dict that the
-view returns, or several while the network writes. The report has all first answers inside it.
+Each view of the page is a function here. The page shows its docstring, and its arguments as the
+fields of a form. It sends them with POST /NAME and gets JSON: a line for the dict that the view
+returns, or several while the network writes. In look.html the function of the same name draws it.
 
 Reading order: the views, the drawings, the report. The server can be skipped at first. It is for
-one person: it listens on 127.0.0.1 only, answers only its own page, and forbids the browser to load
-anything from elsewhere. Whatever comes from pages, models or people stays text. Left out: accounts,
-encryption, everything that a server for others would need.
+one person: it listens on 127.0.0.1 only and answers only its own page. Whatever comes from pages,
+models or people stays text. Left out: accounts, encryption, all that a server for others needs.
 """
 import argparse
+import functools
 import html
 import http.server
+import inspect
 import itertools
 import json
 import os
@@ -35,7 +33,7 @@ from checkpoint import open_model
 from common import (parse_json, print_settings, printable, read_json, read_json_lines,
                     run_command, write_file)
 from crawl.rules import FAILS
-from crawl.warc import Page, read_files
+from crawl.warc import read_files
 from data import life_of, read_settings
 from kernels import probabilities
 from kernels.plain import attention_weights, each_head, split_heads
@@ -49,12 +47,12 @@ QUESTIONS = ("Where does Talgo live?", "Where does Xoola live?", "Who painted th
              "Lanrin got plums: a2 b-2 c7. How many?")
 EXAMPLES = 400  # pages of the crawl that are searched for one example of each reason
 MERGES = (0, 64, 256)  # of the smaller vocabularies that text is shown with
-MAX_MAP = 24  # tokens of an attention map: more would be too small to see
+MAX_MAP = 24  # tokens of an attention map; more would be too small to see
 N_CANDIDATES = 8  # of each token
 GROUP, MAX_NEW = 16, 56  # rollouts of a problem; tokens of a rollout (as in rl.py) or an answer
 MAX_BODY = 1 << 18  # bytes of a request
 CONNECTIONS = 16  # open at a time; the next ones wait
-SECONDS = 30  # after which a browser that neither sends nor reads is given up
+SECONDS = 30  # that a browser may neither send nor read
 
 
 # ---- What the run left ---------------------------------------------------------------------------
@@ -68,7 +66,7 @@ def need(path, command):
 
 def line_of(path, n):
     """Line n, from 0, of a JSON lines file that world.py wrote."""
-    for _, line in itertools.islice(read_json_lines(need(path, "world.py")), n, None):
+    for _, line in itertools.islice(read_json_lines(path), n, None):
         return line
     raise ValueError(f"{path} has no line {n}")
 
@@ -80,34 +78,17 @@ def folders_with(out, *files):
     return sorted(names, key=["base", "sft", "rl", *names].index)
 
 
-def model_names(out):
-    return folders_with(out, "config.json")
-
-
 def open_net(out, name):
     """(params, config, tokenizer) of a model of this run; no other folder is opened."""
-    if name not in model_names(out):
-        command = f"{name}.py" if name in ("sft", "rl") else "train.py"
-        raise ValueError(f"{out}/{name:.40}: no model there yet; python {command} makes one")
+    if name not in folders_with(out, "config.json"):
+        raise ValueError(f"{out}/{name:.40}: no model there yet; python train.py makes base, "
+                         "sft.py sft, rl.py rl")
     return open_model(f"{out}/{name}")
-
-
-def run_tokenizer(out):
-    """The run's tokenizer, with the chat's tokens."""
-    tokenizer = Tokenizer.load(need(f"{out}/tokenizer.json", "bpe.py"))
-    tokenizer.add_special_tokens(CHAT_SPECIALS)
-    return tokenizer
 
 
 def named(tokenizer, ids):
     """[{"id", "text"}, ...] for the page; the text as bpe.readable writes it."""
     return [{"id": int(k), "text": readable(tokenizer.token_bytes(k))} for k in ids]
-
-
-def read_log(path):
-    """The dicts of a log. A run may just be writing the last line: half a line is left out."""
-    with open(path, encoding="utf-8") as file:
-        return [parse_json(line, path) for line in file if line.endswith("\n")]
 
 
 # ---- The views -----------------------------------------------------------------------------------
@@ -123,27 +104,24 @@ def funnel(out):
     } for stage, row in stages.items()]}
 
 
-def explain(out, page: str = ""):
+def explain(out, url: str = ""):
     """One page. It leaves at the first rule that it breaks: every value that is measured, beside
-    its limit. Choose an example of each reason, or give the URL of any page of the crawl, or paste
-    a page of your own as HTML or text (data.py: life_of; crawl/rules.py)."""
-    page, settings, found = page.strip(), read_settings()[0], {}
-    if page and not page.startswith("http"):
-        pages = [Page("html" if page.startswith("<") else "text", page.encode())]
-    else:
-        pages = read_files([need(f"{out}/world/crawl.warc.gz", "world.py")], [].append)
-        pages = itertools.islice(pages, EXAMPLES) if not page else (
-            other for other in pages if other.url == page)
-    for other in pages:
-        rows, verdict = [], None
-        for stage, checks, text in life_of(other, settings):  # goes on after a failure
+    its limit. Open an example of each reason, or give the URL of any page of the crawl (data.py:
+    life_of; crawl/rules.py)."""
+    crawl = read_files([need(f"{out}/world/crawl.warc.gz", "world.py")], [].append)
+    pages = ((page for page in crawl if page.url == url) if url
+             else itertools.islice(crawl, EXAMPLES))
+    settings, found = read_settings()[0], {}
+    for page in pages:
+        rows, verdict = [], ""
+        for stage, checks, text in life_of(page, settings):  # goes on after a failure
             for rule, value, sign, limit in checks:
-                fails = bool(FAILS[sign](value, limit))
-                verdict = verdict or fails and f"dropped at {stage}: {rule}"
+                fails = "fails" if FAILS[sign](value, limit) else ""
+                verdict = verdict or (fails and f"dropped at {stage}: {rule}")
                 value = f"{value:,.4g}" if isinstance(value, float) else str(value)
-                rows.append([stage, rule, value, f"{sign} {limit}", "fails" if fails else ""])
+                rows.append([stage, rule, value, f"{sign} {limit}", fails])
         verdict = verdict or "kept, unless it is a duplicate"
-        found.setdefault(verdict, {"url": other.url, "verdict": verdict, "rows": rows,
+        found.setdefault(verdict, {"url": page.url, "verdict": verdict, "rows": rows,
                                    "text": text[:3000]})
     if not found:
         raise ValueError("no page of this URL in the crawl")
@@ -153,9 +131,9 @@ def explain(out, page: str = ""):
 def tokens(out, text: str = TEXT):
     """Tokens. A network reads numbers. With no merges every byte is a token; with all of them
     common words are one token and rare words several (bpe.py: naive_encode, join_pair)."""
-    full = run_tokenizer(out)
+    full = Tokenizer.load(need(f"{out}/tokenizer.json", "bpe.py"))
     sizes, n_merges = [], len(full.merge_rows)
-    for n in [n for n in MERGES if n < n_merges] + [n_merges]:
+    for n in sorted({min(n, n_merges) for n in (*MERGES, n_merges)}):
         tokenizer = Tokenizer(full.tokens[:256 + n], full.merge_rows[:n], {}, full.pattern)
         sizes.append({"merges": n, "tokens": named(tokenizer, tokenizer.encode(text))})
     # The longest pre-token after each merge: · c a t, then · c at, then · cat, then ·cat.
@@ -187,8 +165,10 @@ def charts(out, panels, command):
     runs = []
     for name in folders_with(out, "live.jsonl", "log.jsonl"):
         live = os.path.exists(f"{out}/{name}/live.jsonl")
-        drawn = draw_log(read_log(f"{out}/{name}/{'live' if live else 'log'}.jsonl"), panels)
-        if drawn:
+        with open(f"{out}/{name}/{'live' if live else 'log'}.jsonl", encoding="utf-8") as file:
+            # The run may just be writing the last line: half a line is left out.
+            log = [parse_json(line, file.name) for line in file if line.endswith("\n")]
+        if drawn := list(filter(None, [draw_panel(log, *panel) for panel in panels])):
             runs.append({"name": name, "live": live, "charts": drawn})
     if not runs:
         raise ValueError(f"no such run has begun yet; python {command} begins one")
@@ -209,8 +189,8 @@ def candidates(out, prompt: str = PROMPT, model: str = "base", temperature: floa
         p = probabilities(logits)
         top = [k for k in np.argsort(-p)[:N_CANDIDATES].tolist() if p[k] > 0]
         top += [] if token in top else [int(token)]
-        steps.append(named(tokenizer, [token])[0] | {"candidates": [
-            rival | {"p": float(p[rival["id"]])} for rival in named(tokenizer, top)]})
+        rivals = [rival | {"p": float(p[rival["id"]])} for rival in named(tokenizer, top)]
+        steps.append(named(tokenizer, [token])[0] | {"candidates": rivals})
     return {"prompt": prompt, "ids": ids, "steps": steps}
 
 
@@ -234,39 +214,33 @@ def mask(out, conversation: int = 0):
     """The loss mask. A conversation is one text with special tokens. Fine-tuning learns only what
     is filled: what the assistant says, and where it ends (bpe.py: render_chat; sft.py:
     to_arrays)."""
-    line, tokenizer = line_of(f"{out}/world/conversations.jsonl", conversation), run_tokenizer(out)
-    ids, on = render_chat(tokenizer, line["messages"])
-    messages = []
-    for token, k in zip(named(tokenizer, ids), on):
-        messages += [[]] if token["text"] == CHAT_SPECIALS[0] else []
-        messages[-1].append(token | {"on": k})
-    return {"messages": messages}
+    messages = line_of(f"{out}/world/conversations.jsonl", conversation)["messages"]
+    tokenizer = Tokenizer.load(need(f"{out}/tokenizer.json", "bpe.py"))
+    tokenizer.add_special_tokens(CHAT_SPECIALS)
+    rendered = [render_chat(tokenizer, [message]) for message in messages]
+    return {"messages": [[token | {"on": on} for token, on in zip(named(tokenizer, ids), learned)]
+                         for ids, learned in rendered]}
 
 
 def chat(out, question: str = "", temperature: float = 0.8, seed: int = 0, *, history: dict = {}):
     """Chat. The same question to each model: the base model continues the text, the assistant
     answers, the model from rl.py writes a thought first, dimmed (sample.py: chat; bpe.py:
     render_chat)."""
-    # Yields {"question"}, then {"texts": model -> its answer so far}, again and again. history:
-    # model -> messages before. Without a question QUESTIONS are asked, each "anew".
-    names = [name for name in ("base", "sft", "rl") if name in model_names(out)]
-    if not names:
-        raise ValueError(f"{out}: no model there yet; python train.py makes one")
+    # history: model -> the messages before. Without a question, QUESTIONS are asked one by one.
+    names = [name for name in folders_with(out, "config.json") if name in ("base", "sft", "rl")]
     for text in [question] if question else QUESTIONS:
-        yield {"question": text, "models": names, "anew": not question}
-        for texts in itertools.zip_longest(*[answer(
-                open_net(out, name), history.get(name, []), text, temperature, seed)
-                for name in names]):
-            yield {"texts": dict(zip(names, texts))}  # None: its text is complete
-    yield {"anew": not question}
+        streams = [answer(open_net(out, name), history.get(name, []), text, temperature, seed)
+                   for name in names or ["base"]]
+        yield {"question": text, "models": names}
+        for texts in itertools.zip_longest(*streams):
+            yield {"texts": dict(zip(names, texts))}  # so far; None: a text is complete
 
 
 def answer(net, history, question, temperature, seed):
     """Yields one model's answer so far, a token longer each time. A base model knows no
     conversation: it goes on with the text of the question."""
     params, config, tokenizer = net
-    stop = stop_ids(config, tokenizer)
-    ids = [*config.bos, *tokenizer.encode(question)]
+    stop, ids = stop_ids(config, tokenizer), [*config.bos, *tokenizer.encode(question)]
     if set(CHAT_SPECIALS) <= set(tokenizer.special_tokens):
         if type(history) is not list or not all(type(message) is dict for message in history):
             raise ValueError("the history must be a list of messages")
@@ -279,11 +253,10 @@ def answer(net, history, question, temperature, seed):
         yield tokenizer.decode(new)
 
 
-def rollouts(out, problem: int = 0, model: str = "", seed: int = 0):
+def rollouts(out, problem: int = 0, model: str = "sft", seed: int = 0):
     """Rollouts. Sixteen answers to one exercise. Those better than the mean become likelier, the
     others less likely; if all are alike, nothing is learned (rl.py: rollout, reward_exercises,
     advantages)."""
-    model = model or ("rl" if "rl" in model_names(out) else "sft")
     params, config, tokenizer = open_net(out, model)
     exercise = line_of(f"{out}/world/exercises-final.jsonl", problem)
     right = exercise["answer"].split("####")[-1].strip()
@@ -300,17 +273,8 @@ def rollouts(out, problem: int = 0, model: str = "", seed: int = 0):
         [reward, round(reward - mean, 3), text] for reward, text in zip(rewards, texts)]}
 
 
-def overview(out):
-    """What the page is built from: the models, and of each view its docstring and its fields (the
-    arguments before *)."""
-    views = {name: {"about": " ".join(view.__doc__.split()), "fields": dict(zip(
-        view.__code__.co_varnames[1:], view.__defaults__ or ()))}
-        for name, view in VIEWS.items() if view is not overview}
-    return {"models": model_names(out), "views": views}
-
-
 VIEWS = {view.__name__: view for view in (
-    funnel, explain, tokens, curves, candidates, attention, mask, chat, rollouts, reward, overview)}
+    funnel, explain, tokens, curves, candidates, attention, mask, chat, rollouts, reward)}
 
 
 def answers(view, out, body):
@@ -319,8 +283,7 @@ def answers(view, out, body):
         asked = parse_json(body.decode("utf-8", "replace"), "the request")
         for name, value in asked.items():
             kind = view.__annotations__.get(name)
-            if type(value) is not kind and (type(value), kind) != (int, float) or (
-                    kind in (int, float) and not 0 <= value <= 10**6):
+            if type(value) is not kind and (type(value), kind) != (int, float):
                 raise ValueError(f"{name} {str(value)!r:.40} makes no sense here")
         found = view(out, **asked)
         yield from [found] if isinstance(found, dict) else found
@@ -334,10 +297,10 @@ def answers(view, out, body):
 
 STYLE = (
     "text{font:13px system-ui,sans-serif;fill:#1d2b33}.dim{fill:#5f6f78}.strong{font-weight:600}"
-    ".inv{fill:#fff}.cell{fill:#0b6e75}.box{fill:none;stroke:#b9c4c9}.grid{stroke:#dde4e6}"
+    ".inv{fill:#fff}.cell{fill:#0b6e75;stroke:#b9c4c9}.grid{stroke:#dde4e6}"
     ".line{fill:none;stroke:#0b6e75;stroke-width:2}.l1{stroke:#1d2b33;stroke-dasharray:6 4}"
     ".l2{stroke:#5f6f78;stroke-dasharray:2 3}@media(prefers-color-scheme:dark){text{fill:#e4ebed}"
-    ".dim{fill:#9fb0b7}.inv{fill:#0f171a}.cell{fill:#4fc3c8}.box{stroke:#46555c}"
+    ".dim{fill:#9fb0b7}.inv{fill:#0f171a}.cell{fill:#4fc3c8;stroke:#46555c}"
     ".grid{stroke:#2b373c}.line{stroke:#4fc3c8}.l1{stroke:#e4ebed}.l2{stroke:#9fb0b7}}")
 PANELS = (  # of a log: title, {key: name}, how the numbers are written; shares reach up to 100%
     ("loss, nats per token", {"val_loss": "held-out", "loss": "training"}, ".3g"),
@@ -366,9 +329,8 @@ def cells(rows):
         x = 0
         for text, wide, fill in row:
             if fill is not None:
-                box = f'x="{x}" y="{25 * y}" width="{wide}" height="25"'
-                parts.append(f'<rect {box} class="cell" fill-opacity="{fill:.2f}"/>'
-                             f'<rect {box} class="box"/>')
+                parts.append(f'<rect x="{x}" y="{25 * y}" width="{wide}" height="25" '
+                             f'class="cell" fill-opacity="{fill:.2f}"/>')
             kind = "inv" if fill and fill > 0.5 else ""
             parts.append(label(x + wide / 2, 25 * y + 17, text, kind, "middle"))
             x += wide
@@ -376,42 +338,43 @@ def cells(rows):
     return svg(width, 25 * len(rows), parts)
 
 
-def draw_log(lines, panels):
-    """[{"svg", "say": the same in words}, ...] of the panels that a log has numbers for."""
-    drawn, unit = [], "iteration" if any("iteration" in line for line in lines) else "step"
-    for title, names, form in panels:
-        curves = [(name, [(line.get(unit, 0), line[key]) for line in lines
-                          if type(line.get(key)) in (int, float)]) for key, name in names.items()]
-        curves = [(name, points[::-(len(points) // 300 + 1)])  # the last one first
-                  for name, points in curves if any(y for _, y in points)]
-        if curves:
-            last = ", ".join(f"{name} {points[0][1]:{form}}" for name, points in curves)
-            drawn.append({"say": f"{title}, at {unit} {curves[0][1][0][0]}: {last}",
-                          "svg": chart(title, curves, form, unit)})
-    return drawn
+def draw_panel(log, title, names, form):
+    """{"svg", "say": the same in words}, or None if the log has no numbers for the panel."""
+    unit, curves = "iteration" if any("iteration" in line for line in log) else "step", []
+    for key, name in names.items():
+        points = [(line.get(unit, 0), line[key]) for line in log
+                  if type(line.get(key)) in (int, float)]
+        if any(y for _, y in points):  # the last one and about 300 before it
+            curves.append((name, points[::-(len(points) // 300 + 1)][::-1]))
+    if not curves:
+        return None
+    last = ", ".join(f"{name} {points[-1][1]:{form}}" for name, points in curves)
+    return {"say": f"{title}, at {unit} {curves[0][1][-1][0]}: {last}",
+            "svg": chart(title, curves, form, unit)}
 
 
 def chart(title, curves, form, unit, width=320, height=260):
-    """Curves [(name, [(x, y), ...]), ...], last points first, on common axes; the y axis begins at
-    0. They differ in their dashes. Narrow enough for a phone."""
+    """Curves [(name, [(x, y), ...]), ...] on common axes; the y axis holds 0. They differ in their
+    dashes. Narrow enough for a phone."""
     left, top, bottom = 44, 30 + 18 * len(curves), height - 24
     ys = [y for _, points in curves for _, y in points]
-    x1 = max(x for _, points in curves for x, _ in points) or 1
+    x1 = max(points[-1][0] for _, points in curves) or 1
     y0, y1 = min(0, *ys), 1 if form == ".0%" else max(0, *ys) * 1.05 or 1
+    y_scale = (bottom - top) / (y1 - y0)
     # Grid lines at multiples of 1, 2 or 5 times a power of ten.
     step = 10 ** np.floor(np.log10((y1 - y0) / 2))
     step *= 5 if (y1 - y0) / step > 10 else 2 if (y1 - y0) / step > 4 else 1
     parts = [label(0, 14, title, "strong"), label(left, height - 6, "0", "dim"),
              label(width, height - 6, f"{unit} {x1:,}", "dim", "end")]
     for k in range(int(np.ceil(y0 / step)), int(y1 / step + 1e-9) + 1):
-        y = bottom - (bottom - top) * (k * step - y0) / (y1 - y0)
+        y = bottom - (k * step - y0) * y_scale
         parts += [f'<path class="grid" d="M{left} {y:.1f}H{width}"/>',
                   label(left - 8, y + 4, f"{k * step:{form}}", "dim", "end")]
     for k, (name, points) in enumerate(curves):
-        path = "L".join(f"{left + (width - left) * x / x1:.1f} "
-                        f"{bottom - (bottom - top) * (y - y0) / (y1 - y0):.1f}" for x, y in points)
+        path = "L".join(f"{left + (width - left) * x / x1:.1f} {bottom - (y - y0) * y_scale:.1f}"
+                        for x, y in points)
         parts += [f'<path class="line l{k}" d="M{path}M{left} {28 + 18 * k}h28"/>',
-                  label(left + 36, 32 + 18 * k, f"{name}: {points[0][1]:{form}}")]
+                  label(left + 36, 32 + 18 * k, f"{name}: {points[-1][1]:{form}}")]
     return svg(width, height, parts)
 
 
@@ -444,40 +407,48 @@ def draw_mask(out):
                   for row in mask(out)["messages"]])
 
 
-def draw_run(out, name, panels, command):
-    """Charts of one run, side by side."""
-    drawn = draw_log(read_log(need(f"{out}/{name}/log.jsonl", command)), panels)
-    return svg(350 * len(drawn) - 30, 260, [chart["svg"].replace("<svg", f'<svg x="{350 * k}"', 1)
-                                            for k, chart in enumerate(drawn)])
+def draw_run(view, out):
+    """The first run's charts, side by side."""
+    charts = [chart["svg"] for chart in view(out)["runs"][0]["charts"]]
+    return svg(350 * len(charts) - 30, 260, [
+        chart.replace("<svg", f'<svg x="{350 * k}"', 1) for k, chart in enumerate(charts)])
+
+
+PICTURES = {"pipeline": draw_pipeline, "learning": functools.partial(draw_run, curves),
+            "attention": draw_attention, "mask": draw_mask,
+            "reward": functools.partial(draw_run, reward)}
 
 
 # ---- The page, the report, the pictures ----------------------------------------------------------
 
-def read_page(recorded=None):
+def read_page(out, recorded=None):
     """The page, or with recorded answers the report. Its Content-Security-Policy lets only the
     script and the style run that hold the nonce, a random number; so even a text that became HTML
     by mistake could not run or load anything."""
+    views = {}
+    for name, view in VIEWS.items():
+        spec = inspect.getfullargspec(view)  # what stands before * are the fields of the form
+        views[name] = {"about": " ".join(view.__doc__.split()),
+                       "fields": dict(zip(spec.args[1:], spec.defaults or ()))}
+    about = {"models": folders_with(out, "config.json"), "views": views, "recorded": recorded}
     with open(PAGE, encoding="utf-8") as file:
         page = file.read().replace("NONCE", secrets.token_hex(16))
     # "<" as an escape, so that no text can end the script element that holds it.
-    return page.replace(">null<", ">" + json.dumps(recorded).replace("<", "\\u003c") + "<", 1)
+    return page.replace("ABOUT", json.dumps(about).replace("<", "\\u003c"), 1)
 
 
 def report(out):
     """Writes OUT/report.html: the page, with an answer of every view in it instead of a server."""
-    page = read_page({name: list(answers(view, out, b"{}")) for name, view in VIEWS.items()})
+    page = read_page(out, {name: list(answers(view, out, b"{}")) for name, view in VIEWS.items()})
     write_file(f"{out}/report.html", lambda file: file.write(page.encode()))
     print(f"wrote {out}/report.html, one file: open it in a browser, or send it to somebody")
 
 
 def pictures(out, folder):
     """Writes the README's drawings; those whose stage has not run yet are left out."""
-    for name, draw, *more in (
-            ("pipeline", draw_pipeline), ("learning", draw_run, "base", PANELS[:2], "train.py"),
-            ("attention", draw_attention), ("mask", draw_mask),
-            ("reward", draw_run, "rl-jokes", PANELS[2:], "rl.py --reward model")):
+    for name, draw in PICTURES.items():
         try:
-            drawn = draw(out, *more).encode()
+            drawn = draw(out).encode()
         except ValueError as error:
             print(f"no {name}.svg: {error}")
             continue
@@ -523,7 +494,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         if self.accepts(self.path == "/"):
             self.begin("text/html; charset=utf-8")
-            self.wfile.write(read_page().encode())
+            self.wfile.write(read_page(self.server.out).encode())
 
     def do_POST(self):
         """A line of JSON for each dict of the view, as it comes. Writing fails when the browser

@@ -5,8 +5,8 @@
     python train.py --muon-lr 0                  AdamW for all weights, to compare
     python train.py --resume                     go on where an interrupted run stopped
 
-Each step takes windows of T + 1 tokens from random positions of the training text, asks the network
-for every next token at once, and moves all weights a little against the gradient of the loss:
+Each step reads windows of T + 1 tokens from random positions of the text, predicts every next token
+at once, and moves all weights a little against the gradient of the loss:
 
     window    The   fox   lives  in    the   forest
     ids       The   fox   lives  in    the             what the network reads
@@ -39,12 +39,13 @@ from model import (SIZES, Buffers, Config, count, flops_per_token, init_params, 
                    micro_batch, not_finite, token_losses, vector, views)
 from sample import generate, recall
 
-# By size; batch: windows a step. A larger network needs smaller steps: lower learning rates.
+# By size. batch: windows a step; lr: AdamW's learning rate; muon_lr: Muon's, for the matrices in
+# the blocks (optimizer.py). A larger network needs smaller steps: lower learning rates.
 RECIPES = {"0.3M": {"steps": 2000, "batch": 16, "lr": 8e-3, "muon_lr": 0.04},
            "1M": {"steps": 2400, "batch": 8, "lr": 5e-3, "muon_lr": 0.03},
            "5M": {"steps": 2000, "batch": 16, "lr": 2e-3, "muon_lr": 0.02},
            "25M": {"steps": 2000, "batch": 16, "lr": 1e-3, "muon_lr": 0.01}}
-EPOCHS = 6  # times that a text is read at most: a small text needs fewer steps
+EPOCHS = 6  # times that a text is read, at most
 EVAL_TOKENS = 32_768  # of the held-out text, always the same ones
 LOG_EVERY, SAVES = 10, 10  # steps between log lines; how often a run is evaluated and saved
 
@@ -69,14 +70,12 @@ def sample_windows(rng, tokens, B, T):
 
 
 def show_one_step(params, config, tokenizer, tokens, lr):
-    """Prints how the first window of the text begins, and what one step on that window does to the
-    probabilities of the right tokens:
+    """Prints how the first window of the text begins, and what one step on it, with a copy of the
+    weights, does to the probabilities of the right tokens. A new network finds all 1,024 about
+    equally likely, 0.1%. One step changes little; learning is some thousand of them:
 
          reads  should predict  probability  after one step on this window
-        'Word'  ' games'              0.16%           0.22%
-
-    A new network finds all 1,024 tokens about equally likely, 0.1%. One step on a few words changes
-    little, and learning is some thousand such steps. This one is taken on a copy of the weights."""
+        'Word'  ' games'              0.16%           0.22%"""
     params = views(vector(params).copy(), config)
     window = tokens[None, :config.ctx + 1].astype(np.int64)  # (1,T+1)
     ids, targets = window[:, :-1], window[:, 1:]
@@ -93,12 +92,12 @@ def show_one_step(params, config, tokenizer, tokens, lr):
 # ---- The run -------------------------------------------------------------------------------------
 
 def open_run(args, tokenizer, n_tokens):
-    """settings, net (params, config, tokenizer), averages, state, log: fresh, or from the
-    checkpoint to resume.
+    """net (params, config, tokenizer), averages, state, log: fresh, or from the checkpoint to
+    resume.
 
-    A run that goes on has the same bits because its whole state is in the checkpoint: weights,
-    optimizer's averages, the random numbers' state, the step (which sets the learning rate), and
-    the settings it began with, which therefore override the command line.
+    A run that goes on has the same bits because its whole state is in the checkpoint: weights, the
+    optimizer's averages, the state of the random numbers, the step (which sets the learning rate),
+    and the settings it began with, which therefore override the command line.
 
     A fresh one reads the text EPOCHS times at most: what is read again and again is memorized, and
     the held-out loss rises. Of 100,000 tokens, with 16 windows of 256, at most 146 steps."""
@@ -107,7 +106,10 @@ def open_run(args, tokenizer, n_tokens):
         if net[2].fingerprint() != tokenizer.fingerprint():
             raise ValueError(f"{args.tokenizer}: not the tokenizer that {args.out} was trained "
                              "with; name that one with --tokenizer")
-        return state["settings"], net, averages, state, log
+        return net, averages, state, log
+    if END not in tokenizer.special_tokens:
+        raise ValueError(f"{args.tokenizer}: has no {END} to stand between documents; "
+                         "python bpe.py adds it")
     settings = {"size": args.size, **RECIPES[args.size], "ctx": SIZES[args.size]["ctx"]}
     # A flag that was given overrides the recipe.
     settings |= {name: getattr(args, name) for name in settings if getattr(args, name) is not None}
@@ -124,49 +126,47 @@ def open_run(args, tokenizer, n_tokens):
     params = init_params(config, args.seed)
     state = {"step": 0, "settings": settings,
              "rng": np.random.default_rng(args.seed).bit_generator.state}
-    return settings, (params, config, tokenizer), optimizer.start(params), state, []
+    return (params, config, tokenizer), optimizer.start(params), state, []
 
 
 def describe(config, settings, n_tokens):
     """Prints the settings and what they come to. By default: 0.9M parameters of 16 bytes (weight,
     gradient and two averages, each a float32) are 15 MB; 2,400 steps of 8 windows of 256 tokens
     are 4.9M tokens."""
-    B, T, steps, n = settings["batch"], config.ctx, settings["steps"], count(config)[0]
+    n, read = count(config)[0], settings["steps"] * settings["batch"] * config.ctx
     print_settings("train.py", settings | {
         "dim": config.dim, "layers": config.layers, "heads": config.heads,
         "hidden": config.hidden, "vocabulary": config.vocab})
-    print(f"{n / 1e6:.1f}M parameters, {flops_per_token(config, T) / 1e6:.1f} MFLOP per token, "
-          f"{16 * n / 1e6:.0f} MB for weights, gradients and two averages | {steps} steps of {B} "
-          f"windows x {T} tokens = {steps * B * T / 1e6:.1f}M tokens, "
-          f"{steps * B * T / n_tokens:.1f} times the text", flush=True)
+    print(f"{n / 1e6:.1f}M parameters, {flops_per_token(config, config.ctx) / 1e6:.1f} MFLOP per "
+          f"token, {16 * n / 1e6:.0f} MB for weights, gradients and two averages | "
+          f"{read / 1e6:.1f}M tokens, {read / n_tokens:.1f} times the text", flush=True)
 
 
 def run(args):
     """Trains as args say. params, grads and the two averages hold one number each for every weight
     of the network: a step fills grads anew and changes the other three in place."""
     tokenizer = Tokenizer.load(args.tokenizer)
-    if END not in tokenizer.special_tokens:
-        raise ValueError(f"{args.tokenizer}: has no {END} to stand between documents; "
-                         "python bpe.py adds it")
     train, val = (read_tokens(args.tokens, part, tokenizer) for part in ("train", "val"))
-    settings, net, averages, state, log = open_run(args, tokenizer, len(train))
-    params, config, _ = net
+    net, averages, state, log = open_run(args, tokenizer, len(train))
+    (params, config, _), settings = net, state["settings"]
     B, T, steps = settings["batch"], config.ctx, settings["steps"]
-    check_text(args.tokens, train, val, T)
+    if min(len(train), len(val)) < T + 2:
+        raise ValueError(f"{args.tokens}: {len(train)} tokens to train on and {len(val)} to "
+                         f"validate, fewer than one window of {T + 2}; give bpe.py more text, or "
+                         "train.py a smaller --ctx")
     facts = read_facts(args.facts, tokenizer, T)
     if state["step"] >= steps:
-        return print(f"{args.out} has done its {steps} steps; leave out --resume to begin another "
-                     "run")
+        return print(f"{args.out} has done its {steps} steps; without --resume a new run begins")
     describe(config, settings, len(train))
-    # What is large is allocated here, once, and used by every step.
+    # What is large is allocated here, once, and used by every step. If the windows of a step would
+    # take too much memory side by side, micro_batch takes fewer at a time and adds the gradients.
     buffers = Buffers(config, micro_batch(config, B, T), T)
     grads = views(np.empty_like(vector(params)), config)
     rng = np.random.default_rng()
     rng.bit_generator.state = state["rng"]
-    with compiling():
-        warm_up(params, grads, config, buffers)
     if not state["step"]:
-        show_one_step(params, config, tokenizer, train, settings["lr"])
+        with compiling():  # most kernels are used here for the first time
+            show_one_step(params, config, tokenizer, train, settings["lr"])
     progress, losses = Run(args.out, state["step"], steps, SAVES, log), []
     for step in progress.steps():
         # Read: B windows of the text.
@@ -184,12 +184,14 @@ def run(args):
                              f"{not_finite(grads)}; try a third of the learning rate "
                              f"{settings['lr']}. Last step saved: {state['step'] or 'none'}")
         losses.append(loss)
+        # The loss of one batch is noisy, so the mean of LOG_EVERY batches is shown.
         if step % LOG_EVERY == 0 or step == steps:
             loss, losses = float(np.mean(losses)), []
             speed = (step - progress.first) * B * T / progress.seconds()
             progress.show(f"step {step}/{steps} | loss {loss:.3f} nats | lr {lr:.1e} | "
                           f"{speed:,.0f} tok/s | {progress.left()} left", keep=False, step=step,
                           loss=loss, lr=lr, grad_norm=norm, tokens_per_s=speed)
+        # The last evaluation puts the best weights into params, so it comes before the save.
         if progress.evaluation_due():
             evaluate_run(progress, net, averages, state, val, facts)
         if progress.save_due():
@@ -205,9 +207,9 @@ def run(args):
 def evaluate_run(progress, net, averages, state, val, facts):
     """What happens ten times a run: held-out loss, facts, a text sample.
 
-    A network that reads a small text too often memorizes it: its loss there falls on, while the
-    held-out loss rises again (overfitting). So a copy of the best weights is kept, and the run ends
-    with these."""
+    A network that reads a text too often memorizes it: its loss there falls on, while the held-out
+    loss rises again (overfitting). So a copy of the best weights is kept among the averages, and
+    the run ends with these."""
     (params, config, tokenizer), step = net, progress.step
     nats, bits = evaluate(params, config, val, tokenizer)
     known = recall(params, config, tokenizer, facts) if facts else None
@@ -221,25 +223,9 @@ def evaluate_run(progress, net, averages, state, val, facts):
                   seconds=progress.seconds())
     if step == progress.total:
         vector(params)[:] = averages.pop("best")
+    # The sample begins with <|endoftext|>, as every document did in training.
     text = generate(params, config, [list(config.bos)], 40, temperature=0.8, seed=step)[0]
     progress.show("    " + printable(" ".join(tokenizer.decode(text).split())))
-
-
-def check_text(folder, train, val, T):
-    """Both parts must hold at least one window."""
-    if min(len(train), len(val)) < T + 2:
-        raise ValueError(f"{folder}: {len(train)} tokens to train on and {len(val)} to validate, "
-                         f"fewer than one window of {T + 2}; give bpe.py more text, or train.py "
-                         "a smaller --ctx")
-
-
-def warm_up(params, grads, config, buffers):
-    """Runs each kernel once on zeros, so that compiling is over before the clock starts. It
-    overwrites grads; the weights stay as they are."""
-    ids = np.zeros((buffers.B, buffers.T), np.int64)
-    loss_and_grads(params, config, ids, ids, grads=grads, buffers=buffers)
-    zeros = views(np.zeros_like(vector(params)), config)
-    optimizer.update(zeros, zeros, optimizer.start(zeros), config, 1, 0.0, muon_lr=0.01)
 
 
 # ---- Evaluation ----------------------------------------------------------------------------------
@@ -247,11 +233,10 @@ def warm_up(params, grads, config, buffers):
 def evaluate(params, config, tokens, tokenizer):
     """(nats per token, bits per byte) over the first EVAL_TOKENS of tokens, windows side by side.
 
-    A tokenizer with longer tokens makes fewer and harder predictions. The bits of all of them over
-    the bytes of the text do not depend on it: what the text would take when compressed with this
-    network. Example: 1.4 nats are 1.4 / ln 2 = 2 bits a token; if a token has 4 bytes on average,
-    that is 0.5 bits per byte, a sixteenth of the text's 8. Special tokens are predicted, too, but
-    are no text."""
+    A tokenizer with longer tokens makes fewer and harder predictions. Bits per byte do not depend
+    on it: they are what the text would take when compressed with this network. Example: 1.4 nats
+    are 1.4 / ln 2 = 2 bits a token; if a token has 4 bytes on average, that is 0.5 bits per byte, a
+    sixteenth of the text's 8. Special tokens are predicted, too, but are no text."""
     T = config.ctx
     n = max(1, min(EVAL_TOKENS, len(tokens) - 1) // T)  # windows
     windows = np.asarray(tokens[:n * T + 1], np.int64)

@@ -61,23 +61,24 @@ ASKED = {  # function: {figure: what was asked}, in the order of the pipeline
 
 
 def met(value, asked):
-    """Whether a figure is what was asked for; None where nothing was."""
+    """What to say of a figure, beside what was asked for."""
     if not asked:
-        return None
+        return ""
     sign, bound = asked.split()
-    return value >= float(bound) if sign == ">=" else value <= float(bound)
+    good = value >= float(bound) if sign == ">=" else value <= float(bound)
+    return f"asked {asked}" + ("" if good else ": MISSED")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", help="one figure, or a part of a function's name")
+    parser.add_argument("--only", default="", help="one figure, or a part of a function's name")
     parser.add_argument("--json", help="write the figures here too")
     args = parser.parse_args()
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:0] = [here, os.path.dirname(here)]
     figures = {}
     for function, asked in ASKED.items():
-        if args.only and args.only not in function and args.only not in asked:
+        if args.only not in function and args.only not in asked:
             continue
         module, name = function.split(".")
         start = time.perf_counter()
@@ -88,16 +89,12 @@ def main():
             print(f"   left out: {error}")
             continue
         for figure, value in found.items():
-            figures[figure] = value
-            verdict = met(value, asked.get(figure, ""))
-            said = {None: "", True: f"asked {asked.get(figure)}",
-                    False: f"asked {asked.get(figure)}: MISSED"}
-            print(f"   {figure:32s} {value:9.3f}   {said[verdict]}")
+            print(f"   {figure:32s} {value:9.3f}   {met(value, asked.get(figure))}")
         print(f"   ({time.perf_counter() - start:.0f} s)", flush=True)
+        figures |= found
         if args.json:
-            with open(args.json + ".tmp", "w", encoding="utf-8") as f:
-                json.dump(figures, f, indent=1)
-            os.replace(args.json + ".tmp", args.json)
+            with open(args.json, "w", encoding="utf-8") as file:
+                json.dump(figures, file, indent=1)
     if not figures:
         sys.exit(f"bench.py: nothing is called {args.only}; there are " + ", ".join(
             figure for asked in ASKED.values() for figure in asked))

@@ -1,5 +1,4 @@
-"""Looking at the run: every view over HTTP, what is refused, streams, the report, the pictures, and
-the page in a real browser."""
+"""Every view over HTTP, what is refused, the report, the pictures, the page in a real browser."""
 import gc
 import json
 import os
@@ -45,16 +44,14 @@ def out(tmp_path_factory):
         tokenizer.add_special_tokens(bpe.CHAT_SPECIALS)
     for name in ("world", "tokens", "rl-jokes"):
         (out / name).mkdir()
-    for name in ("train", "val"):
-        np.save(out / "tokens" / f"{name}.npy", np.arange(9, dtype=np.uint16))
-    for name, text in {
-            "world/exercises-final.jsonl": '{"question": "How many?", "answer": "it\\n#### 7"}\n',
-            "world/conversations.jsonl": json.dumps({"messages": CONVERSATION}) + "\n",
-            # A run is just writing its last line.
-            "rl-jokes/live.jsonl": '{"iteration": 0, "reward_model": 1, "gold_reward": 2}\n'
-                                   '{"iteration": 3, "reward_model": 2, "gold_reward": -3}\n{"it'
-            }.items():
-        (out / name).write_text(text)
+    np.save(out / "tokens" / "train.npy", np.arange(9, dtype=np.uint16))
+    # A run is just writing its last line.
+    (out / "rl-jokes/live.jsonl").write_text(
+        '{"iteration": 0, "reward_model": 1, "gold_reward": 2}\n'
+        '{"iteration": 3, "reward_model": 2, "gold_reward": -3}\n{"it')
+    for name, line in (("exercises-final", {"question": "How many?", "answer": "it\n#### 7"}),
+                       ("conversations", {"messages": CONVERSATION})):
+        (out / f"world/{name}.jsonl").write_text(json.dumps(line) + "\n")
     crawl = write(out / "world", record(http("<p>" + PROSE[:83]), "http://a.example/")
                   + record(http("<p>&lt;script&gt;"), "http://b.example/porn"), "crawl.warc.gz")
     rules = "gopher_repetition", "gopher_quality", "c4", "fineweb", "language"
@@ -80,60 +77,57 @@ def send(server, method, path, body=b"{}", **headers):
     return connection.getresponse()
 
 
-def ask(server, view, **asked):
-    """What a view answers, the last line of it."""
-    with send(server, "POST", "/" + view, json.dumps(asked).encode()) as response:
-        return json.loads(response.read().splitlines()[-1])
+def ask(server, view, body=None, **asked):
+    """What a view answers, a list."""
+    with send(server, "POST", "/" + view, body or json.dumps(asked).encode()) as response:
+        return [json.loads(line) for line in response]
 
 
 # ---- Views ----
 
 def test_the_crawl_and_every_rule_of_one_page(server):
     """The funnel shows what data.py counted; a page shows its values, limits and verdict."""
-    assert ask(server, "funnel")["bars"][0] == {
+    assert ask(server, "funnel")[0]["bars"][0] == {
         "name": "read", "share": 1.0, "figure": "2", "note": ""}
-    assert len(ask(server, "explain")["pages"]) == 2
-    shown, = ask(server, "explain", page="http://a.example/")["pages"]
-    assert shown["verdict"].startswith("dropped at") and (
-        ["quality", "short_doc", "16", "< 50", "fails"] in shown["rows"])
-    shown, = ask(server, "explain", page="http://b.example/porn")["pages"]
-    assert shown["verdict"].startswith("dropped at url")
-    shown, = ask(server, "explain", page="<p>" + SCRIPT.replace("<", "&lt;"))["pages"]
-    assert shown["text"] == SCRIPT
+    assert len(ask(server, "explain")[0]["pages"]) == 2
+    for url, verdict, row in (
+            ("http://a.example/", "dropped at", ["quality", "short_doc", "16", "< 50", "fails"]),
+            ("http://b.example/porn", "dropped at url", ["extract", "empty", "8", "< 1", ""])):
+        shown, = ask(server, "explain", url=url)[0]["pages"]
+        assert shown["verdict"].startswith(verdict) and row in shown["rows"]
 
 
 def test_tokens_with_all_merges_and_with_fewer(server, out):
     """Ids are those of bpe.py; without merges they are bytes; the steps end in the tokens."""
     tokenizer = bpe.Tokenizer.load(out + "/tokenizer.json")
-    shown = ask(server, "tokens", text="on the é")
+    shown, = ask(server, "tokens", text="on the é")
     ids = [[token["id"] for token in size["tokens"]] for size in shown["sizes"]]
     assert ids == [list("on the é".encode()), tokenizer.encode("on the é")]
     assert shown["sizes"][1]["tokens"][-1]["text"] == "\\xa9"
     assert shown["steps"][0] == ["·", "t", "h", "e"] and shown["steps"][-1] == ["·the"]
-    assert ask(server, "tokens", text="")["sizes"][0]["tokens"] == []
+    assert ask(server, "tokens", text="")[0]["sizes"][0]["tokens"] == []
 
 
 def test_curves_of_runs_and_of_one_that_goes_on(server):
     """Base has losses and recall, in words too; a run under way is read to its last whole line."""
-    runs = {run["name"]: run for run in ask(server, "curves")["runs"]}
-    assert list(runs) == ["base", "sft"] and not runs["base"]["live"]
-    assert [chart["say"] for chart in runs["base"]["charts"]] == [
+    base, sft = ask(server, "curves")[0]["runs"]
+    assert (base["name"], sft["name"], base["live"]) == ("base", "sft", False)
+    assert [chart["say"] for chart in base["charts"]] == [
         "loss, nats per token, at step 20: held-out 4.5, training 5.5",
         "share of answers, at step 20: facts recalled 25%"]
-    run, = ask(server, "reward")["runs"]
+    run, = ask(server, "reward")[0]["runs"]
     assert run["live"] and "iteration 3: reward model 2, gold reward -3" in run["charts"][0]["say"]
-    xml.etree.ElementTree.fromstring(run["charts"][0]["svg"])
 
 
 def test_another_candidate_leads_elsewhere(server):
     """Candidates are sorted probabilities; the network goes on after the ids that were sent."""
-    shown = ask(server, "candidates", prompt="the cat")
+    shown, = ask(server, "candidates", prompt="the cat")
     first = shown["steps"][0]
     p = [rival["p"] for rival in first["candidates"]]
     assert len(p) == look.N_CANDIDATES and p == sorted(p, reverse=True) and first["id"] in [
         rival["id"] for rival in first["candidates"]]
     ids = [*shown["ids"], first["candidates"][1]["id"]]
-    assert ask(server, "candidates", ids=" ".join(map(str, ids)))["ids"] == ids
+    assert ask(server, "candidates", ids=" ".join(map(str, ids)))[0]["ids"] == ids
 
 
 def test_attention_weights_are_those_of_the_network(server, out):
@@ -142,7 +136,7 @@ def test_attention_weights_are_those_of_the_network(server, out):
     ids = [*config.bos, *tokenizer.encode("the cat sat")]
     T, buffers = len(ids), model.Buffers(config, 1, len(ids))
     model.transformer(params, config, np.array([ids]), buffers)
-    shown = ask(server, "attention", text="the cat sat")["layers"]
+    shown = ask(server, "attention", text="the cat sat")[0]["layers"]
     for layer, saved in enumerate(buffers.saved):
         qkv = saved.qkv.reshape(T, 4, 8)  # two query heads, one key head, one value head
         for head in range(2):
@@ -154,9 +148,8 @@ def test_attention_weights_are_those_of_the_network(server, out):
 
 def test_the_mask_is_that_of_render_chat(server, out):
     """What the assistant says and its end are on, all else is off; text stays text."""
-    shown = ask(server, "mask")["messages"]
-    tokenizer = bpe.Tokenizer.load(out + "/sft/tokenizer.json")
-    ids, mask = bpe.render_chat(tokenizer, CONVERSATION)
+    shown = ask(server, "mask")[0]["messages"]
+    ids, mask = bpe.render_chat(bpe.Tokenizer.load(out + "/sft/tokenizer.json"), CONVERSATION)
     assert len(shown) == 2 and [
         (token["id"], token["on"]) for row in shown for token in row] == list(zip(ids, mask))
 
@@ -164,51 +157,48 @@ def test_the_mask_is_that_of_render_chat(server, out):
 def test_a_chat_streams_and_the_same_seed_gives_the_same_text(server):
     """All models answer side by side, a token longer each time; what was said before counts."""
     def said(**asked):
-        with send(server, "POST", "/chat", json.dumps(asked).encode()) as response:
-            first, *parts, last = map(json.loads, response)
-        assert first["models"] == ["base", "sft"] and len(parts) > 20 and last == {"anew": False}
+        first, *parts = ask(server, "chat", **asked)
+        assert first["models"] == ["base", "sft"] and len(parts) > 20
         return {name: [part["texts"][name] for part in parts if part["texts"][name] is not None][-1]
                 for name in ("base", "sft")}
     asked = {"question": "the cat", "temperature": 1, "seed": 3}
-    first, again = said(**asked), said(**asked)
-    assert first == again and first["base"] != first["sft"]
+    first = said(**asked)
+    assert first == said(**asked) and first["base"] != first["sft"]
     before = [{"role": "user", "content": "the"}, {"role": "assistant", "content": "hat"}]
     assert said(**asked, history={"sft": before})["sft"] != first["sft"]
 
 
 def test_rollouts_have_rewards_and_advantages(server, monkeypatch):
     """Rewards are those of rl.py for answers that ended; advantage is reward minus mean."""
-    tokenizer = look.run_tokenizer(server.out)
+    tokenizer = checkpoint.open_model(server.out + "/sft")[2]
     end = tokenizer.special_tokens["<|im_end|>"]
     texts = ["7", "<think> 7</think> 7", "<think>7</think> 8", "7 cats", "5</think> 7", "07",
              "<think>1</think> <think>2</think> 7", " 7"] * 2
     monkeypatch.setattr(look, "generate", lambda *rest, **more: [
         [*tokenizer.encode(text), end] for text in texts[:-1]] + [tokenizer.encode("7")])
-    shown = ask(server, "rollouts", model="sft")
+    shown, = ask(server, "rollouts")
     assert [reward for reward, _, _ in shown["rows"][:-1]] == [
         rl.parse_answer(text) == "7" for text in texts[:-1]]
     assert shown["mean"] == 6 / 16 and shown["rows"][-1] == [0, -6 / 16, "7"]
 
 
-def test_a_missing_stage_says_what_makes_it(tmp_path):
+@pytest.mark.parametrize("view", look.VIEWS.values(), ids=str)
+def test_a_missing_stage_says_what_makes_it(view, tmp_path):
     """In an empty folder every view is an error that names a command."""
-    for name, view in look.VIEWS.items():
-        found, = look.answers(view, str(tmp_path), b"{}")
-        assert name == "overview" or "python " in found["error"], name
+    found, = look.answers(view, str(tmp_path), b"{}")
+    assert "python " in found["error"]
 
 
 # ---- What is refused ----
 
 @pytest.mark.parametrize("status,method,path,headers", [
-    (403, "GET", "/", {"Host": "evil.example"}), (403, "POST", "/overview", {"Host": "127.0.0.1"}),
-    (403, "POST", "/overview", {"Origin": "http://evil.example"}),
-    (403, "POST", "/overview", {"Origin": "null"}), (404, "GET", "/etc/passwd", {}),
+    (403, "GET", "/", {"Host": "evil.example"}), (403, "POST", "/mask", {"Host": "127.0.0.1"}),
+    (403, "POST", "/mask", {"Origin": "http://evil.example"}),
+    (403, "POST", "/mask", {"Origin": "null"}), (404, "GET", "/etc/passwd", {}),
     (404, "GET", "/../look.py", {}), (404, "POST", "/report", {}), (501, "PUT", "/", {}),
-    (415, "POST", "/overview", {"Content_Type": "text/plain"}),
-    (413, "POST", "/overview", {"Content_Length": str(2**18 + 1)}),
-    (413, "POST", "/overview", {"Content_Length": "9" * 3000}),
-    (413, "POST", "/overview", {"Content_Length": "-1"}),
-    (413, "POST", "/overview", {"Content_Length": b"\xb2"})])  # Python calls it a digit
+    (415, "POST", "/mask", {"Content_Type": "text/plain"}),
+    *[(413, "POST", "/mask", {"Content_Length": length})
+      for length in (str(2**18 + 1), "9" * 3000, "-1", b"\xb2")]])  # Python calls b2 a digit
 def test_foreign_and_oversized_requests(server, status, method, path, headers):
     """Another host, site, path, method or type is refused, and so is a body too large to read."""
     assert send(server, method, path, b"" if "Content_Length" in headers else b"{}",
@@ -228,12 +218,11 @@ def test_foreign_and_oversized_requests(server, status, method, path, headers):
     ("chat", {"question": "x", "history": {"sft": "x"}}),
     ("chat", {"question": "x", "history": {"sft": [7]}}),
     ("chat", {"question": "x", "history": {"sft": [{"role": "god", "content": "x"}]}}),
-    ("explain", {"page": "http://nowhere.example/"})])
+    ("explain", {"url": "http://nowhere.example/"})])
 def test_requests_that_make_no_sense(server, view, body, capfd):
     """A wrong value is one sentence, the answer's last line, never a traceback."""
-    body = json.dumps(body).encode() if isinstance(body, dict) else body
-    with send(server, "POST", "/" + view, body) as response:
-        assert json.loads(response.read().splitlines()[-1])["error"]
+    assert (ask(server, view, body) if isinstance(body, bytes) else ask(server, view, **body)
+            )[-1]["error"]
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -256,7 +245,7 @@ def test_too_many_connections_wait(server):
     held = [socket.create_connection(("127.0.0.1", server.server_port))
             for _ in range(look.CONNECTIONS)]
     found = []
-    waiting = threading.Thread(target=lambda: found.append(ask(server, "overview")))
+    waiting = threading.Thread(target=lambda: found.append(ask(server, "funnel")))
     waiting.start()
     time.sleep(0.5)
     assert not found and threading.active_count() < look.CONNECTIONS + 10
@@ -280,7 +269,7 @@ def test_a_stream_stops_when_the_browser_goes_away(server, monkeypatch):
     monkeypatch.setitem(look.VIEWS, "endless", endless)
     with send(server, "POST", "/endless") as response:
         assert response.read(10) and not closed.is_set()
-    assert closed.wait(60) and ask(server, "overview")
+    assert closed.wait(60) and ask(server, "funnel")
 
 
 @pytest.mark.parametrize("n", [300, pytest.param(10_000, marks=pytest.mark.long)])
@@ -291,7 +280,7 @@ def test_requests_in_flat_memory(server, n):
         if k == n // 4:
             gc.collect()
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        view = ("overview", "tokens", "curves", "attention", "candidates", "mask")[k % 6]
+        view = ("funnel", "tokens", "curves", "attention", "candidates", "mask")[k % 6]
         ask(server, view, **({"text": f"the cat {k}"} if view in ("tokens", "attention") else {}))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20 * 1024  # KB
     assert threading.active_count() < 10
@@ -303,21 +292,20 @@ def test_the_report_is_one_file_that_stands_alone(out, capsys):
     """It holds the answers of all views, and no text in it ends the script."""
     assert look.main(["--out", out, "--report"]) == 0
     page = open(out + "/report.html", encoding="utf-8").read()
-    recorded = page.split('id="recorded">')[1].split("</script>")[0]
-    answers = json.loads(recorded)
-    assert set(look.VIEWS) == set(answers) and "<" not in recorded
+    about = page.split('id="about">')[1].split("</script>")[0]
+    answers = json.loads(about)["recorded"]
+    assert set(look.VIEWS) == set(answers) and "<" not in about
     assert not any("error" in part for parts in answers.values() for part in parts)
     assert SCRIPT[:7] in "".join(token["text"] for token in answers["mask"][0]["messages"][0])
 
 
 def test_pictures_are_drawn_from_the_run(out, tmp_path, capsys):
-    """Those whose stage ran are SVG; the other one's line says what makes it."""
-    assert look.main(["--out", out, "--pictures", str(tmp_path / "pictures")]) == 0
-    drawn = sorted(os.listdir(tmp_path / "pictures"))
-    assert drawn == ["attention.svg", "learning.svg", "mask.svg", "pipeline.svg"]
-    for name in drawn:
-        xml.etree.ElementTree.parse(tmp_path / "pictures" / name)
-    assert "no reward.svg" in (said := capsys.readouterr().out) and "rl.py --reward model" in said
+    """They are SVG; where their stage has not run, a line says what makes it."""
+    for folder in (out, str(tmp_path)):
+        assert look.main(["--out", folder, "--pictures", str(tmp_path / "pictures")]) == 0
+    for name in look.PICTURES:
+        xml.etree.ElementTree.parse(tmp_path / "pictures" / f"{name}.svg")
+    assert "no reward.svg: no such run has begun yet; python rl.py" in capsys.readouterr().out
 
 
 def test_the_command_says_where_to_look(tmp_path, capsys):
@@ -379,40 +367,40 @@ class Browser:
 def test_the_page_in_a_browser(server, out, tmp_path, width, height):
     """One types, sees tokens, chooses a candidate, chats; <script> stays text; a phone fits."""
     browser = Browser(tmp_path, width, height)
+    run, wait = browser.run, browser.wait
     try:
         browser.send("Page.navigate", url=f"http://{server.names[0]}/")
-        browser.wait("document.querySelectorAll('details').length == 10")
-        for name in set(look.VIEWS) - {"overview"}:  # the keyboard opens a view
-            browser.run(f"document.querySelector('#{name} summary').focus()")
+        wait("document.querySelectorAll('body > details').length == 10")
+        for name in look.VIEWS:  # the keyboard opens a view
+            run(f"document.querySelector('#{name} summary').focus()")
             if name != "funnel":
                 browser.send("Input.dispatchKeyEvent", type="keyDown", key="Enter", text="\r")
-            browser.wait(f"document.querySelector('#{name} .out').children.length")
-            assert browser.run("document.documentElement.scrollWidth") <= width, name
-        browser.wait("[...document.querySelectorAll('img')].every(x => x.naturalWidth && x.alt)")
-        assert browser.run("document.querySelectorAll('img').length") == 5
+            wait(f"document.querySelector('#{name} .out').children.length")
+            assert run("document.documentElement.scrollWidth") <= width, name
+        wait("document.querySelectorAll('img').length == 5 && "
+             "[...document.querySelectorAll('img')].every(x => x.naturalWidth && x.alt)")
 
-        browser.run("document.querySelector('#tokens textarea').select()")
+        run("document.querySelector('#tokens textarea').select()")
         browser.send("Input.insertText", text=SCRIPT)
-        browser.wait("[...document.querySelectorAll('#tokens .chip')].map(x => x.firstChild.data)"
-                     ".join('').includes('</script>')")
-        assert browser.run("document.querySelectorAll('script').length") == 2
-        assert "owned" not in browser.run("document.title")
+        wait("[...document.querySelectorAll('#tokens .chip')].map(x => x.firstChild.data).join('')"
+             ".includes('</script>')")
+        assert run("document.querySelectorAll('script').length") == 2
+        assert "owned" not in run("document.title")
 
-        wanted = browser.run("const bar = document.querySelectorAll('#candidates .bar')[3];"
-                             "bar.click(); bar.firstChild.innerText")
-        browser.wait("document.querySelector('#candidates .chip').innerText == "
-                     + json.dumps(wanted))
+        wanted = run("const bar = document.querySelectorAll('#candidates .bar')[3];"
+                     "bar.click(); bar.firstChild.innerText")
+        wait(f"document.querySelector('#candidates .chip').innerText == {json.dumps(wanted)}")
 
-        browser.wait("!Object.keys(messages).length")  # the examples are answered
-        browser.run("views.chat.form.question.value = 'the cat'")
-        browser.run("views.chat.form.requestSubmit()")
-        browser.wait("document.querySelectorAll('#chat h2').length == 5")
-        browser.wait("[...document.querySelectorAll('.columns:last-child p')]"
-                     ".every(x => x.innerText.length > 9)")
+        written = "[...document.querySelectorAll('#chat .columns:last-child p')].every(" \
+            "x => x.innerText.length > 9)"
+        wait("document.querySelectorAll('#chat h2').length == 4 && " + written)  # the examples
+        run("views.chat.form.question.value = 'the cat'; views.chat.form.requestSubmit()")
+        wait("document.querySelectorAll('#chat h2').length == 5 && " + written)
+        assert run("said.sft.length") == 2  # the examples are not remembered
 
         look.report(out)
         browser.send("Page.navigate", url=f"file://{out}/report.html")
-        browser.wait("document.querySelectorAll('details[open] .out > *').length > 30")
-        assert browser.run("document.querySelectorAll('.error:not(:empty)').length") == 0
+        wait("document.querySelectorAll('details[open] .out > *').length > 30")
+        assert run("document.querySelectorAll('.error:not(:empty)').length") == 0
     finally:
         browser.close()

@@ -26,6 +26,10 @@ def pretrain(tmp_path, monkeypatch, command):
     return lambda *flags: command(train, "--size", "0.3M", "--batch", "3", *flags)
 
 
+def read_log(folder):
+    return [json.loads(line) for line in open(f"out/{folder}/log.jsonl")]
+
+
 def test_targets_are_the_next_tokens():
     """Windows are consecutive ids, targets are one later, and every position can be reached."""
     tokens = np.arange(50, dtype=np.uint16)
@@ -34,27 +38,26 @@ def test_targets_are_the_next_tokens():
     assert ids.min() == 0 and targets.max() == 49
 
 
-def test_it_memorizes_the_text_and_says_what_it_did(pretrain, capsys):
+@pytest.mark.parametrize("flags", [("--lr", "0.02", "--muon-lr", "0"), ("--muon-lr", "0.03")])
+def test_it_memorizes_the_text_and_says_what_it_did(flags, pretrain, capsys):
     """The held-out loss falls from guessing to near 0, with AdamW and with Muon."""
-    for flags in ("--lr", "0.02", "--muon-lr", "0"), ("--muon-lr", "0.03"):
-        assert pretrain("--steps", "150", *flags) == 0
-        lines = [json.loads(line) for line in open("out/base/log.jsonl")]
-        nats = [line["val_loss"] for line in lines if "val_loss" in line]
-        assert nats[0] > 1 and nats[-1] < 0.5
-        out = capsys.readouterr().out
-        assert out.startswith("train.py | size 0.3M | steps 150")
-        assert "bits/byte" in out and "python sample.py" in out
+    assert pretrain("--steps", "150", *flags) == 0
+    nats = [line["val_loss"] for line in read_log("base") if "val_loss" in line]
+    assert nats[0] > 1 and nats[-1] < 0.5
+    out = capsys.readouterr().out
+    assert out.startswith("train.py | size 0.3M | steps 150")
+    assert "bits/byte" in out and "python sample.py" in out
 
 
 def test_a_small_text_is_read_a_few_times_only(pretrain, capsys):
-    """Without --steps a small text gets few enough steps that it is read EPOCHS times at most."""
+    """Without --steps it is read EPOCHS times at most."""
     assert pretrain() == 0
     n = len(np.load("out/tokens/train.npy"))
     assert f"steps {train.EPOCHS * n // (3 * 16)} |" in capsys.readouterr().out
 
 
 def test_the_best_weights_are_kept(pretrain, monkeypatch, capsys):
-    """If held-out loss rises towards the end, the checkpoint holds the weights of its minimum."""
+    """If held-out loss rises at the end, the checkpoint holds the weights of its minimum."""
     true, seen = train.evaluate, []
 
     def evaluate(params, *rest):
@@ -84,8 +87,7 @@ def test_evaluation_is_the_mean_over_side_by_side_windows():
 @pytest.mark.parametrize("number,status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(number, status, pretrain, monkeypatch,
                                                             capsys):
-    """Stopped in the middle of step 13 and resumed: same weights, averages and state, and the same
-    evaluations (a stop was once evaluated, too, and could have been kept as the best)."""
+    """Stopped in step 13 and resumed: same files, same evaluations (a stop was once one, too)."""
     assert pretrain("--steps", "30", "--out", "out/whole") == 0
     true, calls = train.sample_windows, []
 
@@ -100,8 +102,8 @@ def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(number, status, pret
     assert pretrain("--resume") == 0
     for name in ("model.safetensors", "optimizer.safetensors", "state.json"):
         assert open(f"out/whole/{name}", "rb").read() == open(f"out/base/{name}", "rb").read()
-    whole, base = ([(line["step"], line.get("val_loss")) for line in map(
-        json.loads, open(f"out/{folder}/log.jsonl"))] for folder in ("whole", "base"))
+    whole, base = ([(line["step"], line.get("val_loss")) for line in read_log(folder)]
+                   for folder in ("whole", "base"))
     assert whole == base and whole[-1][0] == 30
     assert not os.path.exists("out/base/live.jsonl")
     assert pretrain("--resume") == 0  # it is finished (this was once an UnboundLocalError)
@@ -110,7 +112,7 @@ def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(number, status, pret
 
 @pytest.mark.parametrize("steps", [0, 12])
 def test_a_nan_stops_the_step_and_keeps_the_last_save(steps, pretrain, monkeypatch, capsys):
-    """A gradient that overflows is named with its step; what was saved before stays, truthfully."""
+    """A gradient that overflows is named with its step; what was saved before stays."""
     true = train.loss_and_grads
 
     def overflow(params, config, ids, targets, grads=None, buffers=None):
@@ -119,7 +121,6 @@ def test_a_nan_stops_the_step_and_keeps_the_last_save(steps, pretrain, monkeypat
             grads["model.layers.1.mlp.up_proj.weight"][0, 0] = np.nan
         return loss, grads
     calls = []
-    monkeypatch.setattr(train, "warm_up", lambda *arguments: None)
     monkeypatch.setattr(train, "loss_and_grads", overflow)
     assert pretrain("--steps", "50") == 2
     error = capsys.readouterr().err
