@@ -281,6 +281,8 @@ def prefill(config, cache, ids, lengths):
     is padding: no earlier position sees it, and decode overwrites it. Returns the logits (B,V) of
     each row's last token."""
     ids, params = check_ids(ids, config), cache.params
+    if len(ids) > cache.k.shape[1] or ids.shape[1] > cache.k.shape[3]:
+        raise ValueError(f"prompts {ids.shape} don't fit into a cache {cache.k.shape}")
     buffers = Buffers(config, *ids.shape, vector(params).dtype, training=False)
     x = transformer(params, config, ids, buffers, cache)
     cache.lengths[:len(ids)] = lengths

@@ -64,7 +64,7 @@ def test_the_future_is_unseen(small):
 
 
 def test_cache_gives_the_logits_of_the_whole(small):
-    """Prefill and decode give what one forward over the whole text gives."""
+    """Prefill and decode give what one forward over the whole text gives; a cache has an end."""
     params, config, ids, _, _ = small
     logits = model.forward(params, config, ids)
     cache, lengths = model.Cache(params, config, 3, 16), np.array([2, 5, 3])
@@ -74,6 +74,8 @@ def test_cache_gives_the_logits_of_the_whole(small):
         positions = cache.lengths[rows]
         out = model.decode(config, cache, ids[rows, positions], np.array(rows))
         assert relative_error(out, logits[rows, positions]) < 1e-12
+    with pytest.raises(ValueError, match="cache"):
+        model.prefill(config, model.Cache(params, config, 3, 4), ids[:, :5], lengths)
 
 
 # ---- Against PyTorch ----
