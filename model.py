@@ -8,19 +8,18 @@ token that could come next comes out:
                x = x + swiglu(rmsnorm(x))       (B,T,C)  each token is worked on alone
     p = softmax(rmsnorm(x) @ embedding.T)       (B,T,V)  which token's numbers fit best?
 
-Training adds the way back: the gradient of the loss with respect to every parameter, by the chain
-rule, layer by layer in reverse (backpropagation, backprop). There is no automatic differentiation:
-each backward stands under its forward, and tests/test_model.py compares every gradient with central
-differences and with PyTorch. dx always means d loss/d x and has the shape of x; weights are (out,
-in), as in PyTorch's nn.Linear.
+Training adds the way back: the gradient of the loss for every parameter, by the chain rule, layer
+by layer in reverse (backpropagation). There is no automatic differentiation: each backward stands
+under its forward, and tests/test_model.py compares all gradients with central differences and with
+PyTorch. dx means d loss/d x, of x's shape; weights are (out, in), as in PyTorch's nn.Linear.
 
 Reading order: Config; decoder_block and its backward, the heart; loss_and_grads, half of a training
-step; decode, which writes text. Then, to skip at first, how all of it lies in memory. The
-operations themselves (attention, rmsnorm, ...) are in kernels/plain.py.
+step; decode, which writes text. The operations themselves (attention, rmsnorm, ...) are in
+kernels/plain.py.
 
 Sources: Touvron et al. 2023 (LLaMA), Su et al. 2021 (rotary embedding), Ainslie et al. 2023
-(grouped-query attention), Press & Wolf 2017 (tied embedding). Left out: dropout (it helps only
-when a text is read many times), biases, mixtures of experts, half precision (no gain on a CPU).
+(grouped-query attention), Press & Wolf 2017 (tied embedding). Left out: dropout, biases, mixtures
+of experts, half precision (no gain on a CPU).
 """
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -29,7 +28,7 @@ import numpy as np
 
 from kernels import (attention_step, fused_attention_backward, fused_attention_forward, matmul,
                      rmsnorm, rmsnorm_backward, rope, scatter_add, softmax_cross_entropy, store_kv,
-                     swiglu, swiglu_backward)
+                     swiglu, swiglu_backward, unflatten)
 
 MICRO_BATCH = 4_300_000  # numbers per layer that a micro-batch may touch: 17 MB, about an L3 cache
 HEAD_ROWS = 512  # rows of logits in memory at a time: 512 x 32,000 x 4 bytes = 65 MB
@@ -79,8 +78,7 @@ SIZES = {  # name, about the number of parameters -> everything but the vocabula
 
 
 # ---- The decoder block, forward and under it backward --------------------------------------------
-# One layer works on R = B*T rows, one row a token. Beside the shapes: the 1M network's numbers, for
-# a step's 8 windows of 256 tokens.
+# One layer works on R = B*T rows, one a token; beside it the 1M network with 8 windows of 256:
 #     x                                             (R,C)         2048 x 128, the residual stream
 #     n = rmsnorm(x)                                (R,C)
 #     q, k, v = n @ w.qkv.T, split into heads       (R,(H+2G)D)   2048 x 384: 12 heads of 32
@@ -92,14 +90,14 @@ SIZES = {  # name, about the number of parameters -> everything but the vocabula
 #     a = silu(g) u                                 (R,F)         2048 x 344
 #     out = mid + a @ w.down.T                      (R,C)         2048 x 128, the next layer's x
 # The functions below are this, line by line. They write into arrays that are allocated once: saved
-# (class Saved) keeps what this layer's backward needs, buffers (class Buffers) serves all layers.
+# keeps what this layer's backward needs, buffers serves all layers.
 
 def decoder_block(w, config, saved, buffers, out):
     """out (R,C) = the residual stream after one layer, from saved.x (R,C). w: BlockWeights.
 
     Attention moves information between tokens; SwiGLU works on each token alone. Both read a
-    normed copy of the stream and add what they found. The stream itself is never normed, so that
-    gradients pass through any number of layers without being scaled."""
+    normed copy of the stream, which itself is never normed: so gradients pass through any number
+    of layers without being scaled."""
     # mid = x + attention(rmsnorm(x))
     rmsnorm(saved.x, w.norm1, config.eps, buffers.n)
     matmul(buffers.n, w.qkv, trans_b=True, out=saved.qkv.reshape(len(out), -1))  # (R,(H+2G)D)
@@ -151,23 +149,23 @@ def decoder_block_backward(w, dw, config, saved, buffers):
 # ---- All layers ----------------------------------------------------------------------------------
 
 def transformer(params, config, ids, buffers, cache=None):
-    """The residual stream (R,C) after the last block, for ids (B,T).
-
-    A token's embedding starts the stream, and every layer adds to it. Each block writes its output
-    where the next one keeps its input, so nothing is copied. A cache, if given, keeps each layer's
-    keys and values (prefill)."""
-    streams = [saved.x for saved in buffers.saved] + [buffers.x]  # what each layer reads and writes
-    np.take(params["model.embed_tokens.weight"], ids.reshape(-1), axis=0, out=streams[0])
+    """The residual stream (R,C) after the last block, for ids (B,T): a token's embedding, to which
+    every layer adds. Each block writes where the next one keeps its input, so nothing is copied.
+    A cache, if given, keeps each layer's keys and values (prefill)."""
+    outs = [saved.x for saved in buffers.saved[1:]] + [buffers.x]
+    np.take(params["model.embed_tokens.weight"], ids.reshape(-1), axis=0, out=buffers.saved[0].x)
+    texts = np.arange(ids.size) // ids.shape[1]  # each row's
     for layer, w in enumerate(block_weights(params, config)):
-        decoder_block(w, config, buffers.saved[layer], buffers, streams[layer + 1])
+        decoder_block(w, config, buffers.saved[layer], buffers, outs[layer])
         if cache:
-            cache.keep(layer, buffers.saved[layer].qkv.reshape(buffers.heads))
+            store_kv(buffers.saved[layer].qkv, cache.k[layer], cache.v[layer], texts,
+                     buffers.angles[0])  # positions
     return buffers.x
 
 
 def transformer_backward(params, grads, config, ids, buffers):
-    """From buffers.dx, the gradient of what transformer returned, to the gradients of everything
-    before it: adds to grads, last to the embedding's."""
+    """Adds to grads, last to the embedding's, from buffers.dx: the gradient of what transformer
+    returned."""
     weights, dweights = block_weights(params, config), block_weights(grads, config)
     for layer in reversed(range(config.layers)):
         decoder_block_backward(weights[layer], dweights[layer], config, buffers.saved[layer],
@@ -187,9 +185,9 @@ def loss_and_grads(params, config, ids, targets, mask=None, grads=None, buffers=
     """Mean loss in nats per counted token of ids and targets (B,T), and its gradients by parameter.
 
     mask (B,T) is 1 where a target counts (everywhere if None); with no counted token the loss is 0.
-    weights (B,T), instead of a mask, count as they are and may be negative: the loss is their sum
-    over the tokens' losses (rl.py's policy gradient). Given grads are overwritten, and with given
-    buffers nothing large is allocated. Raises ValueError for ids outside the vocabulary."""
+    weights (B,T), instead of a mask, may be negative: the loss is the sum of weights * losses
+    (rl.py's policy gradient). Given grads are overwritten, and with given buffers nothing large is
+    allocated. Raises ValueError for ids outside the vocabulary."""
     params, ids, targets = checked(params, config, ids, targets)
     if weights is None:
         mask = np.ones(ids.shape) if mask is None else np.asarray(mask, np.float64)
@@ -212,12 +210,9 @@ def head_loss(params, grads, config, x, targets, weights, buffers):
     """Losses (R,) of x (R,C) through the final norm and the output head, and the way back:
     buffers.dx (R,C), and what head and norm add to grads. With grads None, only the losses.
 
-    targets, weights (B,T): a weight is what a token's loss counts in the total.
-    logits = n @ head.T is a product like all others: dn = dlogits @ head, dhead += dlogits.T @ n.
-    If tied, head is the embedding, and transformer_backward adds to the same gradient.
-
-    The logits (R,V) would be the largest array of all. So they are computed HEAD_ROWS rows at a
-    time, turned into their gradient in place, multiplied back, and overwritten by the next rows."""
+    targets, weights (B,T): a weight is what a token's loss counts in the total. The logits (R,V)
+    would be the largest array of all. So they are computed HEAD_ROWS rows at a time, turned into
+    their gradient in place, multiplied back, and overwritten by the next rows."""
     norm, head, n = params["model.norm.weight"], output_head(params, config), buffers.n
     targets, weights, losses = targets.reshape(-1), weights.reshape(-1), np.empty(len(x), x.dtype)
     rmsnorm(x, norm, config.eps, n)
@@ -237,9 +232,7 @@ def head_loss(params, grads, config, x, targets, weights, buffers):
 
 
 def token_losses(params, config, ids, targets, buffers=None):
-    """Loss in nats of each target (B,T): minus the log of its probability. No gradients.
-
-    For evaluation (train.py) and for the log-probabilities that rl.py compares."""
+    """Loss in nats of each target (B,T), minus the log of its probability; no gradients."""
     params, ids, targets = checked(params, config, ids, targets)
     out = np.zeros(ids.shape, vector(params).dtype)  # also the weights, which only gradients need
     for rows, part in micro_batches(config, ids, buffers, out.dtype):
@@ -270,9 +263,8 @@ def next_logits(params, config, x):
 
 
 class Cache:
-    """The KV cache: keys and values (L,B,G,S,D) of what B sequences hold so far, and their lengths
-    (B,). S: the most tokens a sequence can have, at most ctx. Keys are kept after rope, since their
-    positions are known."""
+    """The KV cache: keys (after rope) and values (L,B,G,S,D) of what B sequences hold so far, and
+    their lengths (B,). S: the most tokens a sequence can have, at most ctx."""
 
     def __init__(self, params, config, B, S):
         self.params = pack(params, config)
@@ -283,19 +275,14 @@ class Cache:
         self.cos, self.sin = rope_tables(config, shape[3], dtype)
         self.layers = list(zip(block_weights(self.params, config), self.k, self.v))
 
-    def keep(self, layer, qkv):
-        """Stores k and v of qkv (B,T,H+2G,D) as the first T positions of a layer. A head's keys
-        come to lie one after another, (B,G,T,D), as decode reads them."""
-        (B, T), G = qkv.shape[:2], self.k.shape[2]
-        self.k[layer, :B, :, :T] = qkv[:, :, -2 * G:-G].transpose(0, 2, 1, 3)
-        self.v[layer, :B, :, :T] = qkv[:, :, -G:].transpose(0, 2, 1, 3)
-
 
 def prefill(config, cache, ids, lengths):
     """Fills the cache with prompts ids (B,T), of which row b counts lengths[b]. What follows there
     is padding: no earlier position sees it, and decode overwrites it. Returns the logits (B,V) of
     each row's last token."""
     ids, params = check_ids(ids, config), cache.params
+    if len(ids) > cache.k.shape[1] or ids.shape[1] > cache.k.shape[3]:
+        raise ValueError(f"prompts {ids.shape} don't fit into a cache {cache.k.shape}")
     buffers = Buffers(config, *ids.shape, vector(params).dtype, training=False)
     x = transformer(params, config, ids, buffers, cache)
     cache.lengths[:len(ids)] = lengths
@@ -307,7 +294,7 @@ def decode(config, cache, ids, rows):
     """Appends one token ids (N,) to each of the sequences rows (N,); returns their logits (N,V).
 
     decoder_block once more, for one new row a sequence: its k and v join the cache, and its q meets
-    all of it. The sequences may have different lengths; finished ones are just not in rows."""
+    all of it. Finished sequences are just not in rows."""
     params, positions = cache.params, cache.lengths[rows]
     if positions.max() >= cache.k.shape[3]:
         raise ValueError(f"the cache holds {cache.k.shape[3]} tokens a sequence, and one is full")
@@ -342,8 +329,7 @@ def check_ids(ids, config):
         raise ValueError(f"token id {wrong[0]} is outside the model's vocabulary of "
                          f"{config.vocab}: is it the tokenizer it was trained with?")
     if ids.shape[-1] > config.ctx:
-        raise ValueError(f"{ids.shape[-1]} tokens are more than the model's context of "
-                         f"{config.ctx}")
+        raise ValueError(f"{ids.shape[-1]} tokens exceed the model's context of {config.ctx}")
     return ids
 
 
@@ -363,9 +349,7 @@ def checked(params, config, ids, targets):
 
 def shapes(config):
     """name -> shape, by Hugging Face's names in the flat vector's order: matrices, then norms.
-
-    Matrices come first because only they get weight decay: it ends at one index. Within a layer
-    the order puts q, k, v and gate, up next to each other (see block_weights)."""
+    Within a layer q, k, v and gate, up are neighbours, for block_weights."""
     C, F, kv = config.dim, config.hidden, config.kv_heads * config.head_dim
     block = {"self_attn.q_proj": (C, C), "self_attn.k_proj": (kv, C), "self_attn.v_proj": (kv, C),
              "self_attn.o_proj": (C, C), "mlp.gate_proj": (F, C), "mlp.up_proj": (F, C),
@@ -389,21 +373,16 @@ def count(config):
 def flops_per_token(config, T):
     """Floating-point operations of a training step (Chowdhery et al. 2022, appendix B).
 
-    A parameter of a matrix is one multiplication and one addition a token forward, and twice that
-    backward (for dx and for dw): 6. Attention's two products, q k^T and p v, are 2 T C each a layer
-    forward, so 12 L C T with the backward; the masked half, which we skip, counts too."""
+    A matrix's parameter is one multiplication and one addition a token forward, and twice that
+    backward (dx and dw): 6. Attention's q k^T and p v are 2 T C each a layer forward, so 12 L C T
+    in all; the masked half, which we skip, counts too."""
     return 6 * count(config)[0] + 12 * config.layers * config.dim * T
 
 
 def views(flat, config):
     """The named parameters as views into a flat vector of count(config) numbers: to change one is
     to change the other."""
-    out, start = {}, 0
-    for name, shape in shapes(config).items():
-        size = int(np.prod(shape))
-        out[name] = flat[start:start + size].reshape(shape)
-        start += size
-    return out
+    return dict(zip(shapes(config), unflatten(flat, shapes(config).values())))
 
 
 def vector(params):
@@ -412,8 +391,7 @@ def vector(params):
 
 
 def pack(params, config):
-    """params as views of one flat vector: themselves if they are, else copies in a new one. So a
-    caller may bring separate arrays, and ours are never copied."""
+    """params as views of one flat vector: themselves if they are, else copies in a new one."""
     for name, shape in shapes(config).items():
         if name not in params or params[name].shape != shape:
             found = params[name].shape if name in params else "nothing"
@@ -431,8 +409,8 @@ def pack(params, config):
 def init_params(config, seed=0, dtype=np.float32):
     """Matrices from N(0, 0.02^2); the two that write into the residual stream are smaller by
     sqrt(2L) (GPT-2): 2L terms are summed there, so its variance doesn't grow with depth. Norms
-    start as 1. With numbers this small all logits are near 0, so all tokens are equally likely,
-    and the first loss is near log(V): 6.93 for V = 1024."""
+    start as 1. With numbers this small all tokens are equally likely, and the first loss is near
+    log(V): 6.93 for V = 1024."""
     rng = np.random.default_rng(seed)
     params = views(np.empty(count(config)[0], dtype), config)
     for name, p in params.items():
@@ -449,9 +427,8 @@ def grow(params, config, vocab, seed=0):
     """(params, config) with rows added to the embedding, and the untied head, up to `vocab`: for
     tokens that the network has never met (sft.py's chat tokens).
 
-    A new row is sampled like an old one: their mean, plus noise of their spread (Hewitt 2021). The
-    mean alone would learn more slowly, since tokens with equal rows can't be told apart: measured
-    on conversations, after 60 steps, a loss of 1.23 in place of 0.85."""
+    A new row is the mean of the old ones, plus noise of their spread (Hewitt 2021). The mean alone
+    learns more slowly: equal rows can't be told apart (loss after 60 steps: 1.23, not 0.85)."""
     grown = replace(config, vocab=vocab)
     out, rng = views(np.empty(count(grown)[0], np.float32), grown), np.random.default_rng(seed)
     for name, p in params.items():
@@ -462,8 +439,7 @@ def grow(params, config, vocab, seed=0):
 
 
 def not_finite(arrays):
-    """The name of the first of these parameters or gradients that holds a NaN or infinity, or None.
-    For messages: a training run that went wrong says where."""
+    """Name of the first of these parameters or gradients that holds a NaN or infinity, or None."""
     return next((name for name, x in arrays.items() if not np.isfinite(x).all()), None)
 
 
@@ -480,25 +456,23 @@ class BlockWeights(NamedTuple):
 
 def block_weights(params, config):
     """The BlockWeights of each layer, all views. q_proj, k_proj and v_proj are three matrices in a
-    checkpoint. They lie next to each other in the flat vector, so the same numbers can be read as
-    one matrix of (H+2G)D rows, without a copy, and one product takes the place of three."""
-    C, out = config.dim, []
-    ends = np.cumsum([config.all_heads * config.head_dim, C, 2 * config.hidden, config.hidden]) * C
+    checkpoint. They are neighbours in the flat vector, so the same numbers can be read as one
+    matrix of (H+2G)D rows, and one product takes the place of three."""
+    C, F, out = config.dim, config.hidden, []
+    block = [(config.all_heads * config.head_dim, C), (C, C), (2 * F, C), (C, F)]
     start = (1 if config.tied else 2) * config.vocab * C  # where layer 0 begins
+    matrices = unflatten(vector(params)[start:], block * config.layers)
     for layer in range(config.layers):
-        name, block = f"model.layers.{layer}.", vector(params)[start:start + ends[-1]]
-        qkv, o, gate_up, down = np.split(block, ends[:-1])
-        out.append(BlockWeights(
-            params[name + "input_layernorm.weight"], qkv.reshape(-1, C), o.reshape(C, C),
-            params[name + "post_attention_layernorm.weight"], gate_up.reshape(-1, C),
-            down.reshape(C, -1)))
-        start += ends[-1]
+        norm1, norm2 = (params[f"model.layers.{layer}.{name}_layernorm.weight"]
+                        for name in ("input", "post_attention"))
+        qkv, o, gate_up, down = (next(matrices) for _ in block)
+        out.append(BlockWeights(norm1, qkv, o, norm2, gate_up, down))
     return out
 
 
 def output_head(params, config):
-    """The output head (V,C): the embedding itself when tied. Then one matrix says what a token
-    means as input and how likely it is as output, and its gradient is the sum of both."""
+    """The output head (V,C): the embedding itself when tied, whose gradient is then the sum of what
+    both of its uses add."""
     return params["model.embed_tokens.weight" if config.tied else "lm_head.weight"]
 
 
@@ -516,8 +490,7 @@ class Saved(NamedTuple):
 
 class Buffers:
     """For micro-batches of B sequences of T tokens, R = B*T rows. In training each layer has a
-    Saved of its own; without, one serves all layers in turn. The other arrays serve all layers in
-    any case: nobody reads them after the layer is done."""
+    Saved of its own; without, one serves all layers in turn. The other arrays serve all layers."""
 
     def __init__(self, config, B, T, dtype=np.float32, training=True):
         C, F, D, R = config.dim, config.hidden, config.head_dim, B * T
@@ -547,8 +520,7 @@ def micro_batch(config, B, T):
 
 
 def micro_batches(config, ids, buffers, dtype):
-    """Yields slices of the rows of ids (B,T), each with buffers of its size; the last may be
-    smaller."""
+    """Yields slices of the rows of ids (B,T), each with buffers of its size."""
     B, T = ids.shape
     buffers = buffers or Buffers(config, micro_batch(config, B, T), T, dtype)
     for i in range(0, B, buffers.B):
@@ -563,12 +535,12 @@ def rope_tables(config, T, dtype=np.float32):
     0.00018: so slowly that a context of 256 is less than a hundredth of a turn."""
     D = config.head_dim
     speed = config.theta ** (-np.arange(0, D, 2) / D)  # radians a position
-    # Llama 3.1 stretches the slow pairs for a context longer than they were trained on: a pair that
-    # made fewer than `low` turns over the original context turns `factor` times slower, one with
-    # more than `high` turns stays, and between them it is a mixture.
+    # Llama 3.1 stretches the slow pairs for a longer context: a pair that made fewer than `low`
+    # turns over the original context turns `factor` times slower, one with more than `high` stays,
+    # and between them it is a mixture.
     if config.rope_scaling:
         factor, low, high, original = config.rope_scaling
-        turns = original * speed / (2 * np.pi)  # that a pair makes over the original context
+        turns = original * speed / (2 * np.pi)
         keep = np.clip((turns - low) / (high - low), 0, 1)
         speed = speed * (keep + (1 - keep) / factor)
     angles = np.outer(np.arange(T), speed)

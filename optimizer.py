@@ -3,8 +3,8 @@
     norm = update(params, grads, averages, config, step, lr, muon_lr=...)
 
 params and grads are dicts of views into one flat vector each (model.py). averages holds what the
-optimizer remembers between steps, in two more vectors of that layout. Nothing else is remembered:
-the averages and the number of the step resume a run to the same bits.
+optimizer remembers between steps, in two more such vectors: with the number of the step they resume
+a run to the same bits.
 
 Every optimizer here is "weights -= learning rate x direction". They differ in the direction:
     gradient descent   the gradient itself: steep directions get nearly all of the movement
@@ -13,14 +13,14 @@ Every optimizer here is "weights -= learning rate x direction". They differ in t
 
 Reading order: from top to bottom. Sources: AdamW (Loshchilov & Hutter 2019), clipping (Pascanu et
 al. 2013), warm-up and linear decay to zero (Bergsma et al. 2025), Muon (Jordan et al. 2024). Left
-out: other optimizers, and all that several machines would need.
+out: all that several machines would need.
 """
 import math
 
 import numpy as np
 
-from kernels import adamw, orthogonalize, sum_of_squares
-from model import count, vector, views
+from kernels import adamw, nesterov, orthogonalize, sum_of_squares, unflatten
+from model import count, vector
 
 WARMUP = 0.05  # share of the steps in which the learning rate rises
 CLIP = 1.0  # gradients longer than this are shortened to it
@@ -31,7 +31,7 @@ DECAY = 0.1  # weight decay: each step a matrix shrinks by learning rate x 0.1
 # Muon averages over 7 steps at first, while gradients change fast, and over 20 from step 300 on.
 MOMENTUM, MOMENTUM_START, MOMENTUM_STEPS = 0.95, 0.85, 300
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of s, s^3, s^5 (Jordan et al. 2024)
-NS_STEPS = 3  # they take 5; with 3, 4 or 5 our losses are the same, and 3 cost 40% less
+NS_STEPS = 3  # they take 5; our losses are the same with 3, which cost 40% less
 
 
 # ---- The length of a step ------------------------------------------------------------------------
@@ -40,8 +40,8 @@ def learning_rate(step, steps, peak):
     """Of step 0, 1, ...: rises linearly over the first WARMUP of all steps, then falls to zero.
 
     It rises because the averages hold few gradients at first. It falls because large steps find
-    the valley of the loss, and small steps its floor. So the number of steps must be known before
-    the first one. Example, 100 steps, peak 1: 0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 0.989, ... 0.011."""
+    the valley of the loss, and small steps its floor.
+    Example, 100 steps, peak 1: 0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 0.989, ... 0.011."""
     warmup = max(1, int(WARMUP * steps))
     return peak * min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
 
@@ -49,8 +49,7 @@ def learning_rate(step, steps, peak):
 def clip_scale(grads):
     """(norm, scale): the length of the whole gradient, and the factor that brings it to CLIP.
 
-    A shorter gradient keeps scale 1. A longer one keeps its direction, so that one odd batch can't
-    throw the weights far off. Example: gradient (3, 4) has norm 5 and scale 0.2."""
+    So one odd batch can't throw the weights far off. Example: (3, 4) has norm 5 and scale 0.2."""
     norm = math.sqrt(sum_of_squares(vector(grads)))
     return norm, CLIP / norm if norm > CLIP else 1.0
 
@@ -64,32 +63,32 @@ def clip_scale(grads):
 # Example, lr 0.1, no decay, three steps of two weights, averages after their division:
 #     g  of 1st: 4, 4, 4            m1 = 4, 4, 4            moves -0.1, -0.1, -0.1
 #     g  of 2nd: 0.4, -0.4, 0.4     m1 = 0.4, -0.02, 0.13   moves -0.1, +0.005, -0.034
-# The first has gradients ten times larger and moves no faster for it; the second changes its mind
-# and is slowed down for that.
+# The first has gradients ten times larger and moves no faster; the second changes its mind and is
+# slowed down.
 
 def start(params):
-    """The averages before the first step: zeros, flat vectors in the order of model.shapes.
-
-    So training takes four times the memory of the weights: weights, gradients, m1 and m2."""
+    """The averages before the first step. With them and the gradients, training takes four times
+    the memory of the weights."""
     return {"m1": np.zeros_like(vector(params)), "m2": np.zeros_like(vector(params))}
 
 
 def update(params, grads, averages, config, step, lr, decay=DECAY, muon_lr=None):
     """Changes params by one step, numbered from 1. Returns the gradient's length before clipping.
+    Use grads no more: Muon overwrites its part.
 
     muon_lr None: AdamW for everything. Otherwise Muon takes the matrices inside the blocks (q, k,
-    v, o, gate, up, down), which follow one another in the flat vector. The embedding and the
-    output head stay with AdamW: their rows are tokens, a look-up and no map between directions. So
-    do the norms, which are vectors. averages["m1"] is Muon's average too; it needs no m2."""
+    v, o, gate, up, down), which follow one another in the flat vector. AdamW keeps the norms, which
+    are vectors, and the embedding and output head: their rows are tokens, a look-up and no map
+    between directions. averages["m1"] is Muon's average too; it needs no m2."""
     norm, scale = clip_scale(grads)
     p, g, m1, m2 = vector(params), vector(grads), averages["m1"], averages["m2"]
     matrices = count(config)[1]  # numbers in matrices, which come first and decay
     parts = [(0, p.size)]  # from where to where AdamW works
     if muon_lr is not None:
-        names = [name for name, w in params.items() if w.ndim == 2 and ".layers." in name]
-        muon(params, grads, views(m1, config), scale, muon_lr, decay, names, step)
-        blocks = sum(params[name].size for name in names)
-        parts = [(0, matrices - blocks), (matrices, p.size)]
+        shapes = [w.shape for name, w in params.items() if w.ndim == 2 and ".layers." in name]
+        blocks = slice(matrices - sum(math.prod(shape) for shape in shapes), matrices)
+        muon(p[blocks], g[blocks], m1[blocks], scale, muon_lr, decay, shapes, step)
+        parts = [(0, blocks.start), (matrices, p.size)]
     for i, j in parts:
         adamw(p[i:j], g[i:j], m1[i:j], m2[i:j], scale, lr, BETA1, BETA2, EPS, decay,
               max(0, min(j, matrices) - i), step)
@@ -99,26 +98,21 @@ def update(params, grads, averages, config, step, lr, decay=DECAY, muon_lr=None)
 # ---- Muon: every matrix as a whole (skip at first) -----------------------------------------------
 # A weight matrix maps input directions to output directions. Write its averaged gradient as a
 # singular value decomposition, U S V^T: pairs of directions (columns of V and U) and how strongly
-# each pair is wanted (S). A few frequent patterns of the text have nearly all of S. AdamW's +1 and
-# -1 inherit that, since they follow the signs of a matrix that those few dominate. Muon moves along
-# U V^T instead, the same matrix with all of S set to 1: what is rare is learned as fast as what is
-# frequent. RESULTS.md compares the two.
+# each pair is wanted (S). A few frequent patterns of the text have nearly all of S, and AdamW's +1
+# and -1 follow the signs of a matrix that those few dominate. Muon moves along U V^T instead, the
+# same matrix with all of S set to 1: what is rare is learned as fast as what is frequent.
 
-def muon(params, grads, m1, scale, lr, decay, names, step):
-    """One Muon step on the matrices `names`, in place; m1 is a dict of views, step counts from 1.
+def muon(params, grads, m1, scale, lr, decay, shapes, step):
+    """One Muon step in place, on flat vectors that hold matrices of these shapes one after another;
+    step counts from 1.
 
-    The direction is Nesterov's: the average, and once more this step's gradient, for a look at
-    where the average is going. A matrix taller than wide moves by sqrt(rows / columns) more: each
-    of its outputs adds up fewer inputs, so that one learning rate serves all shapes. Matrices of
-    one shape are orthogonalized together, each by one thread (kernels/plain.py says how)."""
+    The direction is the average, and once more this step's gradient (Nesterov), for a look at where
+    the average is going. A matrix taller than wide moves by sqrt(rows / columns) more: each of its
+    outputs adds up fewer inputs, so that one learning rate serves all shapes."""
     momentum = MOMENTUM_START + (MOMENTUM - MOMENTUM_START) * min(1, step / MOMENTUM_STEPS)
-    for rows, columns in dict.fromkeys(params[name].shape for name in names):
-        group = [name for name in names if params[name].shape == (rows, columns)]
-        directions = np.empty((len(group), rows, columns), params[names[0]].dtype)
-        for name, direction in zip(group, directions):
-            g, m = grads[name] * scale, m1[name]
-            m += (1 - momentum) * (g - m)
-            direction[...] = (1 - momentum) * g + momentum * m
-        for name, direction in zip(group, orthogonalize(directions, NEWTON_SCHULZ, NS_STEPS)):
-            params[name] *= 1 - lr * decay
-            params[name] -= lr * math.sqrt(max(1, rows / columns)) * direction
+    nesterov(grads, m1, scale, momentum)  # grads become the directions, in place
+    orthogonalize(grads, shapes, NEWTON_SCHULZ, NS_STEPS)  # kernels/plain.py says how
+    for matrix, direction in zip(unflatten(params, shapes), unflatten(grads, shapes)):
+        rows, columns = matrix.shape
+        matrix *= 1 - lr * decay
+        matrix -= lr * math.sqrt(max(1, rows / columns)) * direction

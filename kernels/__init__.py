@@ -53,11 +53,11 @@ os.environ["NUMBA_CACHE_DIR"] = machine_code_folder()
 if "numba" in sys.modules:  # it has read the environment already
     sys.modules["numba"].config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"]
 
-from kernels.plain import probabilities  # noqa: E402
+from kernels.plain import probabilities, unflatten  # noqa: E402
 
 if os.environ.get("PLAIN", "0") not in ("", "0"):
     from kernels.plain import (adamw, attention, attention_backward, attention_step,
-                               fused_attention_backward, fused_attention_forward, matmul,
+                               fused_attention_backward, fused_attention_forward, matmul, nesterov,
                                orthogonalize, rmsnorm, rmsnorm_backward, rope, sample_tokens,
                                scatter_add, softmax_cross_entropy, store_kv, sum_of_squares, swiglu,
                                swiglu_backward)
@@ -65,6 +65,6 @@ else:
     from kernels.attention import (attention, attention_backward, attention_step,
                                    fused_attention_backward, fused_attention_forward)
     from kernels.matmul import matmul, orthogonalize
-    from kernels.rows import (adamw, rmsnorm, rmsnorm_backward, rope, sample_tokens, scatter_add,
-                              softmax_cross_entropy, store_kv, sum_of_squares, swiglu,
+    from kernels.rows import (adamw, nesterov, rmsnorm, rmsnorm_backward, rope, sample_tokens,
+                              scatter_add, softmax_cross_entropy, store_kv, sum_of_squares, swiglu,
                               swiglu_backward)

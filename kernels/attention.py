@@ -1,11 +1,11 @@
 """Causal attention, faster; plain.py says what it computes and why.
 
-plain.py holds the weights p of all T x T pairs. Here a tile of 64 queries meets the keys in blocks
-of 64 (FlashAttention, Dao et al. 2022), so memory grows with T and not with its square. The forward
-keeps one number a query, lse, from which the backward makes p again. What makes it fast:
+plain.py holds the weights p of all T x T pairs. Here tiles of 64 queries meet blocks of 64 keys
+(FlashAttention, Dao et al. 2022), so memory grows with T and not with its square. The forward keeps
+one number a query, lse, from which the backward makes p again. What makes it fast:
 
-  lanes     The 64 queries of a tile lie side by side, each in a lane of the vector unit. Maximum,
-            exp and sum run down the lanes, all queries at once. So q, do, o and dq are transposed.
+  lanes     A tile's queries lie side by side, each in a lane of the vector unit. Maximum, exp and
+            sum run down the lanes, all queries at once. So q, do, o and dq are transposed.
   skipping  What the causal mask hides is not computed, in steps of 16 lanes.
   threads   Each takes whole heads and shares nothing: any number gives the same bits.
 
@@ -41,23 +41,23 @@ def fused_attention_backward(do, qkv, n_heads, o, lse, dqkv):
 
 def attention(q, k, v):
     """plain.attention: o (B,T,H,D) from q (B,T,H,D) and k, v (B,T,G,D), which are copied."""
-    return _outputs(np.concatenate((q, k, v), axis=2), q.shape[2])[0]
+    return _forward_of(q, k, v)[1]
 
 
-def attention_backward(do, q, k, v, o=None, lse=None):
-    """plain.attention_backward: dq (B,T,H,D), dk and dv (B,T,G,D) from do (B,T,H,D). o and lse, the
-    forward's outputs, are computed again unless they are given."""
-    qkv, H = np.concatenate((q, k, v), axis=2), q.shape[2]
-    dqkv, outputs = np.empty_like(qkv), (o, lse) if o is not None else _outputs(qkv, H)
-    fused_attention_backward(np.ascontiguousarray(do), qkv, H, *outputs, dqkv)
-    return split_heads(dqkv, H)
+def attention_backward(do, q, k, v):
+    """plain.attention_backward: dq (B,T,H,D), dk and dv (B,T,G,D) from do (B,T,H,D). Runs the
+    forward first, for o and lse."""
+    qkv, o, lse = _forward_of(q, k, v)
+    dqkv = np.empty_like(qkv)
+    fused_attention_backward(np.ascontiguousarray(do), qkv, q.shape[2], o, lse, dqkv)
+    return split_heads(dqkv, q.shape[2])
 
 
-def _outputs(qkv, n_heads):
-    B, T, _, D = qkv.shape
-    outputs = np.empty((B, T, n_heads, D), qkv.dtype), np.empty((B, n_heads, T), qkv.dtype)
-    fused_attention_forward(qkv, n_heads, *outputs)
-    return outputs
+def _forward_of(q, k, v):
+    (B, T, H, _), qkv = q.shape, np.concatenate((q, k, v), axis=2)
+    o, lse = np.empty_like(q, order="C"), np.empty((B, H, T), q.dtype)
+    fused_attention_forward(qkv, H, o, lse)
+    return qkv, o, lse
 
 
 def _run(kernel, qkv, n_heads, o, lse, do, dqkv):
@@ -191,8 +191,8 @@ def _softmax(p, top, total, f, rows, lanes, diagonal):
 #     p = keys @ queries,     ds = values @ douts     scores and dp; _softmax_backward finishes both
 #     dqueries += keys^T @ ds                         keys hold k / sqrt(D), as dq wants them
 #     dvalues += p @ dout_rows,     dkeys += ds @ query_rows
-# The last two sum over queries, and want q / sqrt(D) and do by rows too. A D above 64 is there cut
-# into slabs of 64 columns, one behind the other, each with the row stride TILE.
+# The last two sum over queries, and want q / sqrt(D) and do by rows too, in slabs of 64 of the D
+# columns, one behind the other, each with the row stride TILE.
 
 @njit(fastmath=FAST, cache=True)
 def _backward(qkv, o, lse, do, dqkv, sizes, scale, part, parts):
@@ -257,11 +257,9 @@ def _softmax_backward(p, ds, lse, delta, rows, lanes, diagonal):
 
 # ---- Decoding: each key and value is used once, so tiles would gain nothing ----
 
-def attention_step(q, k_cache, v_cache, lengths, rows, o=None):
-    """plain.attention_step: o (N,H,D) for q (N,H,D), caches (B,G,S,D), lengths and rows (N)."""
-    o = np.empty(q.shape, q.dtype) if o is None else o
+def attention_step(q, k_cache, v_cache, lengths, rows, o):
+    """plain.attention_step: writes o (N,H,D) for q (N,H,D), caches (B,G,S,D), lengths, rows (N)."""
     _text_by_text[len(q) >= MANY](q, k_cache, v_cache, lengths, rows, o)  # alone, or threads
-    return o
 
 
 @alone_and_threads

@@ -5,10 +5,10 @@
     matmul(a, b, trans_a=True)            a.T @ b  a (K,M): a weight's gradient, dw = dy.T @ x
     matmul(..., out=c, accumulate=True)   c += ...
 
-NumPy's `a @ b` calls a library for this; here is what such a library does. A triple loop in
-the order of the formula reaches about 1% of a core's speed, because it waits for memory. The cure
-is to use what was loaded many times (Goto & van de Geijn 2008, "Anatomy of High-Performance Matrix
-Multiplication"). Where the numbers are, for a (1024,256) @ b (256,688):
+NumPy's `a @ b` calls a library; here is what such a library does. A triple loop in the order of the
+formula reaches about 1% of a core's speed, because it waits for memory. The cure is to use what was
+loaded many times (Goto & van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication").
+Where the numbers are, for a (1024,256) @ b (256,688):
 
   main memory  a, b and out
   L2 cache     panel: 256 columns of b, up to 256 deep, copied behind each other ("packed", and
@@ -64,10 +64,10 @@ def rectangles(a, b, trans_a, trans_b, out, accumulate, parts):
     for part in prange(parts):
         if M >= N:
             i0, i1 = _cut(M, 4, part, parts), _cut(M, 4, part + 1, parts)
-            _rectangle(a, b, trans_a, trans_b, out, accumulate, i0, i1, 0, N)
+            _rectangle(a, b, trans_a, trans_b, out, accumulate, False, i0, i1, 0, N)
         else:
             j0, j1 = _cut(N, 16, part, parts), _cut(N, 16, part + 1, parts)
-            _rectangle(a, b, trans_a, trans_b, out, accumulate, 0, M, j0, j1)
+            _rectangle(a, b, trans_a, trans_b, out, accumulate, False, 0, M, j0, j1)
 
 
 @njit
@@ -78,9 +78,11 @@ def _cut(size, unit, part, parts):
 
 
 @njit
-def _rectangle(a, b, trans_a, trans_b, out, accumulate, i0, i1, j0, j1):
+def _rectangle(a, b, trans_a, trans_b, out, accumulate, lower, i0, i1, j0, j1):
     """out[i0:i1, j0:j1] of the product; out has at least 4 rows. Each panel is packed once and used
-    by all rows, four at a time; where it is not the first of its columns, it adds to out."""
+    by all rows, four at a time; where it is not the first of its columns, it adds to out.
+
+    lower: only out's lower half, in steps of 16 columns; i0 and j0 are 0."""
     M = out.shape[0]
     K = a.shape[0] if trans_a else a.shape[1]
     # a[row, depth] is number row * row_stride + depth * depth_stride of the flat array: to
@@ -94,19 +96,20 @@ def _rectangle(a, b, trans_a, trans_b, out, accumulate, i0, i1, j0, j1):
             k1 = min(k0 + DEPTH, K)
             _pack(b, trans_b, k0, k1, c0, c1, panel)
             fresh = k0 == 0 and not accumulate  # the tile starts at 0, not at what out holds
-            for i in range(i0, i1, 4):
+            for i in range(c0 if lower else i0, i1, 4):
                 # At the bottom edge the four rows start higher. Those above i are finished, or
                 # another thread's: they are not written back.
                 top = min(i, M - 4)
+                n = min((i + 4 - c0 + 15) // 16 * 16, c1 - c0) if lower else c1 - c0
                 for r in range(4):
                     row, t = out[top + r, c0:c1], tile[r * STRIDE:]
-                    for j in range(c1 - c0):
+                    for j in range(n):
                         t[j] = 0 if fresh else row[j]
                 _multiply_add(flat, top * row_stride + k0 * depth_stride, row_stride, depth_stride,
-                              k1 - k0, panel, 0, tile, 0, (c1 - c0 + 15) // 16 * 16)
+                              k1 - k0, panel, 0, tile, 0, (n + 15) // 16 * 16)
                 for r in range(i - top, 4):
                     row, t = out[top + r, c0:c1], tile[r * STRIDE:]
-                    for j in range(c1 - c0):
+                    for j in range(n):
                         row[j] = t[j]
 
 
@@ -144,10 +147,10 @@ def _pack(b, trans_b, k0, k1, j0, j1, panel):
 def make_multiply_add(stride):
     """The step, compiled for panels and tiles whose rows lie `stride` numbers apart.
 
-    LLVM makes AVX-512 or AVX2 of the innermost loop if it can see four things; without any one of
-    them the speed is halved or worse. The stride is a constant when compiling (hence this function
-    around it). The number of columns is a multiple of 16. No index is negative. There are only two
-    base pointers, which it checks once for overlap."""
+    LLVM makes AVX-512 or AVX2 of the innermost loop if it can see four things; without any one the
+    speed is halved or worse. The stride is a constant when compiling (hence this function around
+    it). The columns are a multiple of 16. No index is negative. There are only two base pointers,
+    which it checks once for overlap."""
     one, two, three, four = U(stride), U(2 * stride), U(3 * stride), U(4 * stride)
 
     @njit(fastmath=FAST)
@@ -242,32 +245,36 @@ def few_rows(a, b, trans_b, out, accumulate, parts):
 
 # ---- Orthogonalizing, as Muon does: a thread takes whole matrices, waits for no other ------------
 
-def orthogonalize(x, coefficients, steps):
-    """plain.orthogonalize of a stack x (N,rows,columns). Given up: one matrix is never shared, so
-    with fewer matrices than threads some threads do nothing. Tiny ones are left to NumPy."""
-    if min(x.shape[1:]) <= FEW:
-        return plain.orthogonalize(x, coefficients, steps)
-    lengths, out = np.sqrt((x * x).sum(axis=(1, 2))), np.empty_like(x)
-    lengths[lengths == 0] = 1
-    _orthogonalize(x, lengths, *map(x.dtype.type, coefficients), steps, out)
-    return out
+def orthogonalize(x, shapes, coefficients, steps):
+    """plain.orthogonalize. Given up: threads never share a matrix. Tiny ones are left to NumPy."""
+    if np.min(shapes) <= FEW:
+        return plain.orthogonalize(x, shapes, coefficients, steps)
+    lengths = [np.sqrt((matrix * matrix).sum()) or 1 for matrix in plain.unflatten(x, shapes)]
+    sizes = np.array(shapes)
+    _orthogonalize(x, sizes, sizes.prod(axis=1).cumsum(), np.array(lengths, x.dtype),
+                   *map(x.dtype.type, coefficients), steps)
 
 
 @njit(parallel=True, cache=True)
-def _orthogonalize(x, lengths, a, b, c, steps, out):
-    for s in prange(len(x)):
-        tall = x.shape[1] > x.shape[2]
-        y = (np.ascontiguousarray(x[s].T) if tall else x[s].copy()) / lengths[s]
-        M, K = y.shape
-        square, factor, z = np.empty((M, M), y.dtype), np.empty((M, M), y.dtype), np.empty_like(y)
+def _orthogonalize(x, shapes, ends, lengths, a, b, c, steps):
+    for s in prange(len(shapes)):
+        M, K = shapes[s, 0], shapes[s, 1]
+        matrix = x[ends[s] - M * K:ends[s]].reshape(M, K)
+        y, n, tall = matrix / lengths[s], min(M, K), M > K
+        z, square, factor = np.empty_like(y), np.empty((n, n), y.dtype), np.empty((n, n), y.dtype)
         for _ in range(steps):
-            _rectangle(y, y, False, True, square, False, 0, M, 0, M)
-            z[:, :] = y
+            _rectangle(y, y, tall, not tall, square, False, True, 0, n, 0, n)
+            for i in range(16, n, 16):  # the upper half mirrors the lower one
+                transpose(square[i:].reshape(-1), n, min(16, n - i), i, square.reshape(-1)[i:], n)
             mixed = c * square
-            for i in range(M):
+            for i in range(n):
                 mixed[i, i] += b
-            _rectangle(square, mixed, False, False, factor, False, 0, M, 0, M)
-            for i in range(M):
+            _rectangle(square, mixed, False, False, factor, False, False, 0, n, 0, n)
+            for i in range(n):
                 factor[i, i] += a
-            _rectangle(factor, z, False, False, y, False, 0, M, 0, K)
-        out[s] = y.T if tall else y
+            if tall:
+                _rectangle(y, factor, False, True, z, False, False, 0, M, 0, K)
+            else:
+                _rectangle(factor, y, False, False, z, False, False, 0, M, 0, K)
+            y, z = z, y
+        matrix[:, :] = y

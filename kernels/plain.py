@@ -14,13 +14,15 @@ Backward: dx means d loss/d x and has x's shape. dx = 3 says: if x grows by 0.01
 0.03. A backward gets dy for the forward's output y and finds dx by the chain rule: for y = 5 x,
 dx = 5 dy. If x reaches the loss in several ways, what comes back on each is added up.
 
-The functions write into arrays that they are given, as the fast ones do. tests/test_kernels.py
-compares the fast ones with these, and each backward with differences; it runs the lines with >>>.
+The functions write into arrays that they are given. tests/test_kernels.py compares the fast ones
+with these, and each backward with differences; it runs the lines with >>>.
 
 Reading order: from top to bottom. Sources: Vaswani et al. 2017 (attention), Su et al. 2021 (rope),
 Ainslie et al. 2023 (grouped heads), Zhang and Sennrich 2019 (RMSNorm), Shazeer 2020 (SwiGLU),
 Loshchilov and Hutter 2019 (AdamW), Fan et al. 2018 (top-k), Holtzman et al. 2020 (top-p).
 """
+import math
+
 import numpy as np
 
 
@@ -57,8 +59,8 @@ def matmul(a, b, trans_a=False, trans_b=False, out=None, accumulate=False):
 
 # ---- RMSNorm: bring every row to the same length, then scale each column -------------------------
 # The residual stream x grows from layer to layer; each layer wants inputs of one size. The root
-# mean square of (1, 5, 7) is sqrt((1 + 25 + 49) / 3) = 5, so it becomes (0.2, 1, 1.4). eps is a
-# tiny number that keeps a row of zeros from a division by zero.
+# mean square of (1, 5, 7) is sqrt((1 + 25 + 49) / 3) = 5, so it becomes (0.2, 1, 1.4). A tiny eps
+# keeps a row of zeros from a division by zero.
 
 def rmsnorm(x, weight, eps, n):
     """n (R,C) = x rstd weight, for x (R,C), weight (C), rstd = 1 / sqrt(mean(x^2) + eps)."""
@@ -96,15 +98,14 @@ def rmsnorm_backward(dn, x, weight, eps, dx, dweight):
 # Attention takes the dot product of q and k. Rotated by a and by b they have the same one as if
 # only one of them were rotated, by b - a: it depends on how far apart two tokens are, not on where
 # they stand. At speed 1 two equal points (1, 0) at positions 1 and 2 have cos(2 - 1) = 0.54, at 11
-# and 12 too.
-# Fast pairs tell neighbours apart, slow pairs tell the two ends of a long text apart.
+# and 12 too. Fast pairs tell neighbours apart, slow pairs the two ends of a long text.
 
 def rope(qkv, rotated, positions, cos, sin, sign):
     """Rotates the first `rotated` heads (q and k, not v) of qkv (R,H+2G,D) in place.
 
     positions (R): each row's position in its text; cos, sin (ctx,D/2): of all angles
-    (model.rope_tables). sign 1 is the forward; -1 rotates back and is the backward: for y = A x
-    with a matrix A, dx = A^T dy, and the transpose of a rotation is the rotation back."""
+    (model.rope_tables). sign -1 rotates back and is the backward: for y = A x with a matrix A,
+    dx = A^T dy, and the transpose of a rotation is the rotation back."""
     cos, sin = cos[positions][:, None], sin[positions][:, None] * sign  # (R,1,D/2)
     half = qkv.shape[2] // 2
     x, y = qkv[:, :rotated, :half].copy(), qkv[:, :rotated, half:].copy()  # (R,rotated,D/2)
@@ -113,21 +114,20 @@ def rope(qkv, rotated, positions, cos, sin, sign):
 
 
 # ---- Attention: each token gathers information from the tokens before it -------------------------
-# Everything else in the network looks at one token alone. In attention every token makes three
-# vectors of D numbers, each by a learned matrix:
+# Everything else in the network looks at one token alone. Here every token makes three vectors of
+# D numbers, each by a learned matrix:
 #     query q   what this token looks for
 #     key   k   what this token can be found by
 #     value v   what this token hands over when it is found
-# The score of a query and a key is their dot product, multiplied number by number and added up:
-# large if the key offers what the query looks for. Softmax turns a query's scores into weights that
-# sum to 1, and the output is the average of the values with these weights. A query sees its own
-# position and earlier ones only (the causal mask), because the later tokens are what the network
-# learns to predict.
+# The score of a query and a key is their dot product: large if the key offers what the query looks
+# for. Softmax turns a query's scores into weights that sum to 1, and the output is the average of
+# the values with these weights. A query sees its own position and earlier ones only (the causal
+# mask), because the later tokens are what the network learns to predict.
 #     s_tj = q_t . k_j / sqrt(D)                          score of query t and key j <= t
 #     p_tj = exp(s_tj) / sum over i <= t of exp(s_ti)     softmax: positive, sum 1 over j
 #     o_t  = sum over j <= t of p_tj v_j                  output: an average of values
-# A product of long vectors is a large number, and the largest would take all the weight. To divide
-# by sqrt(D) keeps scores near 1.
+# Dividing by sqrt(D) keeps the scores of long vectors near 1; else the largest would take all the
+# weight.
 
 def attention_weights(q, k):
     """p (T,T) of one head, for q and k (T,D): how much query t (row) takes of position j (column).
@@ -163,9 +163,8 @@ def attention_weights(q, k):
     return e / total, (top + np.log(total))[:, 0]
 
 
-# H heads do this side by side, each with matrices of its own, so that each can look for something
-# else. Often groups of H / G query heads share one of G heads of k and v, which saves memory when
-# decoding.
+# H heads do this side by side, each with matrices of its own, to look for something else. Often
+# H / G query heads share one of G heads of k and v, which saves memory when decoding.
 
 def each_head(q, k):
     """Yields (text, query head, the key/value head that it reads)."""
@@ -184,8 +183,8 @@ def attention(q, k, v):
     return o
 
 
-def attention_backward(do, q, k, v, o=None, lse=None):
-    """dq (B,T,H,D), dk and dv (B,T,G,D) from do (B,T,H,D). Only the fast version reads o and lse.
+def attention_backward(do, q, k, v):
+    """dq (B,T,H,D), dk and dv (B,T,G,D) from do (B,T,H,D).
 
     With [i = j] for 1 if i equals j, else 0; all sums leave out what is masked, where p is 0:
         o_t = sum_j p_tj v_j         so  dv_j = sum_t p_tj do_t    and    dp_tj = do_t . v_j
@@ -193,8 +192,8 @@ def attention_backward(do, q, k, v, o=None, lse=None):
                                      so  ds_ti = p_ti (dp_ti - sum_j p_tj dp_tj)
         s_tj = q_t . k_j / sqrt(D)   so  dq_t = sum_j ds_tj k_j / sqrt(D)
                                      and dk_j = sum_t ds_tj q_t / sqrt(D)
-    So a score rises if its value would help more than the average that the query got. A shared head
-    of k or v gets the sum over its query heads."""
+    So a score rises if its value would help more than the average that the query got. A shared k or
+    v gets the sum over its query heads."""
     dq, dk, dv = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
     for b, h, g in each_head(q, k):
         p, _ = attention_weights(q[b, :, h], k[b, :, g])
@@ -245,8 +244,8 @@ def swiglu(gu, a):
 
 
 def swiglu_backward(gu, da):
-    """In place: gu (R,2F) becomes its gradient, and da (R,F) becomes a again, which the weights
-    behind it need for their own gradient: to compute a twice is cheaper than to keep it.
+    """In place: gu (R,2F) becomes its gradient, and da (R,F) becomes a again, which the gradient of
+    the weights behind it needs: to compute a twice is cheaper than to keep it.
 
     p = sigmoid(g) has the derivative p (1 - p), and silu = g p. So from a = silu u:
         du = da silu,     d silu/d g = p + g p (1 - p),     dg = da u (p + silu (1 - p))"""
@@ -287,11 +286,9 @@ def softmax_cross_entropy(logits, targets, weights, losses):
 
 def adamw(params, grads, m1, m2, scale, lr, beta1, beta2, eps, decay, n_decayed, step):
     """One AdamW step, in place: m1 is the running average of the gradient g (where to go), m2 that
-    of g^2 (how large g usually is). `scale` clips g; only the first n_decayed parameters decay.
-
-    The quotient below is about 1 where g keeps its sign and near 0 where g flickers, so every
-    parameter moves by up to lr, however small its gradients. The averages start at 0, and after
-    `step` steps (from 1) hold only a share 1 - beta^step of real gradients: hence c1 and c2."""
+    of g^2 (how large g usually is). `scale` clips g; only the first n_decayed parameters decay;
+    step counts from 1. optimizer.py explains it: the quotient below is about 1 where g keeps its
+    sign and near 0 where g flickers."""
     c1, c2 = 1 - beta1**step, 1 - beta2**step
     g = grads * scale
     params[:n_decayed] *= 1 - lr * decay
@@ -305,8 +302,26 @@ def sum_of_squares(x):
     return float((x.astype(np.float64) ** 2).sum())
 
 
-def orthogonalize(x, coefficients, steps):
-    """For Muon: about U V^T for each matrix U S V^T of a stack x (N,rows,columns), all of S near 1.
+def nesterov(grads, m1, scale, momentum):
+    """For Muon, on flat vectors, in place: m1, the running average, comes up to date; grads become
+    that average with themselves mixed in once more (Nesterov's look ahead)."""
+    g = grads * scale
+    m1 += (1 - momentum) * (g - m1)
+    grads[...] = (1 - momentum) * g + momentum * m1
+
+
+def unflatten(x, shapes):
+    """Yields a view of each of these shapes, which lie one after another in a flat vector x."""
+    start = 0
+    for shape in shapes:
+        size = math.prod(shape)
+        yield x[start:start + size].reshape(shape)
+        start += size
+
+
+def orthogonalize(x, shapes, coefficients, steps):
+    """For Muon, in place: the flat vector x holds matrices of these shapes, one after another. Of
+    each, U S V^T, about U V^T is left: all of S near 1.
 
     It needs no decomposition. For an odd polynomial f(s) = a s + b s^3 + c s^5,
         a X + b (X X^T) X + c (X X^T)^2 X  =  U f(S) V^T,          as X X^T = U S^2 U^T,
@@ -317,14 +332,14 @@ def orthogonalize(x, coefficients, steps):
     First each matrix is divided by its length, which is at least its largest singular value. Tall
     ones are transposed: for 344 x 128, X X^T would be 344 x 344, while X^T X is 128 x 128."""
     a, b, c = map(x.dtype.type, coefficients)
-    tall = x.shape[1] > x.shape[2]
-    lengths = np.sqrt((x * x).sum(axis=(1, 2), keepdims=True))
-    x = (x.swapaxes(1, 2) if tall else x) / np.where(lengths > 0, lengths, 1)
-    one = np.eye(x.shape[1], dtype=x.dtype)
-    for _ in range(steps):
-        square = x @ x.swapaxes(1, 2)  # X X^T, the smaller side twice
-        x = (a * one + square @ (b * one + c * square)) @ x
-    return x.swapaxes(1, 2) if tall else x
+    for matrix in unflatten(x, shapes):
+        tall = matrix.shape[0] > matrix.shape[1]
+        y = (matrix.T if tall else matrix) / (np.sqrt((matrix * matrix).sum()) or 1)
+        one = np.eye(len(y), dtype=x.dtype)
+        for _ in range(steps):
+            square = y @ y.T  # Y Y^T, the smaller side twice
+            y = (a * one + square @ (b * one + c * square)) @ y
+        matrix[...] = y.T if tall else y
 
 
 # ---- Sampling: from logits to the next token -----------------------------------------------------
@@ -332,10 +347,9 @@ def orthogonalize(x, coefficients, steps):
 def probabilities(logits, temperature=1.0, top_k=0, top_p=1.0):
     """What a token is sampled from: logits (V,) -> probabilities (V,), float64.
 
-    The softmax makes numbers of any sign into shares of 1. A temperature below 1 sharpens them,
-    above 1 flattens them. top_k keeps only the k likeliest (0: all). top_p keeps only the smallest
-    set of likeliest that together has at least this share: few where the network is sure, many
-    where it is not."""
+    A temperature below 1 sharpens them, above 1 flattens them. top_k keeps only the k likeliest (0:
+    all). top_p keeps only the smallest set of likeliest that together has at least this share: few
+    where the network is sure, many where it is not."""
     p = np.exp((logits - logits.max()).astype(np.float64) / temperature)  # the likeliest one's is 1
     if 0 < top_k < len(p):
         p[p < np.sort(p)[-top_k]] = 0
@@ -348,9 +362,9 @@ def probabilities(logits, temperature=1.0, top_k=0, top_p=1.0):
 
 def sample_tokens(logits, temperature, top_k, top_p, numbers, tokens, logprobs):
     """Writes tokens (N,), sampled from logits (N,V) with random numbers (N,) from [0,1), and their
-    logprobs (N,), in nats: the network's own, at temperature 1 with nothing left out. Temperature 0
-    takes the likeliest (greedy). Lay the probabilities end to end: a number points at one of them,
-    0.6 at the second of (0.5, 0.3, 0.2)."""
+    logprobs (N,), in nats, at temperature 1 with nothing left out. Temperature 0 takes the
+    likeliest (greedy). Lay the probabilities end to end: a number points at one of them, 0.6 at the
+    second of (0.5, 0.3, 0.2)."""
     for i, row in enumerate(logits):
         tokens[i] = row.argmax()
         if temperature > 0:
@@ -370,10 +384,10 @@ def store_kv(qkv, k_cache, v_cache, rows, positions):
     v_cache[rows, :, positions] = qkv[:, -G:]
 
 
-def attention_step(q, k_cache, v_cache, lengths, rows, o=None):
-    """o (N,H,D) for one new query a text, q (N,H,D): query n reads positions 0 to lengths[n] - 1
-    of text rows[n] in the caches (B,G,S,D). The last of them is its own, so nothing is masked."""
-    o = np.empty(q.shape, q.dtype) if o is None else o
+def attention_step(q, k_cache, v_cache, lengths, rows, o):
+    """Writes o (N,H,D) for one new query a text, q (N,H,D): query n reads positions 0 to
+    lengths[n] - 1 of text rows[n] in the caches (B,G,S,D). The last one is its own, so nothing is
+    masked."""
     group = q.shape[1] // k_cache.shape[1]
     for n, (length, row) in enumerate(zip(lengths, rows)):
         for h in range(q.shape[1]):
@@ -382,4 +396,3 @@ def attention_step(q, k_cache, v_cache, lengths, rows, o=None):
             s = keys @ q[n, h] / q.shape[2]**0.5
             p = np.exp(s - s.max())
             o[n, h] = p @ values / p.sum()
-    return o

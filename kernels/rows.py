@@ -4,9 +4,9 @@ For rmsnorm NumPy goes over main memory five times: square, mean, two products, 
 stays in the core's fastest memory (the L1 cache) until all is done with it. Each kernel equals the
 function of its name in plain.py, which says what is computed and why.
 
-How to read it: @njit has Numba translate a function to machine code when it is first called.
-`prange` is a range whose iterations go to several threads. LLVM, the compiler underneath, works on
-8 or 16 numbers at once (a vector) where a loop lets it. Three habits serve that:
+How to read it: @njit has Numba translate a function to machine code at its first call. `prange` is
+a range whose iterations go to several threads. LLVM, the compiler underneath, works on 8 or 16
+numbers at once (a vector) where a loop lets it. Three habits serve that:
   - Rows are taken out first: xi = x[i].
   - Constants get the array's own type. To Numba, 1 times float32 is float64, twice as wide.
   - No function is called that LLVM can't see into, such as the C library's exp.
@@ -32,8 +32,8 @@ ALONE = 65_536  # numbers up to which one thread is faster: to wake another take
 
 
 def alone_and_threads(f):
-    """f compiled twice: for one thread, where prange is a plain range, and for several. The first
-    gets a name of its own, since Numba's cache on disk does not look at parallel=True."""
+    """f compiled for one thread, where prange is a plain range, and for several. The first gets a
+    name of its own, since Numba's cache on disk does not look at parallel=True."""
     alone = types.FunctionType(f.__code__, f.__globals__, f.__name__ + "_alone")
     alone.__qualname__ = alone.__name__
     return njit(**FORM)(alone), njit(parallel=True, **FORM)(f)
@@ -230,6 +230,17 @@ def adamw(params, grads, m1, m2, scale, lr, beta1, beta2, eps, decay, n_decayed,
             m[j] += f(1 - beta1) * (gj - m[j])
             v[j] += f(1 - beta2) * (gj * gj - v[j])
             p[j] -= f(lr) * (m[j] * f(1 / c1)) / (math.sqrt(v[j] * f(1 / c2)) + f(eps))
+
+
+@njit(parallel=True, cache=True)
+def nesterov(grads, m1, scale, momentum):
+    """As adamw, one pass over flat vectors. No fast-math here: the bits are NumPy's."""
+    f = grads.dtype.type
+    scale, old, new = f(scale), f(momentum), f(1 - momentum)
+    for i in prange(grads.size):
+        g = grads[i] * scale
+        m1[i] += new * (g - m1[i])
+        grads[i] = new * g + old * m1[i]
 
 
 @njit(fastmath=FAST, cache=True)

@@ -1,7 +1,7 @@
 """How fast matmul, attention, training, decoding and start-up are, each beside a baseline.
 
 Training and its baseline run in processes of their own, since each holds its threads.
-    python tests/bench_spine.py step '{"dim": 256, ...}' SECONDS      our side of a turn: JSON
+    python tests/bench_spine.py step '{"dim": 256, ...}' STEPS      our side of a turn: JSON
 """
 import json
 import os
@@ -14,22 +14,22 @@ import time
 
 import numpy as np
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(HERE)
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 SIZES = {"5m": dict(vocab=2048, ctx=256, dim=256, layers=6, heads=8, kv_heads=8, hidden=688),
          "1m": dict(vocab=1024, ctx=128, dim=128, layers=4, heads=4, kv_heads=4, hidden=344)}
 HEADS = ((16, 4, 128, 32), (16, 8, 256, 32), (8, 8, 256, 64), (4, 8, 512, 64))  # B, H, T, D
-TURNS = 3  # of ours and theirs
+STEPS = {"5m": 9, "1m": 61}  # in a turn of ours or of theirs
+TURNS = 3
 BATCH = 16
 
 
 def child(*command, **environment):
     """The last line a Python process prints, as JSON. OpenBLAS chooses its kernel by itself."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS")}
-    out = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, check=True, text=True,
-                         capture_output=True, env=inherited | environment).stdout
-    return json.loads(out.strip().splitlines()[-1])
+    out = subprocess.check_output([sys.executable, *map(str, command)], cwd=ROOT, text=True,
+                                  env=inherited | environment)
+    return json.loads(out.splitlines()[-1])
 
 
 def by_turns(*functions, turns=31, warm=2):
@@ -88,7 +88,7 @@ def bench_attention():
 
     from kernels import fused_attention_backward, fused_attention_forward
     torch.set_num_threads(get_num_threads())
-    rng, figures = np.random.default_rng(0), {}
+    rng, ratios = np.random.default_rng(0), []
     for B, H, T, D in HEADS:
         qkv, do = (rng.standard_normal((B, T, n * H, D), np.float32) for n in (3, 1))
         o, dqkv, lse = np.empty_like(do), np.empty_like(qkv), np.empty((B, H, T), np.float32)
@@ -104,33 +104,35 @@ def bench_attention():
             to = torch.nn.functional.scaled_dot_product_attention(*inputs, is_causal=True)
             torch.autograd.grad(to, inputs, tdo)
         ours_s, theirs_s = by_turns(ours, theirs, turns=15)
-        figures[f"attention_vs_torch_{B}x{H}x{T}x{D}"] = theirs_s / ours_s
+        ratios.append(theirs_s / ours_s)
         print(f"   {B}x{H}x{T}x{D}: {1e3 * ours_s:.2f} ms, PyTorch {1e3 * theirs_s:.2f} ms")
-    return {"attention_vs_torch": statistics.median(figures.values()), **figures}
+    return {"attention_vs_torch": statistics.median(ratios)}
 
 
 # ---- training ----
 
-def our_step(sizes, seconds):
-    """Our side: median seconds of a whole step, and peak memory."""
+def stepper(sizes, batch):
+    """A function muon_lr -> None that makes one training step of a network of these sizes."""
     import model
     import optimizer
     config = model.Config(**sizes)
-    params = model.init_params(config)
-    averages, rng = optimizer.start(params), np.random.default_rng(0)
-    times, stop = [], None
-    buffers = model.Buffers(config, model.micro_batch(config, BATCH, config.ctx), config.ctx)
+    params, rng = model.init_params(config), np.random.default_rng(0)
+    buffers = model.Buffers(config, model.micro_batch(config, batch, config.ctx), config.ctx)
+    averages = optimizer.start(params)
     grads = model.views(np.empty_like(model.vector(params)), config)
-    while stop is None or time.perf_counter() < stop or len(times) < 5:
-        windows = rng.integers(0, config.vocab, (BATCH, config.ctx + 1))
-        start = time.perf_counter()
+
+    def step(muon_lr=None):  # AdamW alone, as PyTorch's
+        windows = rng.integers(0, config.vocab, (batch, config.ctx + 1))
         model.loss_and_grads(params, config, windows[:, :-1], windows[:, 1:], grads=grads,
                              buffers=buffers)
-        optimizer.update(params, grads, averages, config, 1, 1e-3)  # AdamW, as PyTorch's
-        times.append(time.perf_counter() - start)
-        if stop is None and len(times) == 3:
-            times, stop = [], time.perf_counter() + seconds
-    return {"seconds": statistics.median(times),
+        optimizer.update(params, grads, averages, config, 1, 1e-3, muon_lr=muon_lr)
+    return step
+
+
+def our_step(sizes, turns):
+    """Our side: median seconds of a whole step, and peak memory."""
+    seconds, = by_turns(stepper(sizes, BATCH), turns=turns, warm=3)
+    return {"seconds": seconds,
             "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
@@ -150,11 +152,12 @@ def bench_train():
     for name, sizes in SIZES.items():
         runs = {"ours": [], "eager": [], "compile": []}
         for _ in range(TURNS):
-            runs["ours"].append(child("tests/bench_spine.py", "step", json.dumps(sizes), 4))
+            job = "step", json.dumps(sizes), STEPS[name]
+            runs["ours"].append(child("tests/bench_spine.py", *job))
             for how in ("eager", "compile"):
-                runs[how].append(child("tests/peer_torch.py", "step", json.dumps(sizes), 4, how))
-        seconds = {who: statistics.median(r["seconds"] for r in turns)
-                   for who, turns in runs.items()}
+                runs[how].append(child("tests/peer_torch.py", *job, how))
+        seconds, memory = ({who: statistics.median(r[what] for r in turns)
+                            for who, turns in runs.items()} for what in ("seconds", "peak_mb"))
         for how in ("eager", "compile"):
             figures[f"train_{name}_vs_{how}"] = seconds[how] / seconds["ours"]
         flops = flops_per_token(Config(**sizes), sizes["ctx"]) * BATCH * sizes["ctx"]
@@ -162,28 +165,14 @@ def bench_train():
                                 f"{flops / s / 1e9:.0f} GFLOP/s" for who, s in seconds.items()))
         if name == "5m":
             figures["train_5m_share_of_sgemm"] = flops / seconds["ours"] / sgemm_flops()
-            memory = {who: statistics.median(r["peak_mb"] for r in turns)
-                      for who, turns in runs.items()}
             figures["memory_5m_vs_eager"] = memory["ours"] / memory["eager"]
     return figures
 
 
 def bench_muon():
     """What Muon adds to a step of the default network: time with it over time without, minus 1."""
-    import model
-    import optimizer
-    config = model.Config(**SIZES["1m"] | {"ctx": 256})
-    params = model.init_params(config)
-    averages, rng = optimizer.start(params), np.random.default_rng(0)
-    buffers = model.Buffers(config, 8, 256)
-    grads = model.views(np.empty_like(model.vector(params)), config)
-
-    def step(muon_lr):
-        windows = rng.integers(0, config.vocab, (8, 257))
-        model.loss_and_grads(params, config, windows[:, :-1], windows[:, 1:], grads=grads,
-                             buffers=buffers)
-        optimizer.update(params, grads, averages, config, 1, 1e-3, muon_lr=muon_lr)
-    without, with_muon = by_turns(lambda: step(None), lambda: step(0.01), turns=55, warm=5)
+    step = stepper(SIZES["1m"] | {"ctx": 256}, 8)
+    without, with_muon = by_turns(step, lambda: step(0.01), turns=55, warm=5)
     return {"muon_share_of_step": with_muon / without - 1}
 
 
@@ -266,7 +255,7 @@ def bench_start():
     """Seconds to the first training step: the first time ever, and with the kernels on disk."""
     first_step = ("import time, json; t = time.perf_counter()\n"
                   "import sys; sys.path[:0] = ['tests']\n"
-                  "import bench_spine as b; b.our_step(b.SIZES['1m'], 0)\n"
+                  "import bench_spine as b; b.our_step(b.SIZES['1m'], 1)\n"
                   "import sample, numpy as np, model; c = model.Config(**b.SIZES['1m'])\n"
                   "sample.generate(model.init_params(c), c, np.ones((1, 2), int), 2)\n"
                   "print(json.dumps(time.perf_counter() - t))")
@@ -278,6 +267,6 @@ def bench_start():
 
 if __name__ == "__main__":
     if sys.argv[1] == "step":
-        print(json.dumps(our_step(json.loads(sys.argv[2]), float(sys.argv[3]))))
+        print(json.dumps(our_step(json.loads(sys.argv[2]), int(sys.argv[3]))))
     else:
         print(json.dumps(our_shakespeare(sys.argv[2])))

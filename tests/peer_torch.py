@@ -1,7 +1,7 @@
 """The baseline of our training: the same jobs in PyTorch, run in a process of its own.
 
-    python tests/peer_torch.py step '{"dim": 256, ...}' SECONDS eager|compile    one line of JSON
-    python tests/peer_torch.py shakespeare TEXT_FILE                             likewise
+    python tests/peer_torch.py step '{"dim": 256, ...}' STEPS eager|compile    one line of JSON
+    python tests/peer_torch.py shakespeare TEXT_FILE                           likewise
 """
 import json
 import math
@@ -12,6 +12,8 @@ import time
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from bench_spine import BATCH, by_turns
 
 
 class Norm(nn.Module):
@@ -62,24 +64,24 @@ class Llama(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
-def step_speed(sizes, seconds, how, batch=16):
+def train_step(model, loss_of, optimizer, windows):
+    loss_of(windows[:, :-1], windows[:, 1:]).backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def step_speed(sizes, turns, how):
     """Median seconds of a whole step (forward, loss, backward, clip, AdamW), and peak memory."""
     torch.set_num_threads(2)
     model = Llama(**sizes)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1,
                                   fused=True)
-    loss_of, times, stop = torch.compile(model) if how == "compile" else model, [], None
-    while stop is None or time.perf_counter() < stop or len(times) < 5:
-        windows = torch.randint(0, sizes["vocab"], (batch, sizes["ctx"] + 1))
-        start = time.perf_counter()
-        loss_of(windows[:, :-1], windows[:, 1:]).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        times.append(time.perf_counter() - start)
-        if stop is None and len(times) == 3:  # warm
-            times, stop = [], time.perf_counter() + seconds
-    return {"seconds": sorted(times)[len(times) // 2],
+    loss_of = torch.compile(model) if how == "compile" else model
+    seconds, = by_turns(lambda: train_step(
+        model, loss_of, optimizer, torch.randint(0, sizes["vocab"], (BATCH, sizes["ctx"] + 1))),
+        turns=turns, warm=3)
+    return {"seconds": seconds,
             "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
@@ -133,10 +135,7 @@ def shakespeare(path, steps=2000, batch=12, T=64):
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * (step + 1) / 100 if step < 100 else cosine
         windows = torch.stack([train[i:i + T + 1] for i in torch.randint(len(train) - T, (batch,))])
-        model(windows[:, :-1], windows[:, 1:]).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        train_step(model, model, optimizer, windows)
     seconds, n = time.perf_counter() - start, (len(val) - 1) // T
     with torch.no_grad():
         loss = model(val[:n * T].view(n, T), val[1:n * T + 1].view(n, T)).item()
@@ -145,6 +144,6 @@ def shakespeare(path, steps=2000, batch=12, T=64):
 
 if __name__ == "__main__":
     if sys.argv[1] == "step":
-        print(json.dumps(step_speed(json.loads(sys.argv[2]), float(sys.argv[3]), sys.argv[4])))
+        print(json.dumps(step_speed(json.loads(sys.argv[2]), int(sys.argv[3]), sys.argv[4])))
     else:
         print(json.dumps(shakespeare(sys.argv[2])))

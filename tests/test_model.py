@@ -47,7 +47,7 @@ def test_loss_is_minus_log_of_the_targets_probability(small):
 
 
 def test_nothing_to_learn_is_no_loss_and_no_gradient(small):
-    """A batch whose mask is all zeros has loss 0 and gradient 0, and no division by zero."""
+    """A batch whose mask is all zeros has loss 0 and gradient 0."""
     params, config, ids, targets, mask = small
     loss, grads = model.loss_and_grads(params, config, ids, targets, 0 * mask)
     assert loss == 0 and not model.vector(grads).any()
@@ -64,7 +64,7 @@ def test_the_future_is_unseen(small):
 
 
 def test_cache_gives_the_logits_of_the_whole(small):
-    """Prefill and decode, row by row, give what one forward over the whole text gives."""
+    """Prefill and decode give what one forward over the whole text gives; a cache has an end."""
     params, config, ids, _, _ = small
     logits = model.forward(params, config, ids)
     cache, lengths = model.Cache(params, config, 3, 16), np.array([2, 5, 3])
@@ -74,6 +74,8 @@ def test_cache_gives_the_logits_of_the_whole(small):
         positions = cache.lengths[rows]
         out = model.decode(config, cache, ids[rows, positions], np.array(rows))
         assert relative_error(out, logits[rows, positions]) < 1e-12
+    with pytest.raises(ValueError, match="cache"):
+        model.prefill(config, model.Cache(params, config, 3, 4), ids[:, :5], lengths)
 
 
 # ---- Against PyTorch ----
@@ -117,30 +119,23 @@ def test_separate_arrays_do_as_parameters(small):
         model.pack(separate, config)
 
 
-@pytest.mark.parametrize("bad", [37, -1])
-def test_ids_outside_are_named(small, bad):
-    """An id outside the vocabulary, as input or target, is a ValueError and never a bad read."""
-    params, config, ids, targets, _ = small
-    wrong = ids.copy()
-    wrong[1, 2] = bad
-    for call in (lambda: model.forward(params, config, wrong),
-                 lambda: model.loss_and_grads(params, config, ids, wrong)):
-        with pytest.raises(ValueError, match=f"token id {bad} "):
-            call()
-
-
-def test_shapes_that_do_not_fit_are_named(small):
-    """A text beyond the context, and targets for fewer positions than ids, are ValueErrors."""
-    params, config, ids, targets, _ = small
-    with pytest.raises(ValueError, match="context of 16"):
-        model.forward(params, config, np.zeros((1, 17), int))
-    with pytest.raises(ValueError, match=r"targets \(3, 10\)"):
-        model.loss_and_grads(params, config, ids, targets[:, 1:])
+@pytest.mark.parametrize("wrong, message", [
+    (np.full((3, 11), 37), "token id 37 "), (np.full((3, 11), -1), "token id -1 "),
+    (np.zeros((3, 17), int), "context of 16"), (np.zeros((3, 10), int), r"\(3, 10\)")])
+def test_ids_that_do_not_fit_are_named(small, wrong, message):
+    """Ids outside the vocabulary, too many or too few are a ValueError and never a bad read."""
+    params, config, ids, *_ = small
+    for inputs, targets in ((ids, wrong), (wrong, ids)):
+        with pytest.raises(ValueError, match=message):
+            model.loss_and_grads(params, config, inputs, targets)
+    if wrong.shape != (3, 10):
+        with pytest.raises(ValueError, match=message):
+            model.forward(params, config, wrong)
 
 
 def test_grown_rows_look_like_old_ones(small):
     """New embedding rows have the mean and spread of the old ones, and nothing else changes."""
-    params, config, ids, _, _ = small
+    params, config, *_ = small
     grown, wider = model.grow(params, config, 4000)
     old, new = params["model.embed_tokens.weight"], grown["model.embed_tokens.weight"]
     assert wider.vocab == 4000 and (new[:37] == old.astype(np.float32)).all()
@@ -151,7 +146,7 @@ def test_grown_rows_look_like_old_ones(small):
 
 
 def test_what_is_not_finite_is_named(small):
-    """The first array with an infinity is named, so that a failed run can say where it broke."""
+    """The first array with an infinity is named."""
     params = small[0]
     assert model.not_finite(params) is None
     params["model.layers.1.mlp.up_proj.weight"][3, 4] = np.inf

@@ -1,5 +1,4 @@
-"""The optimizer: schedule, clipping, AdamW and Muon against plain NumPy, threads."""
-import numba
+"""The optimizer: schedule, clipping, AdamW and Muon against plain NumPy."""
 import numpy as np
 import pytest
 
@@ -86,37 +85,11 @@ def test_orthogonalized_matrix_is_u_vt_of_the_svd(shape):
     u, _, vt = np.linalg.svd(rng.standard_normal(shape), full_matrices=False)
     s = np.geomspace(1, 0.05, min(shape))
     x = ((u * s) @ vt).astype(np.float32)
-    out = kernels.orthogonalize(np.stack([x, 100 * x, 0 * x]), optimizer.NEWTON_SCHULZ, 5)
+    out = np.stack([x, 100 * x, 0 * x])
+    kernels.orthogonalize(out.reshape(-1), [shape] * 3, optimizer.NEWTON_SCHULZ, 5)
     assert np.abs(out[1] - out[0]).max() < 1e-5 and not out[2].any()
     out = out[0]
-    assert out.shape == shape and out.dtype == np.float32
     inside = u.T @ out @ vt.T  # U^T (U S V^T) V: diagonal if the singular vectors agree
     assert np.abs(inside - np.diag(np.diag(inside))).max() < 1e-4
     assert 0.68 < np.diag(inside).min() and np.diag(inside).max() < 1.21
     assert np.abs(out - u @ inside @ vt).max() < 1e-4  # and nothing lies outside of them
-
-
-def test_zero_gradients_move_nothing_but_decay():
-    """A matrix of zeros has no direction; Muon must not divide by its length."""
-    params, config, _ = network()
-    before = model.vector(params).copy()
-    zeros = model.views(np.zeros_like(before), config)
-    assert optimizer.update(params, zeros, optimizer.start(params), config, 1, 0.1, 0.0, 0.1) == 0
-    assert (model.vector(params) == before).all()
-
-
-def test_one_and_two_threads_give_the_same_bits():
-    """With matrices large enough that products and vectors are shared between threads."""
-    if numba.config.NUMBA_NUM_THREADS < 2:
-        pytest.skip("this machine has one core")
-    config = model.Config(vocab=512, dim=128, layers=1, heads=4, kv_heads=4, hidden=344)
-    before, out = numba.get_num_threads(), []
-    for threads in (1, 2):
-        numba.set_num_threads(threads)
-        params, grads = model.init_params(config, 1), model.init_params(config, 2)
-        averages = optimizer.start(params)
-        for step in (1, 2):
-            optimizer.update(params, grads, averages, config, step, 0.01, muon_lr=0.02)
-        out.append(model.vector(params))
-    numba.set_num_threads(before)
-    assert (out[0] == out[1]).all()
