@@ -38,7 +38,7 @@ from data import life_of, read_settings
 from kernels import probabilities
 from kernels.plain import attention_weights, each_head, split_heads
 from model import Buffers, check_ids, count, transformer
-from sample import ANSWER_SHARE, generate, stop_ids, stream, trim
+from sample import answer, generate, stop_ids, stream
 
 PAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "look.html")
 # What the forms begin with; the people are those of world.py.
@@ -229,27 +229,27 @@ def chat(out, question: str = "", temperature: float = 0.8, seed: int = 0, *, hi
     # history: model -> the messages before. Without a question, QUESTIONS are asked one by one.
     names = [name for name in folders_with(out, "config.json") if name in ("base", "sft", "rl")]
     for text in [question] if question else QUESTIONS:
-        streams = [answer(open_net(out, name), history.get(name, []), text, temperature, seed)
+        streams = [texts_so_far(open_net(out, name), history.get(name, []), text, temperature, seed)
                    for name in names or ["base"]]
         yield {"question": text, "models": names}
         for texts in itertools.zip_longest(*streams):
             yield {"texts": dict(zip(names, texts))}  # so far; None: a text is complete
 
 
-def answer(net, history, question, temperature, seed):
+def texts_so_far(net, history, question, temperature, seed):
     """Yields one model's answer so far, a token longer each time. A base model knows no
     conversation: it goes on with the text of the question."""
     params, config, tokenizer = net
-    stop, ids = stop_ids(config, tokenizer), [*config.bos, *tokenizer.encode(question)]
+    how, new = dict(seed=seed, stop=stop_ids(config, tokenizer), temperature=temperature), []
     if set(CHAT_SPECIALS) <= set(tokenizer.special_tokens):
         if type(history) is not list or not all(type(message) is dict for message in history):
             raise ValueError("the history must be a list of messages")
-        _, ids = trim(tokenizer, [], [*history, {"role": "user", "content": question}],
-                      int(config.ctx * (1 - ANSWER_SHARE)))
-    new = []
-    for _, (token,), _, _ in stream(params, config, [ids], MAX_NEW, temperature, seed=seed,
-                                    stop=stop):
-        new += [int(token)] if token not in stop else []
+        steps = answer(net, [*history, {"role": "user", "content": question}], MAX_NEW, **how)
+    else:
+        ids = [*config.bos, *tokenizer.encode(question)]
+        steps = stream(params, config, [ids], MAX_NEW, **how)
+    for _, (token,), _, _ in steps:
+        new += [int(token)] if token not in how["stop"] else []
         yield tokenizer.decode(new)
 
 
