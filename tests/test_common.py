@@ -190,6 +190,15 @@ def test_failures_are_one_line_and_a_status(error, status, said, capsys):
     assert capsys.readouterr().err == said and signal.getsignal(signal.SIGTERM) is before
 
 
+def test_what_the_terminal_lacks_is_escaped():
+    """A character that stdout cannot encode, as in a pipe on Windows, does not end the script."""
+    script = python("""
+import argparse, sys, common
+sys.stdout.reconfigure(encoding="latin-1")
+sys.exit(common.run_command(argparse.ArgumentParser(), lambda args: print("\\u3000")))""")
+    assert script.communicate()[0] == "\\u3000\n" and script.returncode == 0
+
+
 def test_nothing_raw_reaches_the_terminal():
     """Escape sequences, C1 controls and direction marks become visible; letters stay."""
     assert common.printable("a\x1b]0;x\x07\x9b2J\u202eb\nç日") == (
