@@ -1,10 +1,10 @@
 """2. Text becomes tokens: byte-level BPE (byte-pair encoding), trained here.
 
-A network reads numbers, so text is written in tokens of a fixed list, the vocabulary. The list
-starts as the 256 bytes, which can spell everything, and grows by one rule: join the most frequent
-pair of neighbours into a new token, and again. Common words end as one token, rare ones as several.
-Before that a pattern splits text into pre-tokens: words, digits, punctuation, whitespace. No token
-reaches across two of them; otherwise "dog.", "dog!" and "dog?" would each be learned apart.
+A network reads numbers, so text is written in tokens of a fixed list, the vocabulary. It starts as
+the 256 bytes, which can spell everything, and grows by one rule: join the most frequent pair of
+neighbours into a new token. Common words end as one token, rare ones as several. Before that a
+pattern splits text into pre-tokens: words, digits, punctuation, whitespace. No token reaches across
+two of them; otherwise "dog.", "dog!" and "dog?" would each be learned apart.
 
     python bpe.py                         out/docs/ -> out/tokenizer.json, out/tokens/; 2 seconds
     python bpe.py a.txt b.txt             the same from plain text; the last 10% of each is val
@@ -12,8 +12,7 @@ reaches across two of them; otherwise "dog.", "dog!" and "dog?" would each be le
     python bpe.py --show "hello world" --gpt4    the ids that GPT-4 has for it
 
 Reading order: the idea (three short functions, all of BPE), the chat; then the same fast: train,
-Tokenizer, and their loops in kernels/pieces.py. Files: formats/tokens.py (texts in, tokens out) and
-formats/tokenizers.py (other people's).
+Tokenizer, and their loops in kernels/pieces.py. The files are read and written in formats/.
 Sources: Sennrich, Haddow and Birch 2016 (BPE); Radford et al. 2019 (bytes); tiktoken (the pattern).
 Left out: Unicode normalization, vocabularies that are not byte-level BPE.
 """
@@ -33,11 +32,10 @@ from formats.tokenizers import (GPT2_SPLIT, byte_ids, check_pattern,  # noqa: F4
                                 fingerprint, gpt4_excerpt, read_tokenizer, to_tree,
                                 whole_pre_tokens)
 from formats.tokens import jobs, read_texts, read_tokens, write_tokens  # noqa: F401 (for train.py)
-from kernels.pieces import find_merges, merge_table, merge_words, pre_token_spans
+from kernels.pieces import empty_slots, find_merges, merge_table, merge_words, pre_token_spans
 
-# GPT-4's split pattern: each match is a pre-token. At each position the first alternative that fits
-# counts. A space is written as _ in the examples. `?+`, `++` and `*+` never give back what they
-# took, which is faster.
+# GPT-4's split pattern: each match is a pre-token, by the first alternative that fits. A space is
+# written as _ in the examples. `?+`, `++` and `*+` never give back what they took, which is faster.
 GPT4_SPLIT = (
     # The end of a contraction: "I'll" -> I, 'll.
     r"'(?i:[sdmt]|ll|ve|re)"
@@ -47,14 +45,14 @@ GPT4_SPLIT = (
     r"|\p{N}{1,3}"
     # Punctuation, with a space before it and line ends after it: "x += 1" -> x, _+=, _, 1.
     r"| ?[^\s\p{L}\p{N}]++[\r\n]*+"
-    # Whitespace: all of it at the end of the text (tiktoken writes \s++$ there); or up to its last
-    # line end; or all but its last character, which goes with the next word.
+    # Whitespace: all of it at the end of the text; or up to its last line end; or all but its last
+    # character, which goes with the next word.
     r"|\s++(?!\S)|\s*[\r\n]|\s+(?!\S)|\s")
 # Each digit alone: the tokens of a number are its columns, as in sums on paper.
 DIGIT_SPLIT = GPT4_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
 
-# Special tokens have ids that no text can produce: they are never merged, and encoded only where
-# the caller allows it. END stands after every document; the chat's come with fine-tuning.
+# Special tokens have ids that no text can produce. END stands after every document; the chat's come
+# with fine-tuning.
 END = "<|endoftext|>"
 CHAT_SPECIALS = ("<|im_start|>", "<|im_end|>", "<|im_sep|>")
 ROLES = ("system", "user", "assistant")
@@ -91,8 +89,8 @@ def join_pair(tokens, pair):
 
 def naive_train(texts, n_merges, pattern=GPT4_SPLIT):
     """All of BPE training: count pairs of neighbours, join the most frequent one, start over.
-    Returns the merges, pairs of byte strings. Ties go to the greatest pair in lexicographic order,
-    so that the result is unique. Each merge reads the whole corpus; in `train` it does not."""
+    Returns the merges, pairs of byte strings. Of equal counts the greatest pair of byte strings
+    wins, so that the result is unique."""
     words = [[bytes([byte]) for byte in word.encode()]
              for text in texts for word in regex.findall(pattern, text)]
     merges = []
@@ -107,7 +105,7 @@ def naive_train(texts, n_merges, pattern=GPT4_SPLIT):
 
 def naive_encode(text, merges, pattern=GPT4_SPLIT):
     """All of BPE encoding: repeat the merges in the order they were learned. Returns the tokens,
-    byte strings. It tries every merge on every pre-token; `Tokenizer.encode` only what occurs."""
+    byte strings."""
     words = [[bytes([byte]) for byte in word.encode()] for word in regex.findall(pattern, text)]
     for pair in merges:
         words = [join_pair(word, pair) for word in words]
@@ -145,25 +143,25 @@ def render_chat(tokenizer, messages, open_answer=False):
 # ---- training, fast ------------------------------------------------------------------------------
 # naive_train reads the whole corpus for every merge. But most pre-tokens repeat, 25 of 26 in 5 MB
 # of prose and code. So each distinct one is kept once, with the number of times it occurs; then
-# kernels/pieces.py finds the merges and corrects the counts next to each, instead of counting anew.
+# kernels/pieces.py finds the merges and counts anew only where something was joined.
 
 MAX_DIGITS = {GPT4_SPLIT: 3, DIGIT_SPLIT: 1}  # the patterns that have a compiled loop
 
 
 def pre_tokenize(text, pattern):
-    """Text -> its distinct pre-tokens, list of str, and the number of each in order, list of int:
+    """Text -> its distinct pre-tokens, list of str, and the number of each in order, (n,) int64:
     "a cat, a cat" -> ["a", " cat", ",", " a"], [0, 1, 2, 3, 1]."""
     if pattern in MAX_DIGITS:
         starts, ends, numbers = pre_token_spans(text, MAX_DIGITS[pattern])
-        return [text[a:b] for a, b in zip(starts.tolist(), ends.tolist())], numbers.tolist()
+        return [text[a:b] for a, b in zip(starts.tolist(), ends.tolist())], numbers
     number = {}  # split also returns what the pattern does not match, so no text is lost
     numbers = [number.setdefault(part, len(number))
                for part in regex.split(f"({pattern})", text) if part]
-    return list(number), numbers
+    return list(number), np.array(numbers, np.int64)
 
 
 def count_pre_tokens(texts, pattern):
-    """How often each pre-token occurs: all that training needs to know of the texts of a job."""
+    """How often each pre-token occurs in these texts: all that training needs to know of them."""
     counts = collections.Counter()
     for text in texts:
         distinct, numbers = pre_tokenize(text, pattern)
@@ -172,27 +170,24 @@ def count_pre_tokens(texts, pattern):
 
 
 def train(texts, vocab_size, special_tokens=(), pattern=GPT4_SPLIT, workers=None, show=None):
-    """Learn a Tokenizer of vocab_size ids: 256 bytes, the merges of naive_train, special tokens
-    (fewer if the texts run out of pairs). texts may be a stream: memory grows only with the
+    """Learn a Tokenizer of vocab_size ids (fewer if the texts run out of pairs): 256 bytes, the
+    merges of naive_train, special tokens. texts may be a stream: memory grows only with the
     distinct pre-tokens. workers: processes that count, None for one per core. show: e.g. print."""
     n_merges = vocab_size - 256 - len(special_tokens)
     if n_merges < 0:
         raise ValueError(f"a vocabulary of {vocab_size} is too small: 256 bytes and "
                          f"{len(special_tokens)} special tokens need {vocab_size - n_merges}")
     check_pattern(pattern)
-    # Each worker counts a part of the texts, and counts can be added up.
-    counts = collections.Counter()
+    counts = collections.Counter()  # each worker counts a part of the texts
     work = ((group, pattern) for group, _ in jobs(texts, pattern in MAX_DIGITS))
     for part in map_in_order(count_pre_tokens, work, workers):
         counts.update(part)
     if not counts:
         raise ValueError("no text to learn a tokenizer from; the corpus is empty")
-    # The first 256 ids are the bytes; from here on a token is the bytes of its two parts.
     merges, tokens = [], [bytes([byte]) for byte in range(256)]
     for k, (left, right, times, density) in enumerate(find_merges(counts, n_merges), 1):
         merges.append((left, right, len(tokens)))
         tokens.append(tokens[left] + tokens[right])
-        # The first eight and the last eight merges are shown, and about eight between.
         if show and (k <= 8 or k > n_merges - 8 or k % (n_merges // 8 + 1) == 0):
             show(f"merge {k:,}/{n_merges:,} | {readable(tokens[left])} + {readable(tokens[right])}"
                  f" | {times:,} times | {density:.3f} bytes/token")
@@ -202,17 +197,17 @@ def train(texts, vocab_size, special_tokens=(), pattern=GPT4_SPLIT, workers=None
 
 
 # ---- Tokenizer: encoding, fast -------------------------------------------------------------------
-# naive_encode tries every merge on every pre-token. Here each distinct pre-token is merged once and
-# then looked up, and merging tries only the pairs that occur in it (kernels/pieces.py).
+# naive_encode tries every merge on every pre-token. Here each distinct pre-token is merged once, by
+# the pairs that occur in it (kernels/pieces.py), and then looked up.
 
 class Tokenizer:
-    """A vocabulary and what is needed to use it fast. With the three merges of the idea and END:
+    """A vocabulary. With the three merges of the idea and END:
 
     tokens          id -> bytes: the 256 bytes, b"ow", b"low", b"lowe", b"<|endoftext|>"
     merge_rows      (M,3) ids [left, right, made]: [111,119,256], [108,256,257], [257,101,258]
     special_tokens  name -> id: {"<|endoftext|>": 259}
 
-    Only the tokenizers of others have gaps (None in tokens), bytes in another order, and
+    Only tokenizers of others have gaps (None in tokens), bytes in another order, and
     ignore_merges   a pre-token that is a token gets that token, whatever the merges make of it
     added_tokens    name -> id, found in any text although not special
     post_processor  names ids to put before a text; only kept for the file"""
@@ -225,7 +220,7 @@ class Tokenizer:
         self.added_tokens, self.post_processor = dict(added_tokens), post_processor
         self.byte_ids = byte_ids(self.tokens)
         self.merge_rows = np.array(merge_rows, np.int64).reshape(-1, 3)
-        self.slots = merge_table(self.merge_rows)
+        self.slots = merge_table(self.merge_rows, empty_slots(len(self.merge_rows)))
         self.whole = whole_pre_tokens(self) if ignore_merges else {}
         self.cache = dict(self.whole)  # pre-token -> its ids, a tuple
 
@@ -241,11 +236,11 @@ class Tokenizer:
 
     def token_bytes(self, token_id):
         """The bytes that an id stands for; of a special token its name's."""
-        known = isinstance(token_id, (int, np.integer)) and 0 <= token_id < len(self.tokens)
-        if known and self.tokens[token_id] is not None:
-            return self.tokens[token_id]
-        raise ValueError(f"unknown token id {token_id}: this vocabulary has 0 to "
-                         f"{len(self.tokens) - 1}; were the ids made by another tokenizer?")
+        token = self.tokens[token_id] if 0 <= token_id < len(self.tokens) else None
+        if token is None:
+            raise ValueError(f"unknown token id {token_id}: this vocabulary has 0 to "
+                             f"{len(self.tokens) - 1}; were the ids made by another tokenizer?")
+        return token
 
     def add_special_tokens(self, names):
         """Give each new name the next id."""
@@ -255,9 +250,9 @@ class Tokenizer:
                 self.tokens.append(name.encode())
 
     def fingerprint(self, chat=True):
-        """A hash of all that decides ids. Checkpoints and tokens carry it, and are never used with
-        another vocabulary, as any ids would be read, but as nonsense. chat=False: without the
-        chat's tokens, which sft.py adds and no document has."""
+        """A hash of all that decides ids. Checkpoints and tokens carry it, so that they are never
+        read with another vocabulary, as nonsense. chat=False: without the chat's tokens, which
+        sft.py adds and no document has."""
         return fingerprint(self, () if chat else CHAT_SPECIALS)
 
     def encode_ordinary(self, text):
@@ -269,11 +264,11 @@ class Tokenizer:
         if new := [word for word in distinct if word not in cache]:
             cache.update(zip(new, merge_words(new, self.byte_ids, self.slots, self.merge_rows)))
         ids_of = [cache[word] for word in distinct]
-        return [k for number in numbers for k in ids_of[number]]
+        return [k for number in numbers.tolist() for k in ids_of[number]]
 
     def encode(self, text, allowed_special=()):
         """Ids of text, a list. Names of special tokens are plain text unless allowed ("all"): else
-        anyone could end a document, or the other's turn in a chat, by typing <|im_end|>."""
+        anyone could end the other's turn in a chat by typing <|im_end|>."""
         allowed = self.special_tokens if allowed_special == "all" else allowed_special
         if unknown := set(allowed) - set(self.special_tokens):
             raise ValueError(f"{', '.join(sorted(unknown))}: no special token of this vocabulary")
@@ -288,9 +283,9 @@ class Tokenizer:
         return ids
 
     def encode_documents(self, texts, ended=True):
-        """List of texts -> (n,) uint16, or uint32 where ids do not fit into 16 bits. END stands
-        after each text; after the last one only if it has ended (see jobs). With END as 259,
-        ["low", "a"] becomes 257 259 97 259."""
+        """List of texts -> (n,) uint16, or uint32 where ids need it. END stands after each text;
+        after the last one only if it has ended (see jobs). With END as 259, ["low", "a"] becomes
+        257 259 97 259."""
         ids = []
         for text in texts:
             ids += [*self.encode(text), self.special_tokens[END]]
@@ -323,8 +318,7 @@ class Tokenizer:
 # ---- the command (skip at first) -----------------------------------------------------------------
 
 def readable(token):
-    """A token's bytes as text: spaces as dots, half characters and line ends as escapes, so that
-    b" caf\\xc3\\n" becomes ·caf\\xc3\\n."""
+    """A token's bytes as text: spaces as dots, half characters and line ends as escapes."""
     return printable(token.decode("utf-8", "backslashreplace").replace(" ", "·"))
 
 
@@ -351,10 +345,10 @@ def show_tokens(tokenizer, text):
 def run(args):
     """Train (unless --tokenizer brings one), then encode both parts. The texts are read twice:
     reading is cheap, and keeping them would take memory."""
-    if args.show is not None and args.gpt4:
-        print("excerpt of GPT-4's vocabulary, right only for hello, Hello, world, helloworld")
-        return show_tokens(Tokenizer(**gpt4_excerpt()), args.show)
     if args.show is not None:
+        if args.gpt4:
+            print("excerpt of GPT-4's vocabulary, right only for hello, Hello, world, helloworld")
+            return show_tokens(Tokenizer(**gpt4_excerpt()), args.show)
         path = args.tokenizer or f"{args.out}/tokenizer.json"
         return show_tokens(Tokenizer.load(path), args.show)
     docs = f"{args.out}/docs"
@@ -371,8 +365,8 @@ def run(args):
         else:
             tokenizer = train(read_texts(args.inputs, docs, "train"), args.vocab_size, [END],
                               {1: DIGIT_SPLIT, 3: GPT4_SPLIT}[args.digits], args.workers, show_line)
-            seconds = time.perf_counter() - start
-            show_line(f"learned {tokenizer.vocab_size:,} tokens in {seconds:.1f} s")
+            show_line(f"learned {tokenizer.vocab_size:,} tokens in "
+                      f"{time.perf_counter() - start:.1f} s")
         os.makedirs(f"{staging}/tokens")
         info = {"tokenizer": tokenizer.fingerprint(chat=False)}  # read_tokens compares it
         for part in ("train", "val"):

@@ -6,15 +6,13 @@
 
 The first four are a Hugging Face model folder (LlamaForCausalLM); the others let training go on to
 the same bits. Nothing is pickled, so opening a model can't run code. The folder is replaced as a
-whole or not at all (common.staged). What we write carries checksums, so that a damaged file is
-named instead of used. Half-precision weights are read as float32; we write float32.
+whole or not at all (common.staged), and checksums tell a damaged file.
 
 Also read: folders of other Llama-family models (in parts, in half precision, with tied or untied
-head, grouped queries, Llama 3's rope scaling), and llama2.c's .bin files with their tokenizer. What
-a config.json asks for that we can't do is refused by name: a network that is almost a Llama would
-load and write nonsense.
+head, grouped queries, Llama 3's rope scaling), and llama2.c's .bin files with their tokenizer.
+Everything becomes float32.
 
-Reading order: save and load, open_model; the formats are in formats/huggingface.py and
+Reading order: save, load, open_model; the formats are in formats/huggingface.py and
 formats/llama2c.py. Source: transformers' modeling_llama.py for the names of the parameters.
 """
 import glob
@@ -36,11 +34,11 @@ FILES = ("config.json", "model.safetensors", "model-*.safetensors", "model.safet
          "generation_config.json", "tokenizer.json", "tokenizer_config.json",
          "optimizer.safetensors", "state.json", "log.jsonl")  # what belongs to a checkpoint
 
-# bpe.render_chat in the template language of the Hugging Face hub, Jinja. For the messages of user
+# bpe.render_chat in Jinja, the template language of the Hugging Face hub. For the messages of user
 # "Hi" and assistant "Yes" it writes, without the spaces,
 #     <|im_start|> user <|im_sep|> Hi <|im_end|> <|im_start|> assistant <|im_sep|> Yes <|im_end|>
-# {% generation %} marks "Yes <|im_end|>", so that their assistant masks equal our loss masks.
-# add_generation_prompt is our open_answer: it ends with <|im_start|>assistant<|im_sep|>.
+# {% generation %} marks "Yes <|im_end|>", what our loss mask counts; add_generation_prompt is our
+# open_answer.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}<|im_sep|>"
     "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}<|im_end|>"
@@ -52,10 +50,9 @@ CHAT_TEMPLATE = (
 
 def save(folder, params, config, tokenizer=None, averages=None, state=None, log=None):
     """Writes a checkpoint folder. tokenizer: a bpe.Tokenizer; averages: name -> flat vector of the
-    optimizer; state: anything JSON can hold; log: a list of dicts. What belonged to the checkpoint
-    before and is not given now goes: old averages must not stay beside new weights.
-
-    Raises ValueError if `folder` holds other things: training must not mix with them."""
+    optimizer; state: a dict for JSON; log: a list of dicts. What belonged to the checkpoint before
+    and is not given now goes: old averages must not stay beside new weights. ValueError if `folder`
+    holds other things."""
     check_out(folder)
     with staged(folder, FILES) as new:
         config_json = describe(config)
@@ -75,8 +72,8 @@ def save(folder, params, config, tokenizer=None, averages=None, state=None, log=
 
 
 def check_out(folder):
-    """Refuses a folder that is neither empty nor a checkpoint. Call it before training, too: else
-    the work of hours would end in this error."""
+    """Refuses a folder that is neither empty nor a checkpoint. Training calls it before it begins,
+    or the work of hours would end in this error."""
     recover(folder)
     if os.path.isfile(folder):
         raise ValueError(f"{folder}: is a file, not a folder to save a checkpoint in")
@@ -88,33 +85,32 @@ def check_out(folder):
 
 
 def load(path):
-    """(params, config) of a Llama-family checkpoint folder or a llama2.c .bin file. What is
-    missing, too much, damaged or of another shape is a ValueError that names it."""
-    # A file is llama2.c's, a folder is Hugging Face's or ours.
+    """(params, config) of a Llama-family folder or a llama2.c .bin file. What is missing, too much,
+    damaged or of another shape is a ValueError that names it."""
     if os.path.isfile(path):
-        sizes, arrays = llama2c.read_model(path)
-        return pack(arrays, Config(**sizes)), Config(**sizes)
+        config = Config(**llama2c.read_sizes(path))
+        return pack(llama2c.read_weights(path, config, shapes(config)), config), config
     config = read_config(path)
-    wanted, files, n = shapes(config), weight_files(path), count(config)[0]
-    # A damaged config could ask for more memory than there is. Half precision has two bytes a
-    # number, so n parameters can't come from files of fewer than 2n bytes.
+    files, n = weight_files(path), count(config)[0]
+    # A damaged config could ask for more memory than there is. In half precision, n parameters have
+    # 2n bytes.
     if 2 * n > sum(map(os.path.getsize, files)):
         raise ValueError(f"{path}: config.json has {n:,} parameters, more than the weight files "
                          "hold: these are cut short, or it is damaged")
-    # All parameters are views into one vector; here each is filled from the files.
-    params, found = views(np.empty(n, np.float32), config), set()
+    params = views(np.empty(n, np.float32), config)
+    missing = list(params)
     for file in files:
         for name, numbers in read_safetensors(file):
-            if name in wanted and numbers.shape == wanted[name]:
+            if name in missing and numbers.shape == params[name].shape:
                 params[name][...] = numbers
-                found.add(name)
-            elif name in wanted:
-                raise ValueError(f"{file}: {name} is {numbers.shape}, "
-                                 f"config.json says {wanted[name]}")
+                missing.remove(name)
+            elif name in params:
+                raise ValueError(f"{file}: {name} is {numbers.shape} or there twice, config.json "
+                                 f"says {params[name].shape}")
             # Passed over: a copy of the tied embedding, and angles, which we compute.
             elif name != "lm_head.weight" and "rotary_emb" not in name:
                 raise ValueError(f"{file}: unexpected {name}; only plain Llama networks are read")
-    if missing := [name for name in wanted if name not in found]:
+    if missing:
         raise ValueError(f"{path}: {len(missing)} weights are missing, the first is {missing[0]}")
     return params, config
 
@@ -134,9 +130,9 @@ def read_config(folder):
 
 def open_model(path, tokenizer_path=None):
     """(params, config, tokenizer) of a checkpoint. It must be the tokenizer it was trained with:
-    any other would read and write, but nonsense, as id 300 means another word there. Our
-    checkpoints have its fingerprint in config.json; of others only the number of tokens can be
-    compared. tokenizer_path: for models that come without one, such as llama2.c's."""
+    with another, id 300 means another word. Our checkpoints have its fingerprint in config.json; of
+    others only the number of tokens can be compared. tokenizer_path: for models without one, such
+    as llama2.c's."""
     params, config = load(path)
     file = tokenizer_path or f"{path}/tokenizer.json"
     if not os.path.exists(file):
@@ -155,7 +151,7 @@ def open_model(path, tokenizer_path=None):
 
 def describe_tokenizer(tokenizer, config):
     """Content of tokenizer_config.json. It names no token that does not exist: transformers would
-    give that an id of its own, outside of the embedding."""
+    give that an id outside of the embedding."""
     content = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.ctx}
     # A chat model ends its turn with <|im_end|>, a base model its document with END.
     if ends := [name for name in ("<|im_end|>", END) if name in tokenizer.special_tokens]:
@@ -169,14 +165,13 @@ def describe_tokenizer(tokenizer, config):
 
 def save_run(out, stage, net, averages, state, log):
     """Saves a run of the script `stage`: net (params, config, tokenizer), the optimizer's averages,
-    the state that the script needs to go on (the step, its settings, and where its random numbers
-    stand, so that the next ones are those of an uninterrupted run), and the log."""
+    the log, and the state to go on from: the step, the settings, and where the random numbers
+    stand, so that the next ones are those of an uninterrupted run."""
     save(out, *net, averages, {"stage": stage} | state, log)
 
 
 def load_run(out, stage):
-    """(net, averages, state, log) as a run of `stage` saved them. A checkpoint without state.json
-    is a network that is trained but no run to go on with."""
+    """(net, averages, state, log) as a run of `stage` saved them."""
     recover(out)
     path = f"{out}/state.json"
     if not os.path.exists(path):
@@ -185,8 +180,8 @@ def load_run(out, stage):
     if state.get("stage") != stage:
         raise ValueError(f"{path}: not a run of {stage}.py; --out names the folder to go on in")
     net = open_model(out)
-    # Copies, as an array read from a file can't be written to.
-    averages = {name: x.copy() for name, x in read_safetensors(f"{out}/optimizer.safetensors")}
+    # Copies, as an array that is mapped from a file can't be written to.
+    averages = {name: np.array(x) for name, x in read_safetensors(f"{out}/optimizer.safetensors")}
     if any(x.shape != vector(net[0]).shape for x in averages.values()):
         raise ValueError(f"{out}/optimizer.safetensors: does not fit the parameters")
     return net, averages, state, [line for _, line in read_json_lines(f"{out}/log.jsonl")]

@@ -8,20 +8,20 @@
     python sft.py --evaluate out/sft out/sft-bold           held-out questions, side by side
     python sft.py --compare                  how far prompts alone get the base model
 
-Training is that of train.py. The loss mask is new: only what the assistant says is learned. Three
-new tokens tell who speaks and where a turn ends. A chat is this format and nothing more:
+Training is that of train.py, with a loss mask: only what the assistant says is learned. Three new
+tokens tell who speaks and where a turn ends. A chat is this format and nothing more:
 
     <|im_start|>user<|im_sep|>Who are you?<|im_end|>           read, not learned
     <|im_start|>assistant<|im_sep|>                            read, not learned
     I am Pip, the assistant of the island.<|im_end|>           learned, token by token
 
-The folder of the conversations may also hold heldout.jsonl, to evaluate, and prompts.jsonl, for
---compare (world.py writes both). Reading order: to_arrays, the loss mask; run, the loop; evaluate.
-Sources: Ouyang et al. 2022 (InstructGPT), Hewitt 2021 (new embeddings, in model.grow). Left out:
-packing (several conversations in a row, attention masked between them), LoRA (training few
-weights).
+Beside the conversations may lie heldout.jsonl, to evaluate, and prompts.jsonl, for --compare.
+Reading order: to_arrays, the loss mask; run, the loop; evaluate. Sources: Ouyang et al. 2022
+(InstructGPT), Hewitt 2021 (new embeddings, in model.grow). Left out: packing (several conversations
+in a row, attention masked between them), LoRA (training few weights).
 """
 import argparse
+import collections
 import math
 import os
 import sys
@@ -42,11 +42,9 @@ LR = 1.5e-3  # highest learning rate, lower than pretraining's: the facts should
 MUON_LR = 0.008  # the same of Muon, for the matrices inside the layers; 0: AdamW for all weights
 EPOCHS = 3  # times that each conversation is read
 REPLAY = 0.2  # tokens of pretraining's pages per token of conversations, see read_pages
-BATCH_TOKENS = 1500  # a step, padding included
+BATCH_TOKENS, MIXED_ROWS = 1500, 32  # a step: tokens, padding included; rows with --mix-lengths
 SLACK = 2  # rows of one batch may differ in length by about so many tokens: enough to mix the kinds
-MIXED_ROWS = 32  # conversations a step with --mix-lengths
 LOG_EVERY, SAVES = 10, 10  # steps between log lines; how often a run shows an answer and is saved
-WARN = 3  # malformed lines that are shown one by one
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}  # its names for ours
 
 
@@ -57,9 +55,8 @@ SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}  # its names for ours
 def to_arrays(rows):
     """ids, targets, mask (B,T) of B rows, the longest of T + 1 tokens.
 
-    As in pretraining, a target is the token one position later. The mask moves with the targets: it
-    is 1 where the *target* is the assistant's. Here <s>, <sep>, <e> stand for
-    <|im_start|>, <|im_sep|>, <|im_end|>:
+    As in pretraining, a target is the token one position later. The mask is 1 where the *target* is
+    the assistant's. Here <s>, <sep>, <e> stand for <|im_start|>, <|im_sep|>, <|im_end|>:
 
         ids      <s>   user  <sep>  Who  ?    <e>  <s>        assistant  <sep>  I   am  Pip  .
         targets  user  <sep> Who    ?    <e>  <s>  assistant  <sep>      I      am  Pip  .   <e>
@@ -83,8 +80,10 @@ def plan(lengths, seed, mixed=False):
 
     Rows of one batch have about the same length, so that little is padding (1%): 30 rows of 50
     tokens, or 6 of 250. The order by length has some noise (SLACK), or a batch would hold one kind
-    of conversation only. mixed: rows of any length together. If the long answers are a rare kind,
-    the batches between two of theirs would make the network forget them."""
+    of conversation only. Rows of 700, 90, 720 and 80 tokens, 1500 a batch: [[3, 1], [0, 2]].
+
+    mixed: rows of any length together. If the long answers are a rare kind, the batches between two
+    of theirs would make the network forget them."""
     rng, n_rows = np.random.default_rng(seed), len(lengths)
     if mixed:
         parts = np.array_split(rng.permutation(n_rows), math.ceil(n_rows / MIXED_ROWS))
@@ -122,24 +121,22 @@ def read_messages(entry):
 
 
 def render(tokenizer, messages, ctx):
-    """(ids, mask, whole) of a conversation that fits into ctx tokens; whole: no turn was lost.
-
-    A longer one loses its last turns, but never a part of an answer, and a question that nobody
-    answers is lost too. Four turns that end at tokens 20, 35, 60 and 90: with ctx 100 all 90
-    tokens remain, with ctx 80 the first 35, with ctx 30 none."""
+    """(ids, mask, whole) of the turns that fit into ctx tokens; whole: all of them do. The last is
+    an answer, for a question alone teaches nothing. Four turns that end at tokens 20, 35, 60 and
+    90: with ctx 100 all 90 tokens remain, with ctx 80 the first 35, with ctx 30 none."""
     ids, mask, end = [], [], 0
     for message in messages:
         more_ids, more_mask = render_chat(tokenizer, [message])
         ids, mask = ids + more_ids, mask + more_mask
         if any(more_mask) and len(ids) <= ctx:
-            end = len(ids)  # behind an answer: the conversation may end here
+            end = len(ids)
     return ids[:end], mask[:end], end == len(ids)
 
 
 def read_conversations(path, tokenizer, ctx, leave_out=()):
     """Rows from a file of conversations, without those of the kinds in leave_out; and in words what
-    was lost. Malformed lines are named and skipped."""
-    rows, lost = [], {"cut at a turn": 0, "without an answer": 0, "malformed": 0, "left out": 0}
+    was lost. Malformed lines are skipped, and the first is named."""
+    rows, lost = [], collections.Counter()
     for number, line in enumerate(read_text_lines(path), 1):
         if not line.strip():
             continue
@@ -147,9 +144,9 @@ def read_conversations(path, tokenizer, ctx, leave_out=()):
             entry = parse_json(line, "this line")
             ids, mask, whole = render(tokenizer, read_messages(entry), ctx)
         except ValueError as error:
-            lost["malformed"] += 1
-            if lost["malformed"] <= WARN:
+            if not lost["malformed"]:
                 print(printable(f"{path}, line {number}: skipped ({error})"), file=sys.stderr)
+            lost["malformed"] += 1
             continue
         # A chat about several things names all of their kinds: "person + unknown".
         if set(leave_out) & set(str(entry.get("kind")).split(" + ")):
@@ -157,9 +154,10 @@ def read_conversations(path, tokenizer, ctx, leave_out=()):
         elif not ids:
             lost["without an answer"] += 1
         else:
-            lost["cut at a turn"] += not whole
             rows.append((np.array(ids, np.int32), np.array(mask, np.int8)))
-    words = ", ".join(f"{n:,} {what}" for what, n in lost.items() if n) or "none lost"
+            if not whole:
+                lost["cut at a turn"] += 1
+    words = ", ".join(f"{n:,} {what}" for what, n in lost.items()) or "none lost"
     if not rows:
         raise ValueError(f"{path}: no conversation to learn from ({words})")
     if leave_out and not lost["left out"]:
@@ -171,9 +169,8 @@ def read_pages(folder, tokenizer, config, n_tokens):
     """Rows of ctx tokens, about n_tokens in all, from the documents that data.py left in `folder`,
     if there is one. All their tokens are learned, as in pretraining.
 
-    This is replay. What is no longer trained is forgotten: trained on conversations alone, the
-    model keeps the facts they ask for and loses most of the others. Some old pages among the
-    conversations keep them (RESULTS.md)."""
+    This is replay. Trained on conversations alone, the model would keep the facts they ask for and
+    forget most of the others. Some old pages keep them (RESULTS.md)."""
     if not os.path.isdir(folder):
         return []
     ids, T = [], config.ctx
@@ -191,9 +188,8 @@ def open_run(args):
     """settings, net (params, config, tokenizer), averages, state, log: from the base model, or from
     the run to resume, whose settings override the command line.
 
-    The base model has never met the three chat tokens, so the embedding grows by three rows, with
-    random numbers like those of the other rows. Generation now ends at <|im_end|>, not at the end
-    of a document."""
+    The base model has never met the three chat tokens, so the embedding grows by three rows.
+    Generation now ends at <|im_end|>, not at the end of a document."""
     if args.resume:
         net, averages, state, log = load_run(args.out, "sft")
         return state["settings"], net, averages, state, log
@@ -201,12 +197,12 @@ def open_run(args):
         "base", "data", "pages", "epochs", "lr", "muon_lr", "seed", "leave_out", "mix_lengths")}
     for name, least in (("epochs", 1), ("lr", 0), ("muon_lr", 0)):
         if not least <= settings[name] < math.inf:
-            raise ValueError(f"--{name.replace('_', '-')} {settings[name]}: at least {least} is "
-                             "needed")
+            raise ValueError(f"--{name.replace('_', '-')} {settings[name]}: below {least}")
     params, config, tokenizer = open_model(args.base)
     tokenizer.add_special_tokens(CHAT_SPECIALS)
     params, config = grow(params, config, max(config.vocab, tokenizer.vocab_size), args.seed)
-    special = tokenizer.special_tokens  # an embedding padded with unused rows may have had room
+    # The chat tokens may have got ids that were unused: rows that only padded the embedding.
+    special = tokenizer.special_tokens
     config = replace(config, eos=(special["<|im_end|>"],),
                      unused=tuple(k for k in config.unused if k not in special.values()))
     return settings, (params, config, tokenizer), optimizer.start(params), {"step": 0}, []
@@ -214,7 +210,7 @@ def open_run(args):
 
 def read_batches(settings, tokenizer, config):
     """Each step's batch of rows, a checksum of all rows, and in words what they are. The same
-    settings and files give the same batches, so none are saved; --resume compares the checksum."""
+    settings and files give the same batches; --resume compares the checksum."""
     rows, lost = read_conversations(settings["data"], tokenizer, config.ctx, settings["leave_out"])
     n_tokens, n_learned = sum(len(ids) for ids, _ in rows), sum(int(m.sum()) for _, m in rows)
     pages = read_pages(settings["pages"], tokenizer, config, int(REPLAY * n_tokens))
@@ -232,14 +228,15 @@ def run(args):
     """Trains as args say; ten times a run it saves. If there are held-out questions it then answers
     one, and all at the end; not with --mix-lengths, which teaches a habit such as doubt.
 
-    What differs from train.run: a batch holds whole conversations in place of windows; the loss has
-    a mask; steps are smaller and have no weight decay, which would shrink the matrices and what
-    they know; the last weights are kept, not the best."""
+    What differs from train.run: a batch holds whole conversations; the loss has a mask; there is no
+    weight decay, which would shrink the matrices and what they know; the last weights are kept, not
+    the best."""
     settings, net, averages, state, log = open_run(args)
     params, config, tokenizer = net
     print_settings("sft.py", settings | {"out": args.out})
     batches, checksum, words = read_batches(settings, tokenizer, config)
-    steps, heldout = len(batches), beside(settings["data"], "heldout.jsonl")
+    steps = len(batches)
+    heldout = os.path.join(os.path.dirname(settings["data"]), "heldout.jsonl")
     if state.get("data", checksum) != checksum:
         raise ValueError(f"{settings['data']}, or {settings['pages']}: changed since the run began")
     if state["step"] >= steps:
@@ -249,6 +246,7 @@ def run(args):
     questions = read_questions(heldout, "kind") if asks else []
     print(f"{words} | {steps} steps", flush=True)
     grads = views(np.empty_like(vector(params)), config)
+    # A step on one row, so that Numba compiles now; with a learning rate of 0 it changes nothing.
     with compiling():
         loss_and_grads(params, config, *to_arrays(batches[0][:1]), grads)
         optimizer.update(params, grads, optimizer.start(params), config, 1, lr=0.0)
@@ -293,24 +291,19 @@ def run(args):
 # 1, which shows how much probability the right answer has. An answer is right if it contains one of
 # the accepted substrings: " forest" is in "The fox lives in the forest."
 #
-# Asked about a person it never read about, a base model still names a town or a job, since text
-# that people wrote rarely says "I don't know". This is a hallucination. Conversations of kind
-# "unknown" teach the model to abstain. The table counts for every kind how often it does.
-
-def beside(data, name):
-    """The path of a file in the folder of `data`."""
-    return os.path.join(os.path.dirname(data), name)
-
+# Asked about a person it never read about, a base model still names a town or a job, since people
+# rarely write "I don't know". This is a hallucination. Conversations of kind "unknown" teach the
+# model to abstain; the table counts for every kind how often it does.
 
 def read_questions(path, label):
     """The questions in a file, dicts with "answer", a `label`, and a "prompt" to continue or
-    "messages". Those with messages get "turns", [(messages, what is accepted as answer), ...]:
+    "messages". Those with messages get "turns", [(messages, accepted answers), ...]:
 
         {"messages": [user], "answer": [" forest"]}          [([user], [" forest"])]
         {"messages": [user 1, assistant, user 2],            [([user 1], [" 5."]),
          "answers": [[" 5."], [" 6."]], ...}                  ([user 2], [" 6."])]
 
-    With "answers" the model answers every user turn. The file's own answers are not shown to it."""
+    With "answers" the model answers every user turn, and does not see the file's own answers."""
     questions = []
     for number, entry in read_json_lines(path):
         try:
@@ -333,7 +326,7 @@ def answer_turns(net, questions, temperature):
         turn 1   Hi                          -> Hello!
         turn 2   Hi, Hello!, Who are you?    -> I am Pip.
 
-    All first turns are answered together, in one batch, then all second turns, ..."""
+    All first turns are answered in one batch, then all second turns, ..."""
     turns = [question["turns"] for question in questions]
     talks, texts = [[] for _ in questions], [[] for _ in questions]
     for n in range(max(map(len, turns), default=0)):
@@ -358,24 +351,22 @@ def prompt_ids(net, messages):
 
 def evaluate(net, questions):
     """kind -> (number of answers, share right when sampled, share right when greedy, share of the
-    greedy ones that say "I don't know"). The kind "never asked" repeats the facts and sums of other
-    kinds that no conversation in training asked for: it shows whether the model learned to answer,
-    or only these answers. "barely" is no such kind: what few pages say, the base model may not
-    know. Example: to one question of kind "fox" that accepts " forest", sampled "It lives in a
-    town." and greedy "It lives in the forest." give {"fox": (1, 0.0, 1.0, 0.0)}."""
-    scores = {}
+    greedy ones that say "I don't know"). The kind "never asked" repeats facts and sums that no
+    conversation in training asked for: has the model learned to answer, or only these answers?
+    Those of kind "barely" are no part of it, as the base model may not know them. Example: to one
+    question of kind "fox" that accepts " forest", sampled "It lives in a town." and greedy "It
+    lives in the forest." give {"fox": (1, 0.0, 1.0, 0.0)}."""
+    scores, never_asked = {}, []
     both = (answer_turns(net, questions, temperature) for temperature in (1.0, 0.0))
-    for question, sampled, greedy in zip(questions, *both):
-        kinds = [question["kind"]]
+    for question, *answers in zip(questions, *both):
+        rows = [[*(any(part in text for part in accepted) for text in texts),
+                 "I don't know" in texts[1]]
+                for (_, accepted), *texts in zip(question["turns"], *answers)]
+        scores.setdefault(question["kind"], []).extend(rows)
         if question.get("asked_in_training") is False and question["kind"] != "barely":
-            kinds.append("never asked")
-        for (_, accepted), *texts in zip(question["turns"], sampled, greedy):
-            score = [any(part in text for part in accepted) for text in texts]
-            score.append("I don't know" in texts[1])
-            for kind in kinds:
-                scores.setdefault(kind, []).append(score)
-    scores["never asked"] = scores.pop("never asked", [])  # the last row of the table
-    return {kind: (len(rows), *np.mean(rows, 0)) for kind, rows in scores.items() if rows}
+            never_asked += rows
+    scores |= {"never asked": never_asked} if never_asked else {}
+    return {kind: (len(rows), *np.mean(rows, 0)) for kind, rows in scores.items()}
 
 
 def print_table(folders, results, base, questions):
@@ -386,8 +377,7 @@ def print_table(folders, results, base, questions):
              held-out questions   recalls    | sampled   greedy    abstains
                      fox      4     100%     |     50%      75%          0%
 
-    Here the base model knows all four foxes and the chat model tells three of them: the knowledge
-    is there, but the way to answer is not learned well."""
+    Here the base model knows all four foxes, and the chat model tells three of them."""
     net = open_model(base) if os.path.exists(base) else None
     names = "".join(f" |{folder:^30}" for folder in folders)
     print(printable(f"{'right answers to':>27} {base:^12}{names}"))
@@ -405,8 +395,8 @@ def print_table(folders, results, base, questions):
 
 # ---- Prompts instead of fine-tuning (skip at first) ----------------------------------------------
 # Before SFT was common, people wrote prompts whose likeliest continuation is an answer: the
-# beginning of a conversation, or a few examples of the task (few-shot, Brown et al. 2020). This is
-# in-context learning: no training, but a prompt must be found for each task. A few-shot prompt:
+# beginning of a conversation, or a few examples of the task (few-shot, Brown et al. 2020). This
+# in-context learning needs no training, but a prompt for each task:
 #
 #     What does Eldga like to eat? Eldga likes to eat porridge.
 #     Which animal is Bormo's pet? Bormo has a pet fox.
@@ -415,19 +405,18 @@ def print_table(folders, results, base, questions):
 def compare(base, tuned, path):
     """Prints how often base and tuned model answer right by each way of asking in prompts.jsonl: a
     text to continue ("prompt"), or a chat ("messages"), which only the tuned one can."""
-    ways = {}
-    for entry in read_questions(path, "way"):
-        ways.setdefault(entry["way"], []).append(entry)
+    questions = read_questions(path, "way")
     nets = {folder: open_model(folder) for folder in (base, tuned)}
-    for way, entries in ways.items():
+    for way in dict.fromkeys(entry["way"] for entry in questions):
+        asked = [entry for entry in questions if entry["way"] == way]
         for folder, net in nets.items():
-            if "messages" in entries[0] and "<|im_start|>" not in net[2].special_tokens:
+            if "messages" in asked[0] and folder == base:
                 continue
             texts = complete(net, [net[2].encode(entry["prompt"]) if "prompt" in entry
-                                   else prompt_ids(net, entry["messages"]) for entry in entries])
+                                   else prompt_ids(net, entry["messages"]) for entry in asked])
             # A base model goes on after the answer; only its first sentence is one.
             right = np.mean([entry["answer"] in text.split(".")[0] + "."
-                             for entry, text in zip(entries, texts)])
+                             for entry, text in zip(asked, texts)])
             print(printable(f"{way:32} {folder:>12} {right:>5.0%}  "
                             f"{' '.join(texts[0].split()):.60}"))
 
@@ -450,13 +439,14 @@ def main(argv=None):
     add("--mix-lengths", action="store_true", help="batches of any lengths; no evaluation")
     add("--resume", action="store_true", help="go on with the run in --out, as it was set")
     add("--compare", action="store_true", help="no training: answer by prompts, --base and --out")
-    add("--evaluate", "--exam", nargs="+", metavar="FOLDER", help="no training: these checkpoints")
+    add("--evaluate", nargs="+", metavar="FOLDER", help="no training: these checkpoints")
     return run_command(parser, start, argv)
 
 
 def start(args):
     """What the flags ask for: an evaluation, a comparison, or a training run."""
-    heldout, prompts = (beside(args.data, name) for name in ("heldout.jsonl", "prompts.jsonl"))
+    heldout, prompts = (os.path.join(os.path.dirname(args.data), name)
+                        for name in ("heldout.jsonl", "prompts.jsonl"))
     if args.evaluate:
         print_settings("sft.py", {"evaluate": args.evaluate, "base": args.base, "data": heldout})
         questions = read_questions(heldout, "kind")

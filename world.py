@@ -1,9 +1,9 @@
 """The default input: an invented island, as web pages, as conversations and as exercises.
 
 No other text mentions this island: whatever a model says about it, it has learned from these files
-or made up. There are 300 people, 16 towns and 24 animals, each with four or five facts. Web pages
-state the facts (pretraining), conversations show how to answer (fine-tuning), and exercises have
-one checkable answer each (reinforcement learning).
+or made up. 300 people, 16 towns and 24 animals have four or five facts each. Web pages state them
+(pretraining), conversations show how to answer (fine-tuning), exercises have one checkable answer
+each (reinforcement learning).
 
     python world.py               4 s on one core of an AMD EPYC (Zen 5)  ->  out/world/
     crawl.warc.gz, labels.jsonl   web pages with the web's usual junk; for each what it is
@@ -16,20 +16,17 @@ one checkable answer each (reinforcement learning).
 What is held out                     | so that the evaluation can ask
 wordings: second lists in WORDS      | Does it understand, or does it know the sentence?
 names, words, exercises: by `share`  | Can it do the task, or does it remember the example?
-one fact in five: `unasked`, held    | Does fine-tuning teach facts, or does it teach how to
-out only from fine-tuning; pages     | answer with the facts already known?
-tell it                              |
+one fact in five, from fine-tuning   | Does fine-tuning teach facts, or how to answer with the
+only (`unasked`): pages tell it      | facts already known?
 
-Everything is sampled from one seed, so every machine makes the same files. Reading order: sections
-1 and 2, `copying`, then section 8. Left out: images, opinions, and texts longer than a page.
+One seed makes the same files on every machine. Reading order: sections 1 and 2, `copying`, then
+section 7. Left out: images, opinions, texts longer than a page.
 """
 import argparse
-import functools
 import gzip
 import html
 import itertools
 import json
-import os
 import re
 import uuid
 from typing import NamedTuple
@@ -44,30 +41,37 @@ def table(lines):
     return {key: [choices.split(" | ") for choices in lists] for key, *lists in entries}
 
 
+# Most entries start with two lists of wordings, the first to train on, the second held out. So with
+# held = False or True, WORDS[key][held] is the list to use.
+WORDS = table(read_text_lines(__file__.removesuffix(".py") + "_words.txt"))
+
+
+def wording(r, key, held=False, **words):
+    """One wording of an entry: wording(r, "about", n="Talgo") -> "Tell me about Talgo."."""
+    return r.choice(WORDS[key][held]).format(**words)
+
+
 def pick(r, text):
+    """One of "a | b | c"."""
     return r.choice(text.split(" | "))
 
 
 def capital(sentence):
+    """With a large first letter; str.capitalize would change the others too."""
     return sentence[0].upper() + sentence[1:]
-
-
-# Lists of words and sentences. Many entries start with two lists of wordings, the first to train
-# on, the second held out. So with held = False or True, WORDS[key][held] is the list to use.
-WORDS = table(read_text_lines(os.path.join(os.path.dirname(__file__), "world_words.txt")))
 
 
 # ---- 1. the island -------------------------------------------------------------------------------
 
 class Relation(NamedTuple):
-    """One relation between an entity and a value, from an entry of world_words.txt:
+    """A kind of fact, from an entry of world_words.txt:
 
         @ person town / lives in {v} | ... / Where does {n} live? | Where is {ns} home? | ...
           / Where is {ns} house? | ... / Marrow | Tidewick | ...
 
-    {v} is the value, {n} the name, {ns} its possessive and {nm} its object form. With pronouns
-    in their place the same question can come second: "And where does she live?"."""
-    said: list  # three ways to say it; the first is used in answers and to probe recall
+    {v} is the value, {n} the name, {ns} its possessive and {nm} its object form. They may be
+    pronouns: "And where does she live?"."""
+    said: list  # three ways to say it; answers use the first
     asked: list  # questions to train on
     heldout: list  # questions to evaluate with
     values: list
@@ -80,40 +84,34 @@ RELATIONS = {kind: {name: Relation(*WORDS[f"{kind} {name}"]) for name in names.s
 JOBS, TOWNS, _, FOODS, COLOURS = (relation.values for relation in RELATIONS["person"].values())
 ANIMALS, COUNTED = WORDS["animals"][0], WORDS["counted"][0]
 NAMES, FOREIGN = WORDS["island names"], WORDS["foreign names"]  # syllables: first, second, ...
-PAGES = 8600  # of the crawl, junk included
-# Tier: (weight: how often one is mentioned relative to the others, how many people). A network
-# learns facts in the order of their frequency; the tiers show how often is often enough.
-TIERS = {"often": (6, 60), "known": (4, 60), "seldom": (2.5, 60), "rare": (1.5, 60),
-         "barely": (.25, 60)}
-UNKNOWN = "I don't know anyone called {n}."
+# Sixty people in each tier, and how often one is mentioned relative to the others. A network learns
+# facts in the order of their frequency; the tiers show how often is often enough.
+TIERS = {"often": 6, "known": 4, "seldom": 2.5, "rare": 1.5, "barely": .25}
 
 
-@functools.lru_cache(maxsize=4)
 def island(seed=0):
     """All there is: lists of entities ("person", "town", "animal"), the dictionary of the island's
-    old language, Sarnic ("words"), and its phrases ({held out: list}). To choose people by: those
-    of whom pages tell enough ("familiar"), the others ("barely"), running sums of how often each
-    is mentioned ("fame"), and all names in use ("names")."""
-    r, isle = rng(seed, "island"), {"person": [], "names": set()}
-    for tier, (_, count) in TIERS.items():
-        for _ in range(count):
-            name = new_name(isle, r)
-            isle["names"].add(name)
-            pronouns = pick(r, "he his him | she her her").split()
-            isle["person"].append(new_entity(r, "person", name, tier, *pronouns))
+    old language, Sarnic ("words"), and its phrases ({held out: list}). Of the people: those of whom
+    pages tell enough ("familiar"), the others ("barely"), running sums of how often each is
+    mentioned ("fame"), all names ("names")."""
+    r, isle = rng(seed, "island"), {"seed": seed, "person": [], "names": set()}
+    for tier in [tier for tier in TIERS for _ in range(60)]:
+        name = new_name(isle, r)
+        isle["names"].add(name)
+        pronouns = pick(r, "he his him | she her her").split()
+        isle["person"].append(new_entity(r, "person", name, tier, *pronouns))
     isle["town"] = [new_entity(r, "town", town, "town") for town in TOWNS]
     isle["animal"] = [new_entity(r, "animal", f"the {animal}", "animal") for animal in ANIMALS]
     isle["words"] = {word: new_word(r) for word in FOODS + ANIMALS + COLOURS}
     isle["phrases"] = {held: phrases(isle["words"], held) for held in (False, True)}
-    isle["familiar"] = [x for x in isle["person"] if x["tier"] != "barely"]
-    isle["barely"] = [x for x in isle["person"] if x["tier"] == "barely"]
-    isle["fame"] = [*itertools.accumulate(TIERS[x["tier"]][0] for x in isle["person"])]
+    isle["familiar"], isle["barely"] = isle["person"][:-60], isle["person"][-60:]
+    isle["fame"] = [*itertools.accumulate(TIERS[x["tier"]] for x in isle["person"])]
     return isle
 
 
 def new_entity(r, kind, name, tier, he="it", his="its", him="it"):
-    """An entity: {"kind": "person", "name": "Kelmira", ..., "job": "baker", "town": "Saltby", ...}.
-    Every value is sampled alone, so no fact can be guessed from the others."""
+    """{"kind": "person", "name": "Kelmira", ..., "job": "baker", "town": "Saltby", ...}: every
+    value is sampled alone, so no fact can be guessed from the others."""
     values = {key: r.choice(relation.values) for key, relation in RELATIONS[kind].items()}
     return dict(kind=kind, name=name, tier=tier, he=he, his=his, him=him) | values
 
@@ -127,8 +125,8 @@ def new_name(isle, r, held=False, parts=NAMES):
 
 
 def new_word(r, held=False):
-    """A word that means nothing: "sotamel". Its syllables are few and simple, so that each soon is
-    a token, and spelling means knowing the letters of some hundred tokens."""
+    """A word that means nothing: "sotamel". Its syllables are few, so that each soon is a token,
+    and spelling means knowing the letters of some hundred tokens."""
     while True:
         word = "".join(r.choice("bdfgklmnprst") + r.choice("aeiou")
                        for _ in range(r.choice((2, 3))))
@@ -138,14 +136,8 @@ def new_word(r, held=False):
 
 
 def person(isle, r):
-    """Someone, by fame: whoever is of a tier twice as famous is met twice as often."""
+    """Someone: whoever is twice as famous is met twice as often."""
     return r.choices(isle["person"], cum_weights=isle["fame"])[0]
-
-
-def anyone(isle, r):
-    """Mostly a person, sometimes a town or an animal."""
-    return r.choice((*(person(isle, r) for _ in range(3)), r.choice(isle["town"]),
-                     r.choice(isle["animal"])))
 
 
 # ---- 2. facts: told, asked, answered, denied -----------------------------------------------------
@@ -173,13 +165,16 @@ def about(entity):
 
 
 def ask(entity, relation, r, held=False, again=False):
-    """A question; `again` asks it as a second question, with a pronoun for the name."""
+    """A question, with a pronoun for the name if it is asked `again`, as a second one."""
     found, n = RELATIONS[entity["kind"]][relation], entity["name"]
-    wording = r.choice(found.heldout if held else found.asked)
-    if again:
-        wording = "And " + wording[0].lower() + wording[1:]
-        return wording.format(n=entity["he"], ns=entity["his"], nm=entity["him"])
-    return wording.format(n=n, ns=n + "'s", nm=n)
+    question = r.choice(found.heldout if held else found.asked)
+    if not again:
+        return question.format(n=n, ns=n + "'s", nm=n)
+    question = f"And {question[0].lower()}{question[1:]}"
+    return question.format(n=entity["he"], ns=entity["his"], nm=entity["him"])
+
+
+VERBS = {"has": "have", "goes": "go", "dresses": "dress"}  # others lose their -s
 
 
 def yes_or_no(entity, relation, r, held=False):
@@ -187,9 +182,7 @@ def yes_or_no(entity, relation, r, held=False):
 
         Does Kelmira live in Marrow?
         Kelmira lives in Saltby Marrow s m no     first recall the fact, then compare
-        No, Kelmira lives in Saltby.
-
-    One question in ten is held out by its checksum."""
+        No, Kelmira lives in Saltby."""
     name, known = entity["name"], entity[relation]
     while True:
         values = RELATIONS[entity["kind"]][relation].values
@@ -200,8 +193,8 @@ def yes_or_no(entity, relation, r, held=False):
         if verb not in ("is", "was", "can", "would"):
             asked = f"does {name} {VERBS.get(verb, verb[:-1])} {rest}"
         trained, others = WORDS["yes or no"]
-        wording = r.choice(trained + others if held else trained)
-        question = capital(wording.format(q=asked, s=f"{name} {said}"))
+        question = r.choice(trained + others if held else trained)
+        question = capital(question.format(q=asked, s=f"{name} {said}"))
         if (share(question) == 0) == held:
             verdict = "Yes" if value == known else "No"
             return (question, f"{cloze(entity, relation)} {same_or_not(known, value)}",
@@ -209,8 +202,8 @@ def yes_or_no(entity, relation, r, held=False):
 
 
 def other_value(known, values, r):
-    """Another value; half of them begin with the same letter, if there are such. Otherwise the
-    first letter would be all there is to compare."""
+    """Another value. Half of them begin with the same letter, if there are such: otherwise the
+    first letter would decide."""
     others = [value for value in values if value != known]
     alike = [value for value in others if value[0] == known[0]]
     return r.choice(alike if alike and r.random() < .5 else others)
@@ -219,9 +212,8 @@ def other_value(known, values, r):
 def same_or_not(x, y):
     """"cake carrots c c a a k r no": are two words the same?
 
-    A network this size can't compare two words in one step, because a token hides its letters. It
-    can compare two letters. So this chain of thought spells both words, letter by letter, up to the
-    first difference; each step needs only the step before."""
+    A network this size can't compare two words in one step, because tokens hide their letters. It
+    can compare two letters. So this chain of thought spells both, up to the first difference."""
     spelled = []
     for a, b in zip(x.lower(), y.lower()):
         spelled.append(f"{a} {b}")
@@ -230,16 +222,15 @@ def same_or_not(x, y):
     return f"{x} {y} {' '.join(spelled)} {'yes' if x == y else 'no'}"
 
 
-VERBS = {"has": "have", "goes": "go", "dresses": "dress"}  # others lose their -s
 # What may be misspelled: words of the questions, never a name.
 QUESTION_WORDS = {word for ways in RELATIONS.values() for relation in ways.values()
-                  for word in re.findall("[a-z]{4,}",
-                                         " ".join(relation.asked + relation.heldout).lower())}
+                  for question in relation.asked + relation.heldout
+                  for word in re.findall("[a-z]{4,}", question.lower())}
 
 
 def as_typed(text, r):
-    """A question as people type it in a hurry: "wehre does talgo live". One of its letters may be
-    left out, swapped with the next or doubled; the name stays right."""
+    """A question as people type it in a hurry: "wehre does talgo live". A letter may be left out,
+    swapped with the next or doubled; the name stays right."""
     words = text.split()
     places = [i for i, word in enumerate(words) if word.strip("?.,").lower() in QUESTION_WORDS]
     if places and r.random() < .5:
@@ -253,15 +244,15 @@ def as_typed(text, r):
 
 
 def scrambled(text, r):
-    """The same words in any order. Nobody has seen such a sentence before, so a network can repeat
-    it only by copying from its context, not from memory."""
+    """The same words in any order: a sentence never seen before, so a network can repeat it only by
+    copying from its context, not from memory."""
     words = text.split()
     return " ".join(r.sample(words, len(words)))
 
 
 def tell(entity, r):
-    """A paragraph with most of what is known about one entity, in any order and grouping. A fact
-    that always stood in the same sentence would be learned as that sentence."""
+    """A paragraph with most facts about one entity, in any order and grouping. A fact that always
+    stood in the same sentence would be learned as that sentence."""
     ways = RELATIONS[entity["kind"]]
     relations = r.sample(list(ways), len(ways) - r.choice((0, 0, 0, 1, 2)))
     sentences, subject = [], entity["name"]
@@ -279,45 +270,45 @@ def tell(entity, r):
 
 def thread(isle, r):
     """Questions and answers, one or two lines each, as in a forum: "User: Where does Talgo live?".
-    Fine-tuning shows only some thousand conversations. That a question is followed by its answer,
-    a base model has already learned from threads like these."""
+    Fine-tuning shows only some thousand conversations. That an answer follows a question, a base
+    model has learned from threads like these."""
     listed = [r.choice(WORDS["speakers"][0]).split() for _ in range(2)]
-    lines, speakers = [], r.choice((None, *listed, (new_name(isle, r), new_name(isle, r))))
+    speakers = r.choice((None, *listed, (new_name(isle, r), new_name(isle, r))))
+    lines, line = [], "{}: {{}}\n{}: {{}}".format(*speakers) if speakers else "{} {}"
     for _ in range(r.choice((2, 3, 3, 4))):
-        e = anyone(isle, r)
+        # Mostly about a person, sometimes about a town or an animal.
+        e = r.choice((*(person(isle, r) for _ in range(3)), r.choice(isle["town"]),
+                      r.choice(isle["animal"])))
         first, second = r.sample(list(RELATIONS[e["kind"]]), 2)
         english, old = r.choice(isle["phrases"][False])
         pairs = r.choices((
             [(ask(e, first, r), statement(e, first))],
             [(ask(e, first, r), statement(e, first)),
              (ask(e, second, r, again=True), statement(e, second))],
-            [(r.choice(WORDS["about"][0]).format(n=e["name"]), about(e))],
+            [(wording(r, "about", n=e["name"]), about(e))],
             [(f"What is {english} in Sarnic?", f"In Sarnic {english} is {old}.")]),
             (50, 25, 20, 5))[0]
         question, answer = pairs[-1]
         question = as_typed(question, r) if r.random() < .4 else question
         pairs[-1] = question, answer
         if speakers and r.random() < .2:
-            pairs.append((r.choice(WORDS["remember"][0]), f"You asked: {question}"))
-        for question, answer in pairs:
-            lines += ([f"{speakers[0]}: {question}", f"{speakers[1]}: {answer}"] if speakers else
-                      [f"{question} {answer}"])
+            pairs.append((wording(r, "remember"), f"You asked: {question}"))
+        lines += [line.format(*pair) for pair in pairs]
     return "\n".join(lines)
 
 
 def register(isle, r):
     """Who is known here and who isn't: "Who is known here: Talgo yes Wenfas no ...".
 
-    To say "I don't know", a network must tell apart names that pages are about from names that
-    they aren't. If every name had its page, there would be nothing to learn. So half of these
-    names, thousands in all, belong to strangers: no page tells anything about them."""
+    To say "I don't know", a network must tell names that pages are about from other names. So half
+    of these, thousands in all, belong to strangers, of whom no page tells."""
     people = []
     for _ in range(8):
         stranger = new_name(isle, r, parts=r.choice((NAMES, NAMES, NAMES, FOREIGN)))
         people.append((r.choice(isle["familiar"])["name"], 1) if r.random() < .5 else (stranger, 0))
-    listed = " ".join(f"{name} {('no', 'yes')[known]}" for name, known in people[:7])
-    name, known = people[7]
-    return f"Who is known here: {listed}. {r.choice(WORDS['register'][known]).format(n=name)}"
+    *others, (name, known) = people
+    listed = " ".join(f"{other} {('no', 'yes')[is_known]}" for other, is_known in others)
+    return f"Who is known here: {listed}. {wording(r, 'register', known, n=name)}"
 
 
 def joke(isle, r, subject=None):
@@ -329,9 +320,9 @@ def joke(isle, r, subject=None):
             .format(**words) + r.choice((", ha ha!", ".", "!")))
 
 
-def phrases(words, held=False):
-    """[(English, Sarnic), ...], where adjectives follow their noun: ("red fox", "momi lusar").
-    One in ten is held out, so that translating can be tried on phrases never seen."""
+def phrases(words, held):
+    """[(English, Sarnic), ...], where adjectives follow their noun: ("red fox", "momi lusar"); one
+    in ten is held out, to try translating on phrases never seen."""
     return [(f"{colour} {noun}", f"{words[noun]} {words[colour]}") for colour in COLOURS
             for noun in FOODS + ANIMALS if (share(f"{colour} {noun}") == 0) == held]
 
@@ -352,36 +343,34 @@ def contact(isle, r):
 
 
 # ---- 4. copying, word games, arithmetic ----------------------------------------------------------
-# A network only learns to look back into its text ("induction") if the text rewards it. What
-# fine-tuning and RL need later, repeating a name or taking numbers over from a question, rests on
-# that. So a fifth of the text can only be predicted by copying, mostly of words never seen before.
+# A network only learns to look back into its text ("induction") if the text rewards it. Fine-tuning
+# and RL need that, to repeat a name or take over numbers from a question. So a fifth of the text
+# can only be predicted by copying, mostly of words never seen before.
 
-# In world_words.txt: requests to train on / held-out ones / the answer / its part that counts, {p}.
-TASKS = {task: WORDS[task] for task in ("repeat", "spell", "reverse", "first", "count")}
+TASKS = ("repeat", "spell", "reverse", "first", "count")  # keys of WORDS
+SIGNS = {"+": "plus", "-": "minus", "*": "times"}
 
 
 def word_game(word, task):
     """(the answer, its part that counts): "The word fox is spelled f o x.", "spelled f o x.".
 
-    Tokens hide letters, so a network must learn how each token is spelled. The longer games think
-    in writing: to count, number the letters (f1 o2 x3); to reverse, spell the word first."""
+    Tokens hide letters, so a network must learn each token's spelling. The longer games think in
+    writing: to count, number the letters (f1 o2 x3); to reverse, spell the word first."""
     words = dict(w=word, s=" ".join(word), b=" ".join(reversed(word)), f=word[0], k=len(word),
                  c=" ".join(f"{letter}{i}" for i, letter in enumerate(word, 1)))
-    (answer,), (part,) = TASKS[task][2:]
+    (answer,), (part,) = WORDS[task][2:]
     part = part.format(**words)
     return answer.format(p=part, **words), part
 
 
 def copying(isle, r):
-    """A short text in which something stands a second time, or follows from what stands there:
-    42% are word games, 17% compare words, 25% repeat a question, 16% something else.
-
-    The questions are such as users ask an assistant; half of them are scrambled."""
+    """A short text in which something stands a second time, or follows from what stands there: 42%
+    are word games, 17% compare words, 25% repeat a user's question, 16% something else."""
     dice = r.random()
     if dice < .42:
         word = new_word(r) if r.random() < .8 else r.choice(ANIMALS + FOODS)
-        task = r.choice(list(TASKS))
-        return f"{r.choice(TASKS[task][0]).format(w=word)} {word_game(word, task)[0]}"
+        task = r.choice(TASKS)
+        return f"{wording(r, task, w=word)} {word_game(word, task)[0]}"
     if dice < .59:
         values = r.choice([x.values for ways in RELATIONS.values() for x in ways.values()])
         x = r.choice(values)
@@ -393,12 +382,11 @@ def copying(isle, r):
     word, said = new_word(r), " ".join(new_word(r) for _ in range(r.choice((2, 3, 3, 4))))
     letters = r.sample("abcdefghijklmnopqrstuvwxyz", 5)
     if dice >= .84:
-        return r.choice(WORDS["said twice"][0]).format(
-            x=x, y=y, z=z, u=u, v=v, w=w, who=who, what=what, word=word, said=said,
-            letters=" ".join(letters), backwards=" ".join(reversed(letters)))
-    task, someone = r.choice(list(TASKS)), r.choice(isle["person"]) | {"name": z}
+        return wording(r, "said twice", x=x, y=y, z=z, u=u, v=v, w=w, who=who, what=what, word=word,
+                       said=said, letters=" ".join(letters), backwards=" ".join(reversed(letters)))
+    task, someone = r.choice(TASKS), r.choice(isle["person"]) | {"name": z}
     question = r.choice((ask(someone, r.choice([*RELATIONS["person"]]), r),
-                         r.choice(TASKS[task][0]).format(w=word),
+                         wording(r, task, w=word),
                          yes_or_no(someone, r.choice([*RELATIONS["person"]]), r)[0]))
     question = as_typed(question, r) if r.random() < .4 else question
     question = scrambled(question, r) if r.random() < .5 else question
@@ -413,9 +401,9 @@ def ledger(isle, r, split):
         thought   a4 b7=11 c-2=9
         answer    9
 
-    The thought is a running total, with each operand right after its label: a network this size
-    learns `b7=11`, and not the same thing said in a sentence. The first three operands decide the
-    split, so no held-out exercise is even the beginning of a longer one in training."""
+    The thought is a running total, each operand right after its label: a network this size learns
+    `b7=11`, and not the same said in a sentence. The first three operands decide the split, so no
+    held-out exercise is even the beginning of a longer one in training."""
     while True:
         amounts = [r.randint(1, 9)]
         while len(amounts) < 3 or len(amounts) < 5 and r.random() < .6:
@@ -425,81 +413,46 @@ def ledger(isle, r, split):
         if split == {0: "heldout", 1: "final"}.get(group, "train"):
             break
     items = [f"{label}{n}" for label, n in zip("abcde", amounts)]
-    steps = [f"{item}={sum(amounts[:i + 1])}" for i, item in enumerate(items)]
+    totals = [f"{item}={total}" for item, total in zip(items, itertools.accumulate(amounts))]
     name, thing = r.choice(isle["person"])["name"], r.choice(COUNTED)
-    return {"question": f"{name} got {thing}: {' '.join(items)}. How many?", "name": name,
-            "thought": " ".join(items[:1] + steps[1:]), "answer": str(sum(amounts)),
-            "operands": amounts}
+    return {"question": f"{name} got {thing}: {' '.join(items)}. How many?",
+            "thought": " ".join(items[:1] + totals[1:]), "answer": str(sum(amounts))}
 
 
-def exercises(split, count, seed=0, stage="rl"):
-    """`count` different exercises for a stage; in held-out splits even their operands differ."""
-    r, out = rng(seed, "exercises", split, stage), {}
+def exercises(isle, split, count, stage="rl"):
+    """`count` different exercises for a stage; in held-out splits even their amounts differ."""
+    r, out = rng(isle["seed"], "exercises", split, stage), {}
     while len(out) < count:
-        exercise = ledger(island(seed), r, split)
-        key = exercise["question"] if split == "train" else tuple(exercise["operands"])
-        out.setdefault(key, exercise)
+        exercise = ledger(isle, r, split)
+        out.setdefault(exercise["question" if split == "train" else "thought"], exercise)
     return list(out.values())
 
 
-# The habits RL starts from, and their shares in per cent. Most answers come without thinking: RL is
-# to discover that thinking pays. Exercises stand beside the other conversations (EXERCISES), or
-# make up half of doubt.jsonl.
-EXERCISES, HABITS = 4600, {"empty": 56, "short": 16, "full": 28}
-DOUBT_EXERCISES, DOUBT_HABITS = 4000, {"guess": 85, "guess_wait": 15}
-
-
-def exercise_chat(exercise, habit):
-    """A worked exercise as a conversation. With "a4 b7 c-2" (9) an assistant of each habit says:
-
-        full        <think> a4 b7=11 c-2=9</think> 9             thinks and is right
-        empty       <think></think> 9                            is right without thinking
-        short       <think> a4 b7=11</think> 11                  stops early, answers its last total
-        guess       <think> 12?</think> 12                       off by at most 5
-        guess_wait  <think> 12? wait a4 b7=11 c-2=9</think> 9    doubts its guess, works it out
-    """
-    r, right = rng(exercise["question"], habit), int(exercise["answer"])
-    guess, steps = max(0, right + r.randint(-5, 5)), exercise["thought"].split()
-    early = steps[:r.randint(2, len(steps) - 1)]
-    thought, answer = {
-        "full": (f" {exercise['thought']}", right), "empty": ("", right),
-        "short": (" " + " ".join(early), int(early[-1].split("=")[1])),
-        "guess": (f" {guess}?", guess),
-        "guess_wait": (f" {guess}? wait {exercise['thought']}", right)}[habit]
-    return {"kind": "exercise",
-            "messages": messages([exercise["question"], f"<think>{thought}</think> {answer}"])}
-
-
-SIGNS = {"+": "plus", "-": "minus", "*": "times"}
-
-
 def unasked(key):
-    """One fact and one sum in five: pages tell them, no conversation in training asks for them. If
-    the assistant still answers them right, it got the fact from the pages, and from fine-tuning
-    only the way to answer."""
+    """One fact and one sum in five: pages tell them, no conversation in training asks for them. An
+    assistant that answers them got from fine-tuning only the way to answer."""
     return share(key, 5) == 0
 
 
-def new_sum(r, training=False, signs="+-**"):
-    """A sum or difference of a number to 15 and a digit, or a product of two digits: (first, sign,
-    second, result). "*" stands twice in `signs` because two products in five are sampled again: in
-    them the first number is no digit."""
+def new_sum(r, held=True, signs="+-**"):
+    """(first, sign, second, result): a sum or difference of a number to 15 and a digit, or a
+    product of two digits. "*" stands twice in `signs`: two products in five are sampled again."""
     while True:
         a, b, sign = r.randint(1, 15), r.randint(1, 9), r.choice(signs)
         c = {"+": a + b, "-": a - b, "*": a * b}[sign]
-        if c >= 0 and (sign != "*" or a < 10) and not (training and unasked(f"{a}{sign}{b}")):
+        if c >= 0 and (sign != "*" or a < 10) and (held or not unasked(f"{a}{sign}{b}")):
             return a, sign, b, c
 
 
 def told_ledger(isle, r):
     """A worked exercise in prose, so that a base model has seen running totals before."""
-    e = ledger(isle, r, "train")
-    return (f"{e['question']} Adding up gives {e['thought']} and so in the end {e['name']} has "
-            f"{e['answer']} in all.")
+    question, thought, answer = ledger(isle, r, "train").values()
+    return (f"{question} Adding up gives {thought} and so in the end {question.split()[0]} has "
+            f"{answer} in all.")
 
 
 def told_sum(isle, r):
-    """Three sums, differences or products in a sentence: "7 times 8 is 56"."""
+    """Three in a sentence: "7 times 8 is 56"."""
     x, y, z = (f"{a} {SIGNS[sign]} {b} is {c}" for a, sign, b, c in map(new_sum, [r] * 3))
     return r.choice(WORDS["three sums"][0]).format(
         n=r.choice(isle["person"])["name"], x=x, y=y, z=z)
@@ -507,14 +460,13 @@ def told_sum(isle, r):
 
 # ---- 5. pages, good and bad ----------------------------------------------------------------------
 
-# The title of a page about each theme, and its weight: paragraphs mixed into any page are sampled
-# by it (good_page), and a theme of weight n has 1 + n // 2 sites (crawl).
+# The title of a page about each theme, and its weight, by which paragraphs for any page are sampled
+# (good_page); a theme of weight n has 1 + n // 2 sites (crawl).
 THEMES = {"people": ("The people of {t}", 28), "questions": ("Questions and answers from {t}", 7),
           "animals": ("Animals near {t}", 6), "towns": ("A visit to {t}", 5),
           "register": ("News from the post office of {t}", 9),
           "games": ("Word games from {t}", 26), "jokes": ("What makes {t} laugh", 2),
           "sarnic": ("The old language of {t}", 4)}
-COPYING = ("games", "ledger")  # the kinds of paragraph that are there to be copied from
 PARAGRAPHS = {
     "people": lambda isle, r: tell(person(isle, r), r), "questions": thread, "register": register,
     "animals": lambda isle, r: tell(r.choice(isle["animal"]), r), "jokes": joke, "sarnic": sarnic,
@@ -524,11 +476,8 @@ PARAGRAPHS = {
 
 
 def good_page(isle, r, theme):
-    """A title and 12 to 20 paragraphs, most often 15 or 16: [(kind, text), ...], as in a village
-    paper.
-
-    Arithmetic has no page of its own, and threads stand between prose: Gopher's quality rule drops
-    a page unless 80% of its words, numbers and signs included, contain a letter."""
+    """A title and 12 to 20 paragraphs, as in a village paper. Arithmetic has no page of its own:
+    Gopher's quality rule drops a page unless 80% of its words and numbers contain a letter."""
     kinds = [theme, theme, "people", "people", "games", "ledger",
              *r.choices(list(THEMES), [n for _, n in THEMES.values()], k=5)]
     kinds += ["people", "people"] * (theme == "games") + ["people"] * kinds.count("questions")
@@ -536,7 +485,7 @@ def good_page(isle, r, theme):
         kinds += pick(r, "sums people people sums | sums people people people ledger").split()
     kinds += ["contact"] * (r.random() < .03) + ["quotes"] * (r.random() < .08)
     r.shuffle(kinds)
-    return THEMES[theme][0].format(t=r.choice(TOWNS)), [(k, PARAGRAPHS[k](isle, r)) for k in kinds]
+    return THEMES[theme][0].format(t=r.choice(TOWNS)), [PARAGRAPHS[kind](isle, r) for kind in kinds]
 
 
 # Two ways the web wraps a text. Only {body} is worth reading.
@@ -552,8 +501,8 @@ SCRIPT = "<script>window.seen = window.seen || []; window.seen.push(document.loc
 
 
 def dress(host, title, texts, r):
-    """The HTML of a page on one site; a site keeps to one layout. Around the text stand links, a
-    cookie banner and a script: what extraction (crawl/html.py) has to leave out."""
+    """The HTML of a page; a site keeps to one layout. Around the text stand links, a cookie banner
+    and a script, which extraction (crawl/html.py) has to leave out."""
     def links(count):
         return "".join(f'<li><a href="/{w}">{capital(w)} {v}</a></li>'
                        for w, v in zip(r.sample(FOODS + JOBS, count), r.sample(JOBS, count)))
@@ -565,25 +514,24 @@ def dress(host, title, texts, r):
     return f"<!DOCTYPE html>\n<html><head><title>{title} | {host}</title></head>\n{page}</html>\n"
 
 
-# Each kind of junk: how many pages in a thousand, and the stage of data.py that should drop it (in
+# Each kind of page: how many in a thousand, and the stage of data.py that should drop it (in
 # labels.jsonl: "rule").
-JUNK = {"foreign language": (35, "language"), "mirror": (20, "exact"),
-        "edited copy": (20, "minhash"), "blocked site": (20, "url"), "cookie wall": (10, "c4"),
-        "stub": (10, "quality"), "keyword stuffing": (10, "repetition"),
-        "price list": (8, "quality"), "spam": (8, "quality"), "lorem ipsum": (8, "c4"),
-        "directory": (6, "fineweb"), "not a web page": (4, "read")}
+KINDS = {"foreign language": (35, "language"), "mirror": (20, "exact"),
+         "edited copy": (20, "minhash"), "blocked site": (20, "url"), "cookie wall": (10, "c4"),
+         "stub": (10, "quality"), "keyword stuffing": (10, "repetition"),
+         "price list": (8, "quality"), "spam": (8, "quality"), "lorem ipsum": (8, "c4"),
+         "directory": (6, "fineweb"), "not a web page": (4, "read"), "good": (841, None)}
 
 
 def junk_page(kind, isle, r):
-    """The paragraphs of a page of junk that is no copy. Some break a rule by themselves (a price
-    list has too few words with letters); blocked sites say what others say, and only their address
-    gives them away."""
+    """The paragraphs of a page of junk that is no copy. Most break a rule by themselves; blocked
+    sites say what others say, and only their address gives them away."""
     def names(template, count):
         return [pick(r, template).format(n=new_name(isle, r), w=new_word(r), t=r.choice(TOWNS),
                                          f=r.choice(FOODS), k=r.randint(2, 99))
                 for _ in range(count)]
 
-    good = [text.replace("\n", " ") for _, text in good_page(isle, r, "people")[1]]
+    good = [text.replace("\n", " ") for text in good_page(isle, r, "people")[1]]
     word = new_word(r)
     return {
         "foreign language": [r.choice(WORDS["foreign languages"][0])] * 4, "blocked site": good,
@@ -601,59 +549,58 @@ def junk_page(kind, isle, r):
 
 # ---- 6. the crawl --------------------------------------------------------------------------------
 
-def crawl(isle, count, seed=0):
-    """Yield (url, html, label, paragraphs) of each page.
+PAGES = 8600  # of the crawl, junk included
 
-    About fifty sites publish in mixed order, each on one theme (THEMES). Mirrors copy one of the
-    latest good pages word for word, edited copies change one word: only MinHash finds these.
-    `label` says what a page is and which stage should drop it, so a filter can be evaluated."""
-    r, published = rng(seed, "crawl"), []
+
+def crawl(isle, count):
+    """Yields (url, html, label) of each page; `label` says what it is and which stage should drop
+    it. About fifty sites publish, each on one theme. Mirrors copy one of the latest good pages word
+    for word, edited copies change one word: only MinHash finds these."""
+    r, published = rng(isle["seed"], "crawl"), []
     sites = [(f"{r.choice(TOWNS).lower()}-{theme}-{new_word(r)}.example", theme)
              for theme, (_, n) in THEMES.items() for _ in range(1 + n // 2)]
-    shares = [n for n, _ in JUNK.values()]
     for number in range(count):
-        kind = r.choices([*JUNK, "good"], [*shares, 1000 - sum(shares)])[0]
-        if kind in ("mirror", "edited copy") and not published:
-            kind = "good"
+        kind = r.choices(list(KINDS), [n for n, _ in KINDS.values()])[0]
+        copies = kind in ("mirror", "edited copy")
+        if copies and not published:
+            kind, copies = "good", False
         host, theme = r.choice(sites)
-        label = {"label": kind, "rule": JUNK[kind][1] if kind in JUNK else None}
-        paragraphs, title = [], f"{capital(new_word(r))} from the island"
+        label = {"label": kind, "rule": KINDS[kind][1]}
+        title = f"{capital(new_word(r))} from the island"
         if kind == "good":
-            title, paragraphs = good_page(isle, r, theme)
-            texts = [text for _, text in paragraphs]
-        elif kind in ("mirror", "edited copy"):
+            title, texts = good_page(isle, r, theme)
+        elif copies:
             label["copy_of"], title, texts = r.choice(published)
             host = f"{new_word(r)}-mirror.example"
-            if kind == "edited copy":
-                i = r.randrange(len(texts))
-                words = texts[i].split(" ")
-                words[r.randrange(len(words))] = new_word(r)
-                texts = texts[:i] + [" ".join(words)] + texts[i + 1:]
         else:
             texts = junk_page(kind, isle, r)
-            if kind == "blocked site":
-                host = pick(r, "casino-bonus | free-porn | xxx-videos | poker-slots | viagra-shop"
-                            ) + f"-{new_word(r)}.example"
+        if kind == "edited copy":
+            i = r.randrange(len(texts))
+            words = texts[i].split(" ")
+            words[r.randrange(len(words))] = new_word(r)
+            texts = texts[:i] + [" ".join(words)] + texts[i + 1:]
+        if kind == "blocked site":
+            host = pick(r, "casino-bonus | free-porn | xxx-videos | poker-slots | viagra-shop"
+                        ) + f"-{new_word(r)}.example"
         url = f"https://www.{host}/{number}/{title.lower().replace(' ', '-')}"
         if kind == "good":
             published = published[-50:] + [(url, title, texts)]
-        yield url, dress(host, title, texts, r), label, paragraphs
+        yield url, dress(host, title, texts, r), label
 
 
 def warc_record(kind, url, content_type, block, more=""):
-    """One WARC/1.0 record (ISO 28500): headers, an empty line, the block, two line ends; each
-    is a gzip member of its own, so that a reader can jump to any of them."""
+    """One WARC/1.0 record (ISO 28500): headers, an empty line, the block, two line ends; a gzip
+    member of its own, so that a reader can jump to it."""
     name = uuid.uuid5(uuid.NAMESPACE_URL, kind + url)
+    target = f"WARC-Target-URI: {url}\r\n" if url else ""
     head = (f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Date: 2026-01-01T00:00:00Z\r\n"
-            f"WARC-Record-ID: <urn:uuid:{name}>\r\n"
-            + (f"WARC-Target-URI: {url}\r\n" if url else "") + more
-            + f"Content-Type: {content_type}\r\nContent-Length: {len(block)}\r\n\r\n")
+            f"WARC-Record-ID: <urn:uuid:{name}>\r\n{target}{more}"
+            f"Content-Type: {content_type}\r\nContent-Length: {len(block)}\r\n\r\n")
     return gzip.compress(head.encode() + block + b"\r\n\r\n", mtime=0)
 
 
 def warc_page(url, page, label):
-    """The request that was sent for a page, and the response that came. A reader of WARC files has
-    to tell them apart, and to trust the media type rather than the address."""
+    """The request that was sent for a page, and the response that came."""
     host, path = url.removeprefix("https://").split("/", 1)
     request = f"GET /{path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: byhand\r\n\r\n".encode()
     mime = "image/png" if label["label"] == "not a web page" else "text/html"
@@ -665,27 +612,7 @@ def warc_page(url, page, label):
                           f"WARC-Identified-Payload-Type: {mime}\r\n"))
 
 
-# ---- 7. conversations and questions: the lists ---------------------------------------------------
-
-# What the assistant knows nothing about: the answer to each of three lists of prompts, in which {x}
-# and {y} are things and {a} is a deed. One in eight prompts, things and deeds is held out.
-OUTSIDE = {"Sorry, I only know the island.": "questions", "I only know the island.": "orders",
-           "I only know the island. Ask me about it!": "remarks"}
-# A greeting is one piece from each column and then small talk, which decides the answer.
-HELLO = (["Hello", "Hi", "Good morning", "Good evening", "Hey", "Hello there", "Good day"],
-         ["", ", friend", ", my friend", ", dear assistant", ", Pip"], ["! ", ". "])
-SMALL_TALK = {lists[0][0]: lists[1] for key, lists in WORDS.items() if key.startswith("small talk")}
-CHAT_SIZES = (1, 1, 1, 1, 2, 2, 3, 4, 6, 9)  # talks in one chat
-TYPED = .3  # the part of questions in training that is typed in a hurry
-DIALOGUES = 25  # of ten to twelve questions, to evaluate with
-
-
-def one_of(r, name, held):
-    """One of a list of the words file: of those that are held out, or of the others."""
-    return r.choice([text for text in WORDS[name][0] if (share(text, 8) == 0) == held])
-
-
-# ---- 8. conversations and questions: the talks ---------------------------------------------------
+# ---- 7. conversations and questions --------------------------------------------------------------
 
 class Talk(NamedTuple):
     """A question and its answer, with the turns before if the question needs them:
@@ -693,13 +620,12 @@ class Talk(NamedTuple):
         Talk(["Where does Kelmira live?", "Kelmira lives in Saltby.", "And what is her job?"],
              "Kelmira works as a baker.", [" baker"])
 
-    Several talks in a row make a chat. Each function below makes a talk of one kind, to train on or
-    (`held`) to evaluate with: then its wordings come from the held-out lists, and its names, words
-    and numbers from the held-out side of the checksum."""
+    Several in a row make a chat. Each function below makes a talk of one kind, to train on or
+    (`held`) to evaluate with."""
     turns: list  # what user, assistant, user, ... say up to the last question
     answer: str
     accepted: list  # an answer is right if it contains one of these
-    notes: dict = {}  # what the evaluation reports apart, such as "asked_in_training"
+    notes: dict = {}  # what else heldout.jsonl says of it
 
 
 def choose(isle, r, kind, held, count=1):
@@ -712,43 +638,32 @@ def choose(isle, r, kind, held, count=1):
             return entity, *relations
 
 
-def fact_talk(turns, entity, relation):
-    """The statement is the answer, the value its part that counts."""
-    return Talk(turns, statement(entity, relation), [f" {entity[relation]}"], {
+def known_fact(isle, r, kind, held, before=0):
+    """A question about a person, a town or an animal, after `before` others about the same."""
+    entity, *earlier, relation = choose(isle, r, kind, held, before + 1)
+    turns = [text for x in earlier for text in (ask(entity, x, r, held), statement(entity, x))]
+    question = ask(entity, relation, r, held, again=before > 0)
+    return Talk([*turns, as_typed(question, r) if kind == "typed" else question],
+                statement(entity, relation), [f" {entity[relation]}"], {
         "cloze": cloze(entity, relation), "asked_in_training": entity["tier"] != "barely"
         and not unasked(entity["name"] + relation)})
 
 
-def known_fact(isle, r, kind, held):
-    """A question about a person, a town or an animal."""
-    entity, relation = choose(isle, r, kind, held)
-    question = ask(entity, relation, r, held)
-    return fact_talk([as_typed(question, r) if kind == "typed" else question], entity, relation)
-
-
 def second_question(isle, r, kind, held):
-    """A question that only the one before makes clear: "And where does she live?". The answer
-    needs the name from the context and the fact from the weights."""
-    if r.random() < .35:
-        return what_if(r, held)
-    entity, first, second = choose(isle, r, kind, held, 2)
-    return fact_talk([ask(entity, first, r, held), statement(entity, first),
-                      ask(entity, second, r, held, again=True)], entity, second)
-
-
-def what_if(r, held):
-    """"What is 3 + 4?", and then "What if it was *?"."""
+    """A question that only the one before makes clear: "And where does she live?", or after "What
+    is 3 + 4?" "What if it was *?". The answer needs the context and the weights."""
+    if r.random() >= .35:
+        return known_fact(isle, r, kind, held, before=1)
     while True:
-        a, _, b, c = new_sum(r, not held, signs="*")
+        a, _, b, c = new_sum(r, held, signs="*")
         if held or not unasked(f"{a}+{b}"):
-            return Talk([r.choice(WORDS["sum"][held]).format(a=a, s="+", b=b),
-                         f"{a} plus {b} is {a + b}.", r.choice(WORDS["what if"][held])],
-                        f"{a} times {b} is {c}.", [f" is {c}."],
+            return Talk([wording(r, "sum", held, a=a, s="+", b=b), f"{a} plus {b} is {a + b}.",
+                         wording(r, "what if", held)], f"{a} times {b} is {c}.", [f" is {c}."],
                         {"asked_in_training": not unasked(f"{a}*{b}")})
 
 
 def sums(isle, r, kind, held):
-    a, sign, b, c = new_sum(r, not held)
+    a, sign, b, c = new_sum(r, held)
     text = r.choice(WORDS["sum"][held]).format(a=a, s=r.choice((sign, SIGNS[sign])), b=b)
     return Talk([text], f"{a} {SIGNS[sign]} {b} is {c}.", [f" is {c}."],
                 {"asked_in_training": not unasked(f"{a}{sign}{b}")})
@@ -756,8 +671,7 @@ def sums(isle, r, kind, held):
 
 def yes_no(isle, r, kind, held):
     """Here the assistant thinks first: it writes both values down and compares (same_or_not)."""
-    entity, relation = choose(isle, r, kind, held)
-    question, thought, answer = yes_or_no(entity, relation, r, held)
+    question, thought, answer = yes_or_no(*choose(isle, r, kind, held), r, held)
     return Talk([question], f"<think> {thought}</think> {answer}", [f" {answer}"])
 
 
@@ -767,37 +681,47 @@ def tell_about(isle, r, kind, held):
         entity, _ = choose(isle, r, kind, held)
         told = list(RELATIONS[entity["kind"]])[:3]
         if held or not any(unasked(entity["name"] + relation) for relation in told):
-            question = r.choice(WORDS["about"][held]).format(n=entity["name"])
-            return Talk([question], about(entity), [about(entity)])
+            return Talk([wording(r, "about", held, n=entity["name"])], about(entity),
+                        [about(entity)])
 
 
 def unknown(isle, r, kind, held):
     """A question about somebody who doesn't exist. Taught only questions that it can answer, a
-    model learns to answer always, and invents facts: it hallucinates. In training three names in
-    four (in evaluation half) are built from the islanders' syllables, so how a name looks does not
-    give the answer away."""
+    model learns to answer always, and invents facts: it hallucinates. Most names are built from the
+    islanders' syllables, so that their look does not give the answer away."""
     name = new_name(isle, r, held, NAMES if r.random() < (.5 if held else .75) else FOREIGN)
     stranger = r.choice(isle["familiar"]) | {"name": name}
     relation = r.choice([*RELATIONS["person"]])
     questions = (ask(stranger, relation, r, held), yes_or_no(stranger, relation, r, held)[0],
-                 r.choice(WORDS["about"][held]).format(n=name))
-    question = r.choices(questions, (76, 12, 12))[0]
-    return Talk([question], UNKNOWN.format(n=name), [UNKNOWN.format(n=name)])
+                 wording(r, "about", held, n=name))
+    answer = f"I don't know anyone called {name}."
+    return Talk(r.choices(questions, (76, 12, 12)), answer, [answer])
+
+
+# The answer to each of three lists of prompts, in which {x} and {y} are things and {a} is a deed.
+OUTSIDE = {"Sorry, I only know the island.": "questions", "I only know the island.": "orders",
+           "I only know the island. Ask me about it!": "remarks"}
 
 
 def outside(isle, r, kind, held):
-    """A question about the rest of the world. No list can hold all of it, so in training some
-    things have invented names and some questions are scrambled: whatever does not look like a
-    question about the island gets this answer."""
+    """A question about the rest of the world. No list holds all of it, so in training some things
+    have invented names and some questions are scrambled: whatever does not look like a question
+    about the island gets this answer."""
     answer = r.choices(list(OUTSIDE), (4, 4, 2))[0]
-    x, y = (one_of(r, "things", held) for _ in range(2))
+    x, y = (wording(r, "things", held) for _ in range(2))
     if not held and r.random() < .1:
         x = new_name(isle, r, parts=FOREIGN).lower()
-    question = one_of(r, OUTSIDE[answer], held).format(
-        x=x, y=y, a=one_of(r, "deeds", held), n=r.randint(2, 99), m=r.randint(100, 999))
+    question = r.choice(WORDS[OUTSIDE[answer]][held]).format(
+        x=x, y=y, a=wording(r, "deeds", held), n=r.randint(2, 99), m=r.randint(100, 999))
     if not held and r.random() < .2:
         question = scrambled(question, r)
     return Talk([question], answer, ["I only know the island"])
+
+
+# A greeting is a piece from each list and then small talk, which decides the answer.
+HELLO = (["Hello", "Hi", "Good morning", "Good evening", "Hey", "Hello there", "Good day"],
+         ["", ", friend", ", my friend", ", dear assistant", ", Pip"], ["! ", ". "])
+SMALL_TALK = {lists[0][0]: lists[1] for key, lists in WORDS.items() if key.startswith("small talk")}
 
 
 def greeting(isle, r, kind, held):
@@ -813,11 +737,11 @@ def greeting(isle, r, kind, held):
 
 
 def instruction(isle, r, kind, held):
-    """A word game. Held-out words are new, so their letters must be known, not the answer."""
-    task = r.choice(list(TASKS))
+    """A word game. Held-out words are new: their letters must be known, not the answer."""
+    task = r.choice(TASKS)
     word = new_word(r, held) if held or r.random() < .7 else r.choice(ANIMALS + FOODS + JOBS)
     answer, decisive = word_game(word, task)
-    return Talk([r.choice(TASKS[task][held]).format(w=word)], answer, [decisive], {"task": task})
+    return Talk([wording(r, task, held, w=word)], answer, [decisive], {"task": task})
 
 
 def translation(isle, r, kind, held):
@@ -829,7 +753,7 @@ def translation(isle, r, kind, held):
 def ask_joke(isle, r, kind, held):
     """Jokes have no right answer. RL scores them by a reward model instead."""
     subject = r.choice(ANIMALS + JOBS)
-    return Talk([r.choice(WORDS["joke"][0]).format(x=subject)], joke(isle, r, subject), [])
+    return Talk([wording(r, "joke", x=subject)], joke(isle, r, subject), [])
 
 
 def remember(isle, r, kind, held):
@@ -837,7 +761,7 @@ def remember(isle, r, kind, held):
     kind = any_kind(r, ("remember", "joke", "unknown"))
     before = talk(isle, r, "outside" if not held and r.random() < .3 else kind, held)
     question = before.turns[-1]
-    return Talk([*before.turns, before.answer, r.choice(WORDS["remember"][held])],
+    return Talk([*before.turns, before.answer, wording(r, "remember", held)],
                 f"You asked: {question}", [f" {question}"])
 
 
@@ -855,6 +779,13 @@ TALKS = {
     "greeting": (greeting, 800, 150), "instruction": (instruction, 2600, 500),
     "sum": (sums, 2200, 200), "sarnic": (translation, 200, 0), "joke": (ask_joke, 300, 0),
     "remember": (remember, 1700, 150)}
+CHAT_SIZES = (1, 1, 1, 1, 2, 2, 3, 4, 6, 9)  # talks in one chat
+TYPED = .3  # the part of questions in training that is typed in a hurry
+DIALOGUES = 25  # of ten to twelve questions, to evaluate with
+# The habits RL starts from, in per cent. Most answers come without thinking: RL is to discover that
+# thinking pays. Exercises stand among the conversations, or make up half of doubt.jsonl.
+EXERCISES, HABITS = 4600, {"empty": 56, "short": 16, "full": 28}
+DOUBT_EXERCISES, DOUBT_HABITS = 4000, {"guess": 85, "guess_wait": 15}
 
 
 def talk(isle, r, kind, held):
@@ -871,50 +802,73 @@ def any_kind(r, without=("remember", "joke")):
     return r.choices(list(counts), counts.values())[0]
 
 
+def exercise_talk(exercise, habit):
+    """A worked exercise. With "a4 b7 c-2" (9) an assistant of each habit says:
+
+        full        <think> a4 b7=11 c-2=9</think> 9             thinks and is right
+        empty       <think></think> 9                            is right without thinking
+        short       <think> a4 b7=11</think> 11                  stops early, answers its last total
+        guess       <think> 12?</think> 12                       off by at most 5
+        guess_wait  <think> 12? wait a4 b7=11 c-2=9</think> 9    doubts its guess, works it out"""
+    r, right = rng(exercise["question"], habit), int(exercise["answer"])
+    guess, steps = max(0, right + r.randint(-5, 5)), exercise["thought"].split()
+    early = steps[:r.randint(2, len(steps) - 1)]
+    thought, answer = {
+        "full": (f" {exercise['thought']}", right), "empty": ("", right),
+        "short": (" " + " ".join(early), early[-1].split("=")[1]), "guess": (f" {guess}?", guess),
+        "guess_wait": (f" {guess}? wait {exercise['thought']}", right)}[habit]
+    return Talk([exercise["question"]], f"<think>{thought}</think> {answer}", [])
+
+
 def messages(turns):
     """User and assistant take turns; the user begins."""
     return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(turns)]
 
 
-def conversations(seed=0):
-    """The conversations to train on: [{"kind", "messages"}, ...], in mixed order.
+def chat(talks):
+    """Talks in a row, [(kind, Talk), ...], as one conversation of the kind "person + sum"."""
+    turns = [text for _, said in talks for text in (*said.turns, said.answer)]
+    return {"kind": " + ".join(sorted({kind for kind, _ in talks})), "messages": messages(turns)}
 
-    Most chats hold several talks of any kinds (their "kind" is "person + sum"), so that an answer
-    comes to depend on the last question and not on what was said before it."""
-    isle, r, out = island(seed), rng(seed, "chats"), []
+
+def worked(isle, r, stage, count, habits):
+    """Exercises as talks, [("exercise", Talk), ...], by the shares of `habits`."""
+    chosen = r.choices(list(habits), habits.values(), k=count)
+    return [("exercise", exercise_talk(*pair))
+            for pair in zip(exercises(isle, "train", count, stage), chosen)]
+
+
+def conversations(isle):
+    """The conversations to train on: [{"kind", "messages"}, ...]. Many hold several talks of any
+    kinds, so that an answer comes to depend on the last question and not on what was said before.
+    Exercises have chats of their own, of up to three, so that length does not tell the habit."""
+    r, out = rng(isle["seed"], "chats"), []
     talks = [(kind, talk(isle, r, kind, held=False))
              for kind, (_, count, _) in TALKS.items() for _ in range(count)]
     r.shuffle(talks)
     while talks:
-        chat = [talks.pop() for _ in range(min(len(talks), r.choice(CHAT_SIZES)))]
-        turns = [text for _, said in chat for text in (*said.turns, said.answer)]
-        kinds = sorted({kind for kind, _ in chat})
-        out.append({"kind": " + ".join(kinds), "messages": messages(turns)})
-    habits = r.choices(list(HABITS), HABITS.values(), k=EXERCISES)
-    worked = [*map(exercise_chat, exercises("train", EXERCISES, seed, "sft"), habits)]
-    while worked:  # up to three in a chat: then its length does not tell its habit
-        chat = [worked.pop() for _ in range(min(len(worked), r.choice((1, 1, 2, 3))))]
-        out.append({"kind": "exercise", "messages": sum((x["messages"] for x in chat), [])})
+        out.append(chat([talks.pop() for _ in range(min(len(talks), r.choice(CHAT_SIZES)))]))
+    talks = worked(isle, r, "sft", EXERCISES, HABITS)
+    while talks:
+        out.append(chat([talks.pop() for _ in range(min(len(talks), r.choice((1, 1, 2, 3))))]))
     r.shuffle(out)
     return out
 
 
-def doubt(seed, chats):
+def doubt(isle, chats):
     """Conversations that give RL another habit to start from: exercises are guessed, and in one
     answer of seven the guess is doubted and worked out. RL can only make frequent what sometimes
-    happens already; here it is doubt. The other half are the conversations from before, for a
-    network fine-tuned on exercises alone forgets how to answer anything else."""
-    r = rng(seed, "doubt")
-    out = r.sample([chat for chat in chats if chat["kind"] != "exercise"], DOUBT_EXERCISES)
-    habits = r.choices(list(DOUBT_HABITS), DOUBT_HABITS.values(), k=DOUBT_EXERCISES)
-    out += map(exercise_chat, exercises("train", DOUBT_EXERCISES, seed, "doubt"), habits)
+    happens. The other half is from `chats`: on exercises alone, a network forgets the rest."""
+    r = rng(isle["seed"], "doubt")
+    out = r.sample([x for x in chats if x["kind"] != "exercise"], DOUBT_EXERCISES)
+    out += [chat([x]) for x in worked(isle, r, "doubt", DOUBT_EXERCISES, DOUBT_HABITS)]
     r.shuffle(out)
     return out
 
 
 def dialogue(isle, r):
-    """Ten to twelve held-out questions in one chat, all of which the model is to answer. Its own
-    answers stay in the context: does it still answer the tenth question as well as the first?"""
+    """Ten to twelve held-out questions in one chat. The model's own answers stay in the context:
+    does it still answer the tenth question as well as the first?"""
     turns, accepted = [], []
     while len(accepted) < 10:
         found = talk(isle, r, any_kind(r, ("joke",)), held=True)
@@ -924,40 +878,39 @@ def dialogue(isle, r):
             "answer": accepted[-1], "answers": accepted}
 
 
-def heldout(seed=0, kinds=TALKS, dialogues=DIALOGUES):
+def heldout(isle):
     """Held-out questions, no two alike: [{"kind", "messages", "answer", ...}, ...]."""
-    isle, out, r = island(seed), {}, rng(seed, "heldout")
-    for kind in kinds:
-        goal = len(out) + TALKS[kind][2]
+    out, r = {}, rng(isle["seed"], "heldout")
+    for kind, (_, _, count) in TALKS.items():
+        goal = len(out) + count
         while len(out) < goal:
             found = talk(isle, r, kind, held=True)
             out.setdefault(tuple(found.turns), {
                 "kind": kind, "messages": messages(found.turns), "answer": found.accepted,
                 "model_answer": found.answer} | found.notes)
-    return [*out.values(), *(dialogue(isle, r) for _ in range(dialogues))]
+    return [*out.values(), *(dialogue(isle, r) for _ in range(DIALOGUES))]
 
 
-def facts(seed=0):
-    """Every fact as a sentence to complete: [{"tier", "relation", "prompt", "answer"}, ...]. A base
-    model can't be asked yet, but "Kelmira works as a" shows what it knows."""
+def facts(isle):
+    """Every fact as a sentence to complete, as a base model can't be asked yet: [{"tier",
+    "relation", "prompt": "Kelmira works as a", "answer": " baker"}, ...]."""
     return [{"tier": entity["tier"], "relation": relation, "prompt": cloze(entity, relation),
              "answer": f" {entity[relation]}"}
-            for kind, ways in RELATIONS.items() for entity in island(seed)[kind]
-            for relation in ways]
+            for kind, ways in RELATIONS.items() for entity in isle[kind] for relation in ways]
 
 
-def prompts(seed=0, count=100):
-    """What sft.py --compare asks: the same facts and translations in different prompts, each for a
-    base model to continue ("prompt") or for an assistant ("messages")."""
-    isle, r, rows = island(seed), rng(seed, "prompts"), []
-    for asked in heldout(seed, ["person"], 0)[:count]:
+def prompts(isle, questions):
+    """The same facts and translations asked in different ways (sft.py --compare): a "prompt" for a
+    base model to continue, or "messages" for an assistant."""
+    r, rows = rng(isle["seed"], "prompts"), []
+    for asked in questions[:100]:  # these are about people
         question, answer = asked["messages"][0]["content"], asked["answer"][0]
         shown = [known_fact(isle, r, "person", held=False) for _ in range(3)]
         lines = "".join(f"{x.turns[0]} {x.answer}\n" for x in shown)
-        chat = "".join(f"User: {x.turns[0]}\nAssistant: {x.answer}\n" for x in shown)
+        talked = "".join(f"User: {x.turns[0]}\nAssistant: {x.answer}\n" for x in shown)
         rows += [("a fact: question alone", answer, question),
                  ("a fact: few-shot", answer, lines + question),
-                 ("a fact: as a conversation", answer, f"{chat}User: {question}\nAssistant:"),
+                 ("a fact: as a conversation", answer, f"{talked}User: {question}\nAssistant:"),
                  ("a fact: as a chat", answer, question)]
     for english, old in r.sample(isle["phrases"][True], 40):
         shown = "".join(f"{x} is {y}, " for x, y in r.sample(isle["phrases"][False], 3))
@@ -969,44 +922,38 @@ def prompts(seed=0, count=100):
         for way, answer, prompt in rows]
 
 
-# ---- 9. the files --------------------------------------------------------------------------------
+# ---- 8. the files --------------------------------------------------------------------------------
 
 def make(out, seed=0, pages=PAGES):
     """Writes all files, together or none."""
-    labels, amounts = [], dict.fromkeys(PARAGRAPHS, 0)  # characters of each kind on good pages
+    isle, labels = island(seed), []
     with locked(out, "world.py"), staged(out) as folder:
         with open(f"{folder}/crawl.warc.gz", "wb") as file:
             about_file = f"software: world.py\r\ndescription: island {seed}\r\n".encode()
             file.write(warc_record("warcinfo", "", "application/warc-fields", about_file))
-            for url, page, label, paragraphs in crawl(island(seed), pages, seed):
+            for url, page, label in crawl(isle, pages):
                 labels.append({"url": url} | label)
-                for kind, text in paragraphs:
-                    amounts[kind] += len(text)
                 file.write(warc_page(url, page, label))
-        chats, questions = conversations(seed), heldout(seed)
+        chats, questions = conversations(isle), heldout(isle)
         files = {"labels": labels, "conversations": chats, "heldout": questions,
-                 "facts": facts(seed), "prompts": prompts(seed), "doubt": doubt(seed, chats)}
+                 "facts": facts(isle), "prompts": prompts(isle, questions),
+                 "doubt": doubt(isle, chats)}
         for split, count in (("train", 4000), ("heldout", 400), ("final", 400)):
             files[f"exercises-{split}"] = [  # in the shape of the data set GSM8K
                 {"question": x["question"], "answer": f"{x['thought']}\n#### {x['answer']}"}
-                for x in exercises(split, count, seed)]
+                for x in exercises(isle, split, count)]
         for name, rows in files.items():
             with open(f"{folder}/{name}.jsonl", "w", encoding="utf-8") as file:
                 file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         with open(f"{folder}/jokes.json", "w", encoding="utf-8") as file:
             json.dump({"question": "Tell me a joke about a {subject}.", "subjects": ANIMALS + JOBS,
                        "foods": FOODS}, file)
-    text, good = max(1, sum(amounts.values())), sum(row["label"] == "good" for row in labels)
-    shares = sorted(((n / text, kind) for kind, n in amounts.items()), reverse=True)
-    print(f"{pages:,} pages, {good:,} of them good with {text / 1e6:.1f} MB of text: "
-          + ", ".join(f"{kind} {part:.0%}" for part, kind in shares))
-    print(f"to be copied from: {sum(amounts[kind] for kind in COPYING) / text:.0%}; "
-          f"{len(chats):,} conversations, {len(questions):,} held-out questions")
+    good = sum(row["label"] == "good" for row in labels)
+    print(f"{pages:,} pages, {good:,} of them good; {len(chats):,} conversations, "
+          f"{len(questions):,} held-out questions")
 
 
 def run(args):
-    if args.pages < 1:
-        raise ValueError(f"--pages {args.pages}: the crawl needs at least one page")
     print_settings("world.py", vars(args))
     make(args.out, args.seed, args.pages)
     print(f"wrote {args.out}; next: python data.py {args.out}/crawl.warc.gz")

@@ -9,7 +9,6 @@ Sources: transformers' LlamaConfig; the safetensors format.
 import json
 import math
 import os
-import struct
 import zlib
 
 import numpy as np
@@ -84,7 +83,7 @@ def sizes_of(content):
 def number(content, key, default=None, whole=True):
     """A positive number; None in the file means that it is not given, as in transformers."""
     value = default if content.get(key) is None else content[key]
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+    good = type(value) in (int, float) and 0 < value < math.inf
     if not good or whole and (value != int(value) or value > MAX_SIZE):
         raise ValueError(f"{key} is {value!r:.40}, not a sensible {'whole ' * whole}number")
     return int(value) if whole else float(value)
@@ -92,7 +91,7 @@ def number(content, key, default=None, whole=True):
 
 def token_ids(value, vocab):
     """An id, a list of ids or None -> those ids that the vocabulary has, a tuple."""
-    ids = [] if value is None else value if isinstance(value, list) else [value]
+    ids = value if isinstance(value, list) else [] if value is None else [value]
     if any(type(k) is not int for k in ids):
         raise ValueError(f"{value!r:.40} is no token id")
     return tuple(k for k in ids if 0 <= k < vocab)
@@ -120,44 +119,33 @@ def unseal(content, path):
 # 8 bytes: length of the header. The header, JSON: name -> dtype, shape, begin and end of its bytes.
 # Then the numbers of all arrays, one after the other.
 
-DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16,  # BF16: raw bits, see below
-          "F64": np.float64, "I64": np.int64}
+DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}  # BF16: raw bits, see below
 
 
 def read_safetensors(path):
-    """Yields (name, array), one at a time, so that a large file is never in memory whole. NumPy has
-    no BF16; it is the upper half of a float32, so its bits move up by 16."""
-    with open(path, "rb") as file:
-        try:
-            length = struct.unpack("<Q", file.read(8))[0]
-            n_numbers = os.path.getsize(path) - 8 - length  # bytes of all arrays
-            header = parse_json(file.read(length) if n_numbers >= 0 else "", "its header")
-            about, entries = header.pop("__metadata__", {}), []
-            for name, entry in header.items():
-                dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-                if dtype not in list(DTYPES):
-                    raise ValueError(f"{name} has numbers of type {dtype!r:.20}; known are "
-                                     + ", ".join(DTYPES))
-                n_bytes = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
-                if (not all(type(n) is int and n > 0 for n in (*shape, begin + 1)) or len(shape) > 8
-                        or end - begin != n_bytes or end > n_numbers):
-                    raise ValueError(f"{name} of shape {shape!r:.40} is not in the file")
-                entries.append((begin, name, dtype, shape, n_bytes))
-        except (ValueError, LookupError, TypeError, AttributeError, OverflowError,
-                struct.error) as error:
-            raise ValueError(f"{path}: not a safetensors file, or cut short or damaged "
-                             f"({type(error).__name__}: {error})"[:300]) from None
-        crc = 0
-        for begin, name, dtype, shape, n_bytes in sorted(entries):
-            file.seek(8 + length + begin)
-            content = file.read(n_bytes)
-            crc = zlib.crc32(content, crc)
-            numbers = np.frombuffer(content, DTYPES[dtype]).reshape(shape)
-            if dtype == "BF16":
-                numbers = (numbers.astype(np.uint32) << 16).view(np.float32)
-            yield name, numbers
-        if isinstance(about, dict) and about.get("crc32", str(crc)) != str(crc):
-            raise ValueError(f"{path}: damaged (its checksum is not that of its numbers)")
+    """Yields (name, array), views into the memory-mapped file, so that a large one is never in
+    memory whole. NumPy has no BF16; it is the upper half of a float32, so its bits move up."""
+    try:
+        content, arrays = np.memmap(path, np.uint8, "r"), {}
+        begin = 8 + int.from_bytes(content[:8].tobytes(), "little")
+        header, data = parse_json(content[8:begin].tobytes(), "its header"), content[begin:]
+        about = header.pop("__metadata__", {})
+        for name, entry in header.items():
+            dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+            if dtype not in DTYPES:
+                raise ValueError(f"{name} has numbers of type {dtype:.20}; known are "
+                                 + ", ".join(DTYPES))
+            arrays[name] = data[start:end].view(DTYPES[dtype]).reshape(shape)
+            if start < 0 or arrays[name].shape != tuple(shape):
+                raise ValueError(f"{name} of shape {shape!r:.40} is not in the file")
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{path}: not a safetensors file, or cut short or damaged "
+                         f"({type(error).__name__}: {error})"[:300]) from None
+    if isinstance(about, dict) and "crc32" in about and about["crc32"] != str(zlib.crc32(data)):
+        raise ValueError(f"{path}: damaged (its checksum is not that of its numbers)")
+    for name, numbers in arrays.items():
+        bits = numbers.dtype == np.uint16
+        yield name, (numbers.astype(np.uint32) << 16).view(np.float32) if bits else numbers
 
 
 def write_safetensors(path, arrays):
@@ -173,7 +161,7 @@ def write_safetensors(path, arrays):
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
+        file.write(len(text).to_bytes(8, "little") + text)
         for x in arrays.values():
             file.write(x.data)
 
@@ -181,15 +169,13 @@ def write_safetensors(path, arrays):
 def weight_files(folder):
     """model.safetensors, or the parts that the index of a large model names (by their last names
     only, so that an index can't point out of the folder)."""
-    index = os.path.join(folder, "model.safetensors.index.json")
-    names = ["model.safetensors"]
+    index, names = os.path.join(folder, "model.safetensors.index.json"), ["model.safetensors"]
     if os.path.exists(index):
         parts = read_json(index).get("weight_map")
         if not isinstance(parts, dict) or not all(isinstance(x, str) for x in parts.values()):
             raise ValueError(f"{index}: has no weight_map from names to files")
         names = dict.fromkeys(map(os.path.basename, parts.values()))
     paths = [os.path.join(folder, name) for name in names]
-    for path in paths:
-        if not os.path.isfile(path):
-            raise ValueError(f"{path}: no such file; the checkpoint is not complete")
+    if missing := [path for path in paths if not os.path.isfile(path)]:
+        raise ValueError(f"{missing[0]}: no such file; the checkpoint is not complete")
     return paths

@@ -8,59 +8,56 @@ import struct
 
 import numpy as np
 
+KINDS = ("input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+         "self_attn.o_proj", "post_attention_layernorm", "mlp.gate_proj", "mlp.down_proj",
+         "mlp.up_proj")  # a layer's weights, in the order of the file
 
-def read_model(path):
-    """(arguments of model.Config, name -> array) of a .bin file in llama2.c's first format: seven
-    int32, then float32 matrices, each kind for all layers.
 
-    It rotates neighbours (0,1), (2,3) ... where we rotate halves, so the rows of q and k are put in
-    another order: in each head the even ones first, then the odd ones. Scores don't change, as q
-    and k are reordered alike. A negative vocabulary in the header means an untied output head."""
+def read_sizes(path):
+    """The arguments of model.Config in the header of a .bin file, seven int32. A negative
+    vocabulary means an untied output head."""
+    header = np.fromfile(path, np.int32, 7).tolist()
+    dim, hidden, layers, heads, kv_heads, vocab, ctx = header if len(header) == 7 else [0] * 7
+    if (min(dim, hidden, layers, heads, kv_heads, abs(vocab), ctx) < 1 or layers > 1000
+            or dim % (2 * heads) or heads % kv_heads):
+        raise ValueError(f"{path}: not a llama2.c model (its header says {header})")
+    return dict(vocab=abs(vocab), ctx=ctx, dim=dim, layers=layers, heads=heads, kv_heads=kv_heads,
+                hidden=hidden, tied=vocab > 0, bos=(1,), eos=(1, 2))  # SentencePiece's <s>, </s>
+
+
+def read_weights(path, config, shapes):
+    """name -> float32 array; the file has each kind of weight for all layers. shapes: of each name.
+
+    llama2.c rotates neighbours (0,1), (2,3) ... where we rotate halves, so the rows of q and k are
+    put in another order: in each head the even ones first, then the odd ones. Scores don't change,
+    as q and k are reordered alike."""
+    shapes = shapes | {"angles": (config.ctx, config.head_dim)}
+    names = ["model.embed_tokens.weight", *(f"model.layers.{layer}.{kind}.weight" for kind in KINDS
+                                            for layer in range(config.layers)),
+             "model.norm.weight", "angles"] + ([] if config.tied else ["lm_head.weight"])
+    size, needed = os.path.getsize(path), 28 + 4 * sum(math.prod(shapes[name]) for name in names)
+    if size != needed:
+        raise ValueError(f"{path}: has {size} bytes, its header asks for {needed}: cut short or "
+                         "damaged")
     with open(path, "rb") as file:
-        head = file.read(28)
-        if len(head) < 28:
-            raise ValueError(f"{path}: not a llama2.c model (only {len(head)} bytes)")
-        dim, hidden, layers, heads, kv_heads, vocab, ctx = map(int, np.frombuffer(head, np.int32))
-        if (min(dim, hidden, layers, heads, kv_heads, abs(vocab), ctx) < 1 or layers > 1000
-                or dim % (2 * heads) or heads % kv_heads):
-            raise ValueError(f"{path}: not a llama2.c model (its header says dim {dim}, {heads} "
-                             f"and {kv_heads} heads, {layers} layers, vocabulary {vocab})")
-        # The order in the file: the embedding, then each kind of weight for all layers.
-        D, kv = dim // heads, dim // heads * kv_heads
-        shapes = {"model.embed_tokens.weight": (abs(vocab), dim)}
-        for part, shape in [
-                ("input_layernorm", (dim,)), ("self_attn.q_proj", (dim, dim)),
-                ("self_attn.k_proj", (kv, dim)), ("self_attn.v_proj", (kv, dim)),
-                ("self_attn.o_proj", (dim, dim)), ("post_attention_layernorm", (dim,)),
-                ("mlp.gate_proj", (hidden, dim)), ("mlp.down_proj", (dim, hidden)),
-                ("mlp.up_proj", (hidden, dim))]:
-            shapes |= {f"model.layers.{layer}.{part}.weight": shape for layer in range(layers)}
-        shapes |= {"model.norm.weight": (dim,), "angles": (ctx, D)}  # angles we compute ourselves
-        shapes |= {} if vocab > 0 else {"lm_head.weight": (-vocab, dim)}
-        size, needed = os.path.getsize(path), 28 + 4 * sum(map(math.prod, shapes.values()))
-        if size != needed:
-            raise ValueError(f"{path}: has {size} bytes, its header asks for {needed}: cut short "
-                             "or damaged")
-        arrays = {name: np.fromfile(file, np.float32, math.prod(shape)).reshape(shape)
-                  for name, shape in shapes.items()}
-    del arrays["angles"]
+        file.seek(28)
+        arrays = {name: np.fromfile(file, np.float32, math.prod(shapes[name])).reshape(shapes[name])
+                  for name in names}
+    del arrays["angles"]  # we compute them
     for name, x in arrays.items():
         if "q_proj" in name or "k_proj" in name:
-            # (heads, pairs, 2, dim) -> (heads, 2, pairs, dim)
-            arrays[name] = x.reshape(-1, D // 2, 2, dim).transpose(0, 2, 1, 3).reshape(-1, dim)
-    sizes = dict(vocab=abs(vocab), ctx=ctx, dim=dim, layers=layers, heads=heads, kv_heads=kv_heads,
-                 hidden=hidden, tied=vocab > 0, bos=(1,), eos=(1, 2))  # SentencePiece's <s>, </s>
-    return sizes, arrays
+            heads = x.reshape(-1, config.head_dim // 2, 2, config.dim)  # (heads, pairs, 2, dim)
+            arrays[name] = heads.transpose(0, 2, 1, 3).reshape(x.shape)
+    return arrays
 
 
 class Tokenizer:
     """The tokenizer of llama2.c's models, with the methods of bpe.Tokenizer that sampling uses.
 
     Its file: int32 longest length, then per token float32 score, int32 length, bytes. As in
-    SentencePiece, text begins with a space, and what merges first is not the pair learned first but
-    the one whose union scores best: with ab -2 and ba -1, "aba" becomes a ba. Nothing
-    pre-tokenizes. Ids: 1 comes before every document, 3 to 258 are the bytes, for characters that
-    are no token of their own."""
+    SentencePiece, text begins with a space, nothing pre-tokenizes, and the pair whose union scores
+    best merges first: with ab -2 and ba -1, "aba" becomes a ba. Id 1 comes before every document;
+    3 to 258 are the bytes, for characters that are no token of their own."""
 
     def __init__(self, path):
         with open(path, "rb") as file:
@@ -68,11 +65,9 @@ class Tokenizer:
         try:
             while start < len(content) or len(self.tokens) < 259:
                 score, n = struct.unpack_from("<fi", content, start)
-                self.tokens += struct.unpack_from(f"{max(n, 0)}s", content, start + 8)
+                self.tokens += struct.unpack_from(f"{n}s", content, start + 8)  # error if n < 0
                 self.scores.append(score)
                 start += 8 + n
-                if n < 0:
-                    raise struct.error
         except struct.error:
             raise ValueError(f"{path}: no llama2.c tokenizer, or cut off at byte {start}") from None
         # The file writes bytes as "<0x0A>". Ids 0 to 2 are markers, which no text may produce.

@@ -1,8 +1,8 @@
 """Tokenizers of other people: Hugging Face's tokenizer.json and tiktoken's rank files.
 
-Both hold the merges in their order: Hugging Face as a list of pairs, tiktoken only by the ranks of
-the tokens made. Readers return a dict of the arguments of bpe.Tokenizer. What would change ids and
-is not done here is refused by name: a network would otherwise read and write nonsense.
+Hugging Face lists the merges as pairs, tiktoken only the tokens that they made. Readers return a
+dict, the arguments of bpe.Tokenizer. What would change ids and is not done here is refused by name:
+a network would otherwise read and write nonsense.
 
 Sources: the `tokenizers` library; tiktoken.
 """
@@ -21,8 +21,8 @@ MAX_VOCAB = 1 << 22  # ids above this are damage: the largest vocabularies have 
 GPT2_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 # Hugging Face writes each byte as a visible letter: itself if printable, else 256, 257, ... So a
-# space, the 33rd byte that is not, becomes chr(256 + 32), a G with a dot above. In this order GPT-4
-# numbers the bytes.
+# space, the 33rd that is not, becomes chr(256 + 32), a G with a dot above. GPT-4 numbers the bytes
+# in this order.
 PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 BYTE_ORDER = PRINTABLE + [byte for byte in range(256) if byte not in PRINTABLE]
 LETTER_OF = {byte: chr(byte if k < len(PRINTABLE) else 256 + k - len(PRINTABLE))
@@ -33,8 +33,7 @@ BYTE_OF = {letter: byte for byte, letter in LETTER_OF.items()}
 def byte_ids(tokens):
     """Id of each single byte, (256,): ours are 0 to 255, those of others stand in any order."""
     ids = {token: k for k, token in enumerate(tokens)}
-    missing = [byte for byte in range(256) if bytes([byte]) not in ids]
-    if missing:
+    if missing := [byte for byte in range(256) if bytes([byte]) not in ids]:
         raise ValueError(f"no token for byte {missing[0]}; byte-level BPE needs all 256")
     return np.array([ids[bytes([byte])] for byte in range(256)])
 
@@ -49,8 +48,7 @@ def check_pattern(pattern):
 
 
 def whole_pre_tokens(tokenizer):
-    """Text of each ordinary token -> its id in a tuple. Not of half characters: no pre-token is
-    one."""
+    """Text of each ordinary token that is whole characters -> its id in a tuple."""
     others = {*tokenizer.special_tokens.values(), *tokenizer.added_tokens.values()}
     texts = {k: token.decode("utf-8", "ignore") for k, token in enumerate(tokenizer.tokens)
              if token is not None and k not in others}
@@ -60,8 +58,8 @@ def whole_pre_tokens(tokenizer):
 def fingerprint(tokenizer, without=()):
     """A hash of all that decides ids, without the special tokens in `without`. The Unicode tables
     of `regex` are part of it: newer ones know more letters."""
-    special = {name: k for name, k in tokenizer.special_tokens.items() if name not in without}
-    gone = {k for name, k in tokenizer.special_tokens.items() if name in without}
+    special = dict(tokenizer.special_tokens)
+    gone = {special.pop(name, None) for name in without}
     content = ([token for k, token in enumerate(tokenizer.tokens) if k not in gone],
                tokenizer.merge_rows.tolist(), sorted(special.items()), tokenizer.pattern,
                tokenizer.ignore_merges, sorted(tokenizer.added_tokens.items()),
@@ -79,12 +77,12 @@ def read_tokenizer(content):
 # ---- tokenizer.json ------------------------------------------------------------------------------
 
 def to_tree(tokenizer):
-    """Tokenizer -> content of the tokenizer.json that Hugging Face's tokenizers reads: first split
-    by our pattern, each pre-token left whole ("Isolated"); then write bytes as letters
-    ("ByteLevel", which by default adds a space before and splits as GPT-2 did); then merge."""
-    special, added = tokenizer.special_tokens, tokenizer.added_tokens
+    """Tokenizer -> content of a tokenizer.json: split by our pattern, each pre-token left whole
+    ("Isolated"); write bytes as letters ("ByteLevel", which by default adds a space before and
+    splits as GPT-2 did); merge."""
     words = ["".join([LETTER_OF[byte] for byte in token or b""]) for token in tokenizer.tokens]
-    named = {k: name for name, k in (special | added).items()}
+    special = tokenizer.special_tokens
+    named = {k: name for name, k in (special | tokenizer.added_tokens).items()}
     vocab = {named.get(k, words[k]): k for k, token in enumerate(tokenizer.tokens)
              if token is not None}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
@@ -104,8 +102,7 @@ def to_tree(tokenizer):
 
 
 def from_tree(tree):
-    """Content of a tokenizer.json -> arguments of Tokenizer; ValueError on what is not done here.
-    Merges are pairs, or strings "LEFT RIGHT" in older files."""
+    """Content of a tokenizer.json -> arguments of Tokenizer; refuses what is not done here."""
     try:
         model, vocab, added = tree["model"], tree["model"]["vocab"], tree["added_tokens"]
         pattern = split_pattern(tree["pre_tokenizer"] or {"type": "none"})
@@ -121,16 +118,18 @@ def from_tree(tree):
                              + ", ".join(name for name, found in refused.items() if found))
         special, plain = [{token["content"]: token["id"] for token in added
                            if token.get("special", True) == wanted} for wanted in (True, False)]
-        ids = vocab | special | plain
-        for name, k in [*vocab.items(), *special.items(), *plain.items()]:
+        named = special | plain
+        ids = vocab | named
+        for name, k in [*vocab.items(), *special.items(), *named.items()]:
             if type(k) is not int or not 0 <= k < MAX_VOCAB or ids[name] != k or not name:
                 raise ValueError(f"token {name!r:.40} cannot have the id {k!r:.40}")
         if len(set(ids.values())) < len(ids):
             raise ValueError("two tokens have the same id")
         tokens = [None] * (1 + max(ids.values(), default=-1))
         for name, k in ids.items():
-            tokens[k] = (name.encode() if name in special or name in plain
+            tokens[k] = (name.encode() if name in named
                          else bytes([BYTE_OF[letter] for letter in name]))
+        # Older files have merges as strings "LEFT RIGHT".
         pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
         rows = [(vocab[left], vocab[right], vocab[left + right]) for left, right in pairs]
         ids_before(post_processor := tree.get("post_processor"))  # refuses what is not done here
@@ -143,8 +142,8 @@ def from_tree(tree):
 
 
 def split_pattern(pre_tokenizer):
-    """The pattern that a pre_tokenizer splits by, or None if it does anything else. It may be a
-    lone ByteLevel, which splits as GPT-2 did, or one Split and a ByteLevel that does not split."""
+    """The pattern that a pre_tokenizer splits by: a lone ByteLevel splits as GPT-2 did; or there is
+    one Split and a ByteLevel that does not split. None if it does anything else."""
     *splits, last = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
     gpt2 = bool(last.get("use_regex", True))
     if last["type"] != "ByteLevel" or last["add_prefix_space"] or len(splits) + gpt2 != 1:
@@ -158,7 +157,7 @@ def split_pattern(pre_tokenizer):
 
 def ids_before(post_processor):
     """The ids that a post_processor puts before a text; ValueError if it does anything else. Llama
-    3's is a template: <|begin_of_text|>, then the text. It gives [128000]."""
+    3's template is <|begin_of_text|>, then the text: [128000]."""
     steps = (post_processor or {"processors": []}).get("processors", [post_processor])
     ids = []
     for step in [step for step in steps if step["type"] != "ByteLevel"]:  # which changes no ids
@@ -190,8 +189,8 @@ def from_ranks(content):
 
 def from_tokens(tokens):
     """Tokens in the order of their merges, list of bytes (None in a gap) -> arguments of Tokenizer.
-    Which two parts made a token is not in the file: tiktoken joins any two neighbours whose union
-    is a token. So we recover the merges."""
+    tiktoken joins any two neighbours whose union is a token, so its file does not say which two
+    parts made one; they are recovered."""
     parts = [token or b"" for token in tokens]
     ids = byte_ids(tokens)[np.frombuffer(b"".join(parts), np.uint8)]
     ends = np.cumsum([len(part) for part in parts])

@@ -15,8 +15,8 @@ from common import read_json, read_json_lines, read_text_lines, recover
 JOB_CHARS = 1 << 21  # characters per job of a worker: 0.15 s of work, long beside sending it
 HEADER = 128  # bytes that NumPy writes before the numbers of a 1-D .npy
 CHECKED_BYTES = 1 << 26  # larger files are opened unread, in no time
-# A character after which GPT-4's split pattern and ours end a pre-token, whatever follows later:
-# a letter before another kind, a digit before another kind, anything visible before a space.
+# A character after which GPT-4's split pattern and ours end a pre-token: a letter or a digit before
+# another kind, anything visible before a space.
 PRE_TOKEN_END = regex.compile(r"\p{L}(?=\P{L})|\p{N}(?=\P{N})|\S(?= )")
 
 
@@ -29,10 +29,13 @@ def read_texts(inputs, folder, part):
         text = "".join(read_text_lines(path))
         if not text:
             raise ValueError(f"{path} is empty")
-        yield text[:len(text) * 9 // 10] if part == "train" else text[len(text) * 9 // 10:]
+        n = len(text) * 9 // 10
+        yield text[:n] if part == "train" else text[n:]
+    if inputs:
+        return
     recover(folder)
-    shards = [] if inputs else sorted(glob.glob(f"{folder}/{part}-*.jsonl.gz"))
-    if not inputs and not shards:
+    shards = sorted(glob.glob(f"{folder}/{part}-*.jsonl.gz"))
+    if not shards:
         raise ValueError(f"no {folder}/{part}-*.jsonl.gz; run python data.py, or name a text file")
     for path in shards:
         for number, document in read_json_lines(path):
@@ -43,9 +46,9 @@ def read_texts(inputs, folder, part):
 
 def jobs(texts, divide):
     """Group texts into jobs of about JOB_CHARS: (list of texts, whether the last one ends there).
-    divide: a longer text becomes several jobs, so that one long file keeps all cores busy. Only
-    where PRE_TOKEN_END says the truth. With JOB_CHARS = 5, ["a cat sat", "on"] becomes
-    (["a cat"], False), ([" sat", "on"], True)."""
+    divide: a longer text becomes several jobs, to keep all cores busy; only for the patterns of
+    PRE_TOKEN_END. With JOB_CHARS = 5, ["a cat sat", "on"] becomes (["a cat"], False), ([" sat",
+    "on"], True)."""
     group, size = [], 0
     for text in [texts] if isinstance(texts, str) else texts:
         start = 0
@@ -64,7 +67,7 @@ def jobs(texts, divide):
 # ---- tokens --------------------------------------------------------------------------------------
 
 def write_tokens(path, arrays):
-    """Stream arrays into one 1-D .npy; returns [number of tokens, checksum]. The header has that
+    """Stream arrays into one .npy; returns [number of tokens, checksum]. The header needs that
     number, so it is written last."""
     n, checksum, dtype = 0, 0, np.dtype(np.uint16)
     with open(path, "wb") as file:
@@ -80,9 +83,9 @@ def write_tokens(path, arrays):
 
 
 def read_tokens(folder, part, tokenizer=None):
-    """folder/PART.npy ("train" or "val"), memory-mapped, (n,) uint16 or uint32. Tokens from
-    elsewhere may have no info.json. ValueError: not there, damaged, or of another tokenizer.
-    Above CHECKED_BYTES neither checksum nor highest id is looked at: that reads the whole file."""
+    """folder/PART.npy ("train" or "val"), memory-mapped, (n,) uint16 or uint32. ValueError: not
+    there, damaged, or of another tokenizer. Tokens from elsewhere may have no info.json. Above
+    CHECKED_BYTES the numbers are not looked at: that would read the whole file."""
     recover(os.path.dirname(os.path.normpath(folder)))
     path, info = f"{folder}/{part}.npy", f"{folder}/info.json"
     if not os.path.exists(path):

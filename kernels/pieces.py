@@ -1,8 +1,8 @@
 """The loops of byte-level BPE, compiled: pre-tokenize, find the merges, merge.
 
-bpe.py tells the idea in three short functions. What is here computes the same; the tests compare
-the two. A hash table is an array `slots` of entry numbers: 0 is free, k + 1 stands for entry k. An
-entry lies in the slot that its hash names, or in the next free one after it. Skip at first.
+bpe.py tells the idea in three short functions; the tests hold these loops equal to them. A hash
+table is an array `slots` of entry numbers: 0 is free, k + 1 stands for entry k. An entry lies in
+the slot that its hash names, or in the next free one after it. Skip at first.
 """
 import bisect
 import collections
@@ -15,12 +15,12 @@ import regex
 from kernels.hashing import START, absorb
 
 # ---- pre-tokenize --------------------------------------------------------------------------------
-# The regex would take most of the time of encoding. So our own patterns are also written as a loop
-# over kinds of characters. The tests hold the two equal on every code point.
+# The regex would take most of the time of encoding, so our patterns are also a loop over kinds of
+# characters.
 
 OTHER, LETTER, NUMBER, WHITESPACE, SPACE, LINE_END, NOTHING = range(7)
 APOSTROPHE, E, L, SDMT, VR = ord("'"), ord("e"), ord("l"), tuple(b"sdmt"), tuple(b"vr")
-LONG_S = 0x17F  # the s of old prints, which counts as an s where case is ignored
+LONG_S = 0x17F  # the s of old prints, an s where case is ignored
 
 
 @functools.cache
@@ -38,11 +38,10 @@ def character_kinds():
 
 @numba.njit(cache=True)
 def pre_token_bounds(points, kinds, max_digits, bounds):
-    """regex.findall(GPT4_SPLIT, text): the kinds of a pre-token's first one or two characters
-    decide which of the pattern's alternatives matches.
-    points, kinds: code points and their kinds, both (n + 2,), ending in two of NOTHING, so that
-    looking ahead needs no test for the end. Writes the bounds of the pre-tokens (number k is
-    bounds[k]:bounds[k + 1], and bounds[0] is 0); returns how many there are."""
+    """regex.findall(GPT4_SPLIT, text): a pre-token's first one or two characters decide which
+    alternative of the pattern matches. points, kinds: code points and their kinds, (n + 2,), with
+    two of NOTHING at the end, so that looking ahead needs no test. Pre-token k becomes
+    bounds[k]:bounds[k + 1]; returns how many there are."""
     n, i = 0, 0
     while kinds[i] != NOTHING:
         # A pre-token begins at i; j finds where it ends. 32 is the bit that makes an A an a.
@@ -63,8 +62,7 @@ def pre_token_bounds(points, kinds, max_digits, bounds):
                 j += 1
             while kinds[j] == LINE_END:
                 j += 1
-        # whitespace: all if the text ends there, or up to its last line end, or all but one
-        else:
+        else:  # whitespace: all if the text ends there, or up to its last line end, or all but one
             line_end = j if kind == LINE_END else 0
             while WHITESPACE <= kinds[j] <= LINE_END:
                 j += 1
@@ -84,9 +82,8 @@ def empty_slots(n):
 
 @numba.njit(cache=True)
 def number_distinct(points, bounds, slots, firsts, numbers):
-    """Number the distinct pre-tokens in order of appearance, as a dict from strings to numbers
-    would. numbers (n,): the number of each pre-token of the text; firsts: the index at which each
-    distinct one appears first. Returns how many are distinct."""
+    """Number the distinct pre-tokens in order of appearance. Writes numbers (n,), that of each
+    pre-token, and firsts, where each distinct one appears first; returns how many are distinct."""
     n = 0
     for k in range(len(numbers)):
         start, length = bounds[k], bounds[k + 1] - bounds[k]
@@ -110,7 +107,7 @@ def number_distinct(points, bounds, slots, firsts, numbers):
 
 def pre_token_spans(text, max_digits):
     """Text -> the distinct pre-tokens' starts and ends in it, and the number of each pre-token in
-    order, all (n,) int64. "ab ab ab" -> "ab" and " ab": [0, 2], [2, 5], [0, 1, 1]."""
+    order. "ab ab ab" -> "ab" and " ab": [0, 2], [2, 5], [0, 1, 1]."""
     points = np.frombuffer((text + "\0\0").encode("utf-32-le"), np.int32)
     kinds = character_kinds()[points]
     kinds[-2:] = NOTHING
@@ -121,37 +118,7 @@ def pre_token_spans(text, max_digits):
     return bounds[firsts], bounds[firsts + 1], numbers
 
 
-# ---- train ---------------------------------------------------------------------------------------
-# naive_train reads the whole corpus for every merge. Three ideas save that:
-#   1. Each distinct pre-token is kept once, as a "word" with a weight, the number of occurrences:
-#      5 MB of prose and code are 1.2 million pre-tokens, but 45,000 words.
-#   2. A merge changes only the words that contain its pair, so each pair has a list of them.
-#   3. In those words it changes only the counts next to it, so counts are corrected, not made anew.
-#
-# An example with two words: "xaby" of weight 3 and "ab" of weight 2. The most frequent pair is
-# (a, b); it becomes the token ab.
-#                         (x,a)  (a,b)  (b,y)  (x,ab)  (ab,y)
-#     counts at first        3      5      3
-#     x a b y -> x ab y     -3     -3     -3      +3      +3
-#     a b     -> ab                -2
-#     counts now             0      0      0       3       3
-# Only the two words on the list of (a, b) were read. "xaby" goes on the lists of (x,ab) and (ab,y);
-# it also stays on those of (x,a) and (b,y), whose counts are 0, so nobody reads them again.
-
-# Pair k of neighbours is rows[k] = [left id, right id], found by `slots`; counts[k] is its number.
-# Its list of words is linked: newest[k] is the newest entry, entry e stands for the word
-# word_of[e], and older[e] is the entry before it (0: none). used = [number of pairs, of entries].
-# Above, entries 1, 2, 3 are "xaby" on the lists of (x,a), (a,b), (b,y); entry 4 is "ab" on that of
-# (a,b). So newest of (a,b) is 4, older[4] is 2, and older[2] is 0.
-Pairs = collections.namedtuple("Pairs", "slots rows counts newest word_of older used")
-
-
-def empty_pairs(size):
-    """Pairs with space for so many pairs, and as many entries in the lists of words."""
-    newest, word_of, older = np.zeros((3, size), np.int32)
-    return Pairs(empty_slots(size), np.zeros((size, 2), np.int64), np.zeros(size, np.int64),
-                 newest, word_of, older, np.zeros(2, np.int64))
-
+# ---- pairs of neighbours -------------------------------------------------------------------------
 
 @numba.njit(cache=True)
 def find_pair(slots, rows, left, right):
@@ -166,34 +133,84 @@ def find_pair(slots, rows, left, right):
 
 
 @numba.njit(cache=True)
-def add_to_count(pairs, left, right, amount, word):
-    """Change a pair's count. Where it grows, the word goes on the pair's list."""
-    slot, used = find_pair(pairs.slots, pairs.rows, left, right), pairs.used
-    if not pairs.slots[slot]:
-        pairs.rows[used[0], 0], pairs.rows[used[0], 1] = left, right
-        used[0] += 1
-        pairs.slots[slot] = used[0]
-    pair = pairs.slots[slot] - 1
-    pairs.counts[pair] += amount
-    if amount > 0:
-        used[1] += 1
-        pairs.word_of[used[1]], pairs.older[used[1]] = word, pairs.newest[pair]
-        pairs.newest[pair] = used[1]
+def join(ids, start, end, left, right, new):
+    """bpe.join_pair in place: replace the pair by the id `new` in ids[start:end]; returns the new
+    end."""
+    i = j = start  # read at i, write at j
+    while i < end:
+        ids[j] = ids[i]
+        if ids[i] == left and i + 1 < end and ids[i + 1] == right:
+            ids[j] = new
+            i += 1
+        i, j = i + 1, j + 1
+    return j
+
+
+# ---- train ---------------------------------------------------------------------------------------
+# naive_train reads the whole corpus for every merge. Two ideas save that:
+#   1. Each distinct pre-token is kept once, as a "word" with a weight, the number of occurrences:
+#      5 MB of prose and code are 1.2 million pre-tokens, but 45,000 words.
+#   2. A merge changes only the words that contain its pair, so each pair has a list of them. Their
+#      pairs are subtracted from the counts, and after the merge their new pairs are added.
+#
+# An example with two words: "xaby" of weight 3 and "ab" of weight 2. The most frequent pair is
+# (a,b); it becomes the token ab.
+#                         (x,a)  (a,b)  (b,y)  (x,ab)  (ab,y)
+#     counts at first        3      5      3
+#     x a b y -> x ab y     -3     -3     -3      +3      +3
+#     a b     -> ab                -2
+#     counts now             0      0      0       3       3
+# Only the two words on the list of (a,b) were read. "xaby" goes on the lists of (x,ab) and (ab,y).
+# It stays on those of (x,a) and (b,y), which does no harm: nothing in it would be joined.
+#
+# Pair k is rows[k] = [left id, right id], found by `slots`; counts[k] is how often it occurs. Its
+# list of words is linked: newest[k] is the newest entry, entry e stands for the word word_of[e],
+# and older[e] is the entry before it (0: none). used = [number of pairs, of entries].
+# At first, entries 1, 2, 3 are "xaby" on the lists of (x,a), (a,b), (b,y); entry 4 is "ab" on that
+# of (a,b). So newest of (a,b) is 4, older[4] is 2, and older[2] is 0.
+Pairs = collections.namedtuple("Pairs", "slots rows counts newest word_of older used")
+
+
+def empty_pairs(size):
+    """Pairs with space for so many pairs, and as many entries in the lists of words."""
+    newest, word_of, older = np.zeros((3, size), np.int32)
+    word_of[0] = -1  # no word
+    return Pairs(empty_slots(size), np.zeros((size, 2), np.int64), np.zeros(size, np.int64),
+                 newest, word_of, older, np.zeros(2, np.int64))
 
 
 @numba.njit(cache=True)
-def count_pairs(ids, starts, ends, weights, pairs):
-    """Count the pairs of all words: word w is ids[starts[w]:ends[w]], counted weights[w] times."""
+def count_pairs(pairs, word, ids, start, end, amount, new):
+    """Add `amount` to the count of each pair in the word ids[start:end]. It goes on the lists of
+    those that have an id >= new: on the others it is already."""
+    used = pairs.used
+    for i in range(start + 1, end):
+        left, right = ids[i - 1], ids[i]
+        slot = find_pair(pairs.slots, pairs.rows, left, right)
+        if not pairs.slots[slot]:
+            pairs.rows[used[0], 0], pairs.rows[used[0], 1] = left, right
+            used[0] += 1
+            pairs.slots[slot] = used[0]
+        pair = pairs.slots[slot] - 1
+        pairs.counts[pair] += amount
+        if max(left, right) >= new and pairs.word_of[pairs.newest[pair]] != word:
+            used[1] += 1
+            pairs.word_of[used[1]], pairs.older[used[1]] = word, pairs.newest[pair]
+            pairs.newest[pair] = used[1]
+
+
+@numba.njit(cache=True)
+def count_all(pairs, ids, starts, ends, weights):
+    """Count the pairs of all words: word w is ids[starts[w]:ends[w]], with weight weights[w]."""
     for word in range(len(starts)):
-        for i in range(starts[word] + 1, ends[word]):
-            add_to_count(pairs, ids[i - 1], ids[i], weights[word], word)
+        count_pairs(pairs, word, ids, starts[word], ends[word], weights[word], 0)
 
 
 @numba.njit(cache=True)
 def most_frequent(pairs, ranks):
-    """The pair with the highest count, or -1 if none is left. Of equal counts the pair of greatest
-    byte strings wins, as in naive_train; ranks[id] is a token's rank in the order of byte strings.
-    This plain search is half of all the time."""
+    """The pair with the highest count, or -1 if none is left. Of equal counts the greatest byte
+    strings win, as in naive_train; ranks[id] is a token's rank in their order. This plain search is
+    half of all the time."""
     best, pair = (1, -1, -1), -1
     for k, count in enumerate(pairs.counts[:pairs.used[0]]):
         if count >= best[0]:
@@ -204,36 +221,23 @@ def most_frequent(pairs, ranks):
 
 
 @numba.njit(cache=True)
-def join_everywhere(ids, starts, ends, weights, pairs, pair, new):
+def join_everywhere(pairs, pair, ids, starts, ends, weights, new):
     """Replace the pair by the id `new` in the words on its list, and correct the counts. Words
     shrink in place: ends[w] moves down. Returns how many tokens fewer the corpus has."""
-    left, right, entry = pairs.rows[pair, 0], pairs.rows[pair, 1], pairs.newest[pair]
-    fewer = 0
-    while entry:  # words that have lost the pair to an earlier merge stay as they are
+    (left, right), entry, fewer = pairs.rows[pair], pairs.newest[pair], 0
+    while entry:
         word, entry = pairs.word_of[entry], pairs.older[entry]
         start, end, weight = starts[word], ends[word], weights[word]
-        i = j = start  # read at i, write at j
-        while i < end:
-            ids[j] = ids[i]
-            if ids[i] == left and i + 1 < end and ids[i + 1] == right:
-                ids[j] = new
-                add_to_count(pairs, left, right, -weight, word)
-                if j > start:
-                    add_to_count(pairs, ids[j - 1], left, -weight, word)
-                    add_to_count(pairs, ids[j - 1], new, weight, word)
-                if i + 2 < end:
-                    add_to_count(pairs, right, ids[i + 2], -weight, word)
-                    add_to_count(pairs, new, ids[i + 2], weight, word)
-                i += 1
-            i, j = i + 1, j + 1
-        fewer += (end - j) * weight
-        ends[word] = j
+        count_pairs(pairs, word, ids, start, end, -weight, new)
+        ends[word] = join(ids, start, end, left, right, new)
+        count_pairs(pairs, word, ids, start, ends[word], weight, new)
+        fewer += (end - ends[word]) * weight
     return fewer
 
 
 def find_merges(counts, n_merges):
-    """naive_train on distinct pre-tokens, dict of str -> how often each occurs. Yields for each
-    merge left, right, its count and the corpus's bytes per token now; merge k makes id 256 + k."""
+    """naive_train on a dict, distinct pre-token -> how often it occurs. Yields for each merge left,
+    right, its count and the corpus's bytes per token now; merge k makes id 256 + k."""
     words, weights = [word.encode() for word in counts], np.array(list(counts.values()))
     ids = np.frombuffer(b"".join(words), np.uint8).astype(np.int64)
     lengths = np.array([len(word) for word in words])
@@ -241,7 +245,7 @@ def find_merges(counts, n_merges):
     starts, n_bytes = ends - lengths, int(lengths @ weights)
     # There is at most one pair per id at first, and a merge takes one id away and makes two pairs.
     pairs = empty_pairs(3 * len(ids) + 1)
-    count_pairs(ids, starts, ends, weights, pairs)
+    count_all(pairs, ids, starts, ends, weights)
     tokens, n_tokens = [bytes([byte]) for byte in range(256)], n_bytes
     in_order, ranks = list(tokens), np.arange(256 + min(n_merges, len(ids)), dtype=np.int32)
     for new in range(256, len(ranks)):
@@ -249,7 +253,7 @@ def find_merges(counts, n_merges):
         if pair < 0:
             return
         (left, right), count = pairs.rows[pair].tolist(), int(pairs.counts[pair])
-        n_tokens -= join_everywhere(ids, starts, ends, weights, pairs, pair, new)
+        n_tokens -= join_everywhere(pairs, pair, ids, starts, ends, weights, new)
         tokens.append(tokens[left] + tokens[right])
         ranks[new] = bisect.bisect(in_order, tokens[new])
         in_order.insert(ranks[new], tokens[new])
@@ -264,54 +268,41 @@ def find_merges(counts, n_merges):
 #     lo w    (lo,w) is merge 2                  -> low
 
 @numba.njit(cache=True)
-def index_merges(slots, rows, first, n):
-    """Enter rows first..n-1 of the merges, [left, right, made], by their pair."""
-    for k in range(first, n):
+def merge_table(rows, slots):
+    """Enter all merges, [left, right, made], into the hash table."""
+    for k in range(len(rows)):
         slots[find_pair(slots, rows, rows[k, 0], rows[k, 1])] = k + 1
-
-
-def merge_table(rows):
-    """The hash table of all merges: a pair of ids -> where it stands in rows."""
-    slots = empty_slots(len(rows))
-    index_merges(slots, rows, 0, len(rows))
     return slots
 
 
 @numba.njit(cache=True)
 def merge(ids, start, end, slots, rows):
-    """Merge ids[start:end] in place and return the new end: the earliest learned pair first, at all
-    its positions at once, as naive_encode does. Each round reads the whole pre-token, which suits
-    those of a few bytes; a million random letters without a space take 25 s."""
+    """Merge ids[start:end] in place, the earliest learned pair first; returns the new end. Each
+    round reads the whole pre-token, which suits a few bytes; a million random letters without a
+    space take 25 s."""
     while True:
         best = len(rows) + 1
-        for i in range(start, end - 1):
-            found = slots[find_pair(slots, rows, ids[i], ids[i + 1])]
+        for i in range(start + 1, end):
+            found = slots[find_pair(slots, rows, ids[i - 1], ids[i])]
             if 0 < found < best:
                 best = found
         if best > len(rows):
             return end
         left, right, made = rows[best - 1]
-        i = j = start  # read at i, write at j
-        while i < end:
-            ids[j] = ids[i]
-            if ids[i] == left and i + 1 < end and ids[i + 1] == right:
-                ids[j] = made
-                i += 1
-            i, j = i + 1, j + 1
-        end = j
+        end = join(ids, start, end, left, right, made)
 
 
 @numba.njit(cache=True)
 def merge_all(ids, ends, slots, rows):
-    """Merge every pre-token of ids in place; ends becomes where what is left of each now ends."""
+    """Merge every pre-token of ids in place; ends[k] becomes the new end of the k-th."""
     start = 0
     for k in range(len(ends)):
         start, ends[k] = ends[k], merge(ids, start, ends[k], slots, rows)
 
 
 def merge_words(words, byte_ids, slots, rows):
-    """Words, list of str -> the ids of each, tuples. They are laid end to end, so that one call
-    merges them all. byte_ids (256,): the id of each byte."""
+    """Words, list of str -> the ids of each, tuples. One call merges them all, laid end to end.
+    byte_ids (256,): the id of each byte."""
     encoded = [word.encode() for word in words]
     ends = np.cumsum([len(word) for word in encoded])
     starts, ids = [0, *ends.tolist()], byte_ids[np.frombuffer(b"".join(encoded), np.uint8)]
@@ -322,15 +313,14 @@ def merge_words(words, byte_ids, slots, rows):
 
 @numba.njit(cache=True)
 def recover_merges(ids, ends, slots, rows):
-    """Tokens in the order they were learned -> the merges that made them, into rows, and how many.
-    The merges before a token bring its bytes down to two parts, and those two were joined: what
-    happens inside a token's bytes does not depend on what stands around. A token of one part is a
-    byte or known already; one of three or more can only be matched as a whole pre-token."""
+    """Tokens in the order they were learned -> the merges that made them, into rows; returns how
+    many. The merges before a token bring its bytes down to two parts, and these were joined. One
+    part: it is a byte or known already; three or more: it only matches a whole pre-token."""
     n, start = 0, 0
     for k in range(len(ends)):
         if merge(ids, start, ends[k], slots, rows) == start + 2:
             rows[n, 0], rows[n, 1], rows[n, 2] = ids[start], ids[start + 1], k
-            index_merges(slots, rows, n, n + 1)
+            slots[find_pair(slots, rows, ids[start], ids[start + 1])] = n + 1
             n += 1
         start = ends[k]
     return n

@@ -2,17 +2,16 @@
 
 The text is about 5 MB that nearly every machine has: the standard library's sources, Python's own
 documentation and, where TEST_DATA names them, Shakespeare and school problems. Every timing starts
-from a fresh tokenizer, so no cache knows the text. We and the other program alternate; medians are
-divided.
+from a fresh tokenizer, whose cache is empty.
 """
 import base64
-import glob
 import json
 import os
 import statistics
 import sysconfig
 import tempfile
 import time
+from pathlib import Path
 
 import bpe
 
@@ -28,20 +27,18 @@ def bench_text():
     import pydoc_data.topics
     texts, data = [], os.environ.get("TEST_DATA")
     if data:
-        with open(f"{data}/tinyshakespeare.txt", encoding="utf-8") as file:
-            texts.append(file.read())
-        with open(f"{data}/gsm8k_test.jsonl", encoding="utf-8") as file:
-            problems = [json.loads(line) for line in file]
-        texts += [problem["question"] + "\n" + problem["answer"] + "\n" for problem in problems]
+        texts.append(Path(data, "tinyshakespeare.txt").read_text("utf-8"))
+        for line in Path(data, "gsm8k_test.jsonl").read_text("utf-8").splitlines():
+            problem = json.loads(line)
+            texts.append(problem["question"] + "\n" + problem["answer"] + "\n")
     texts += pydoc_data.topics.topics.values()
-    for path in sorted(glob.glob(sysconfig.get_path("stdlib") + "/*.py")):
-        with open(path, encoding="utf-8", errors="replace") as file:
-            texts.append(file.read())
+    texts += [path.read_text("utf-8", "replace")
+              for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))]
     return "\n".join(texts)[:TEXT_BYTES]
 
 
 def chunks(text):
-    """What the others are given: parts of 100,000 characters, which they like better."""
+    """Parts of 100,000 characters, which the others like better."""
     return [text[i:i + 100_000] for i in range(0, len(text), 100_000)]
 
 
@@ -110,8 +107,8 @@ def bench_encode():
         return figures
 
     def openai():
-        with open(ranks_path, "rb") as file:
-            ranks = {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, file)}
+        ranks = {base64.b64decode(token): int(rank) for token, rank in map(
+            bytes.split, Path(ranks_path).read_bytes().splitlines())}
         fresh = tiktoken.Encoding("cl100k", pat_str=TIKTOKEN_SPLIT, mergeable_ranks=ranks,
                                   special_tokens={})
         return min(timed(lambda: fresh.encode_ordinary(text)),

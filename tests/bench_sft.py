@@ -2,8 +2,7 @@
 
 Reads a finished run in out/ (or in the folder that BENCH_OUT names); where there is none, it makes
 one in a temporary folder, which takes some minutes."""
-import gzip
-import json
+import glob
 import os
 import shutil
 import subprocess
@@ -13,8 +12,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
-STAGES = (("world.py",), ("data.py", "out/world/crawl.warc.gz"), ("bpe.py", "--digits", "1"),
-          ("train.py",), ("sft.py",))
+STAGES = ("world.py", "data.py", "bpe.py", "train.py", "sft.py")
 
 
 def finished(stages, wanted, folder):
@@ -22,8 +20,8 @@ def finished(stages, wanted, folder):
     out = os.environ.get("BENCH_OUT", os.path.join(ROOT, "out"))
     if os.path.exists(os.path.join(out, wanted)):
         return out
-    for script, *flags in stages:
-        subprocess.run([sys.executable, os.path.join(ROOT, script), *flags], cwd=folder, check=True,
+    for script in stages:
+        subprocess.run([sys.executable, os.path.join(ROOT, script)], cwd=folder, check=True,
                        stdout=subprocess.DEVNULL)
     return os.path.join(folder, "out")
 
@@ -42,14 +40,13 @@ def bench_make():
 def bench_world():
     """Of the pages that are good by their label, the part that became documents; of the junk, the
     part that did not."""
+    from common import read_json_lines
+
     with tempfile.TemporaryDirectory() as folder:
-        out, kept = finished(STAGES[:2], "docs", folder), set()
-        for name in sorted(os.listdir(f"{out}/docs")):
-            if name.endswith(".gz"):
-                with gzip.open(f"{out}/docs/{name}", "rt", encoding="utf-8") as lines:
-                    kept |= {json.loads(line)["url"] for line in lines}
-        with open(f"{out}/world/labels.jsonl", encoding="utf-8") as lines:
-            labels = [json.loads(line) for line in lines]
+        out = finished(STAGES[:2], "docs", folder)
+        kept = {row["url"] for path in glob.glob(f"{out}/docs/*.gz")
+                for _, row in read_json_lines(path)}
+        labels = [row for _, row in read_json_lines(f"{out}/world/labels.jsonl")]
     good = [row["url"] in kept for row in labels if row["label"] == "good"]
     junk = [row["url"] not in kept for row in labels if row["label"] != "good"]
     return {"world_kept_good": sum(good) / len(good), "world_dropped_junk": sum(junk) / len(junk)}
@@ -60,14 +57,15 @@ def bench_sft():
     first_prompts.txt, what people ask any assistant, the share that is said to be outside; and how
     often island questions are refused so, or known people called unknown."""
     from checkpoint import open_model
+    from common import read_json_lines
     from sample import complete, recall
     from sft import evaluate, prompt_ids, read_questions
 
     with tempfile.TemporaryDirectory() as folder:
         out = finished(STAGES, "sft", folder)
         questions = read_questions(f"{out}/world/heldout.jsonl", "kind")
-        with open(f"{out}/world/facts.jsonl", encoding="utf-8") as lines:
-            facts = [fact for fact in map(json.loads, lines) if fact["tier"] != "barely"]
+        facts = [fact for _, fact in read_json_lines(f"{out}/world/facts.jsonl")
+                 if fact["tier"] != "barely"]
         known, net = recall(*open_model(f"{out}/base"), facts), open_model(f"{out}/sft")
         scores = evaluate(net, questions)
         with open(os.path.join(ROOT, "tests", "first_prompts.txt"), encoding="utf-8") as lines:
@@ -84,8 +82,3 @@ def bench_sft():
                       "sft_unknown_abstains": scores["unknown"][3],
                       "sft_outside_real": sum(refused) / len(refused),
                       "sft_false_outside": sum(wrongly) / len(wrongly)}
-
-
-if __name__ == "__main__":
-    for name, value in (bench_world() | bench_sft()).items():
-        print(f"{name:22} {value:.3f}")

@@ -5,7 +5,6 @@ import gzip
 import json
 import os
 import random
-import time
 import unicodedata
 
 import numpy as np
@@ -24,8 +23,8 @@ TEXTS = ["the cat sat on the mat. the cat's hat, THE CAT'S HAT", "aaaaaaa aaaa a
          "naïve café 東京 東京タワー 🙂🙂 ﬁ ſ 'ſ 'S 'lL"]
 
 
-# What strings are made of in the wild, and worse: scripts, emoji, punctuation, controls. Of all
-# characters those that every program knows the kind of: their Unicode versions differ.
+# What strings are made of in the wild, and worse. Last: characters whose kind every program knows,
+# as their Unicode versions differ.
 ALPHABETS = [
     ["'s", "'T", "'Ll", "'vE", "'RE", "'d", "'M", "'ſ", "'x", "''", "'l"], "ABCXYZabcéßñçŁǅ",
     " \t\n\r\v\f\x85\xa0\u2028\u3000\u1680\x1c\x1f", [" ", "   ", "  \n", " \r\n", "\n\n"],
@@ -43,7 +42,7 @@ def random_text(rng, n):
 
 
 def split(text, pattern):
-    """Pre-tokens in order; no two of the distinct ones may be equal."""
+    """Pre-tokens in order; the distinct ones are distinct."""
     distinct, numbers = bpe.pre_tokenize(text, pattern)
     assert len(set(distinct)) == len(distinct)
     return [distinct[k] for k in numbers]
@@ -81,7 +80,7 @@ def refused(tmp_path):
 # ---- train ---------------------------------------------------------------------------------------
 
 def test_the_merges_by_hand():
-    """"low lower lowest": ow, then low, then lowe, as the comment beside naive_train works out."""
+    """"low lower lowest" gives ow, low, lowe, as beside naive_train."""
     merges = [(b"o", b"w"), (b"l", b"ow"), (b"low", b"e"), (b" ", b"lowe")]
     assert bpe.naive_train(["low lower lowest"], 4) == merges
     tokenizer = bpe.train(["low lower lowest"], 260, workers=1)
@@ -95,12 +94,12 @@ def test_the_counts_by_hand():
     ids = np.frombuffer(b"xabyab", np.uint8).astype(np.int64)
     starts, ends, weights = np.array([0, 4]), np.array([4, 6]), np.array([3, 2])
     pairs = pieces.empty_pairs(30)
-    pieces.count_pairs(ids, starts, ends, weights, pairs)
+    pieces.count_all(pairs, ids, starts, ends, weights)
     assert pairs.counts[:3].tolist() == [3, 5, 3]  # (x,a), (a,b), (b,y)
     assert (pairs.newest[1], pairs.older[4], pairs.older[2]) == (4, 2, 0)
     assert pairs.word_of[[4, 2]].tolist() == [1, 0]
     pair = pieces.most_frequent(pairs, np.arange(256, dtype=np.int32))
-    assert pieces.join_everywhere(ids, starts, ends, weights, pairs, pair, 256) == 5
+    assert pieces.join_everywhere(pairs, pair, ids, starts, ends, weights, 256) == 5
     assert pairs.rows[3:5].tolist() == [[ord("x"), 256], [256, ord("y")]]
     assert pairs.counts[:6].tolist() == [0, 0, 0, 3, 3, 0]
 
@@ -108,7 +107,7 @@ def test_the_counts_by_hand():
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("pattern", OURS)
 def test_fast_and_naive_training_learn_the_same_merges(seed, pattern):
-    """Corrected counts choose what counting anew chooses, on text full of ties and repetitions."""
+    """On text full of ties and repetitions."""
     rng = random.Random(seed)
     texts = TEXTS + [random_text(rng, 40), "".join(rng.choices("ab", k=200)),
                      "abab" * 20 + "a" * 31]
@@ -148,28 +147,25 @@ def test_long_texts_are_divided_where_pre_tokens_end(pattern, text, monkeypatch)
 
 
 def test_training_stops_when_nothing_is_left_to_join():
-    """Three merges use up "abc abc", however many are asked for: bc, abc, " abc"."""
+    """"abc abc" has three merges, however many are asked for."""
     tokenizer = bpe.train(["abc abc"], 1 << 40, [bpe.END], workers=1)
     assert tokenizer.vocab_size == 256 + 3 + 1 and tokenizer.encode("abc abc") == [257, 258]
     assert tokenizer.special_tokens == {bpe.END: 259}
 
 
 def test_training_says_how_it_goes():
-    """The last line has the last merge, and the bytes per token that encoding then gives."""
+    """The last line has the bytes per token that encoding then gives."""
     lines, text = [], " ".join(TEXTS)
-    tokenizer = bpe.train([text], 300, workers=1, show=lines.append)
-    left, right = map(bpe.readable, tokenizer.merges[-1])
-    density = len(text.encode()) / len(tokenizer.encode(text))
-    assert lines[-1].startswith(f"merge 44/44 | {left} + {right} | ")
-    assert lines[-1].endswith(f" times | {density:.3f} bytes/token")
+    density = len(text.encode()) / len(bpe.train([text], 300, show=lines.append).encode(text))
     assert lines[0].startswith("merge 1/44 | a + a | 12 times | ")
+    assert lines[-1].startswith("merge 44/44") and f"{density:.3f} bytes/token" in lines[-1]
 
 
 # ---- pre-tokenize --------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("pattern", OURS)
 def test_the_loop_splits_where_the_regex_splits(pattern):
-    """The compiled loop is regex.findall, on 4,000 strings of every kind."""
+    """On 4,000 strings of every kind."""
     rng = random.Random(2)
     for _ in range(4000):
         text = random_text(rng, rng.randint(0, 12))
@@ -177,7 +173,7 @@ def test_the_loop_splits_where_the_regex_splits(pattern):
 
 
 def test_the_loop_knows_every_character():
-    """Each code point between letters, digits and spaces, so that its kind decides the split."""
+    """Each code point between letters, digits and spaces."""
     for first in range(0, 0x110000, 0x800):
         if first != 0xD800:
             text = "".join(f"a{chr(c)}a 1{chr(c)} {chr(c)}" for c in range(first, first + 0x800))
@@ -185,7 +181,7 @@ def test_the_loop_knows_every_character():
 
 
 def test_foreign_patterns(monkeypatch):
-    """What they do not match is kept. Where "ab cd" ends is not known, so no text is divided."""
+    """What they do not match is kept, and no text is divided."""
     assert split("one, two", r"\w+") == ["one", ", ", "two"]
     monkeypatch.setattr(tokens, "JOB_CHARS", 3)
     assert bpe.count_pre_tokens(["ab cd ef gh"], r"\w+ \w+") == {"ab cd": 1, " ": 1, "ef gh": 1}
@@ -195,7 +191,7 @@ def test_foreign_patterns(monkeypatch):
 
 @pytest.mark.parametrize("pattern", [r"(\w+)|\s+", "a)(b", "(?P<name>a)", "(", "["])
 def test_patterns_with_groups_or_errors_are_refused_everywhere(pattern, small, refused):
-    """A capturing group would repeat its text: "ab cd" became "abab cdcd"."""
+    """A capturing group once repeated its text."""
     with pytest.raises(ValueError, match="the split pattern .* is damaged"):
         bpe.train(["ab cd"], 260, pattern=pattern, workers=1)
     tree = to_tree(small)
@@ -206,7 +202,7 @@ def test_patterns_with_groups_or_errors_are_refused_everywhere(pattern, small, r
 # ---- encode and decode ---------------------------------------------------------------------------
 
 def test_encoding_repeats_the_merges(small, monkeypatch):
-    """The fast encoder's tokens are the naive one's, also when its cache is full all the time."""
+    """The tokens are naive_encode's, also with a cache that is always full."""
     rng = random.Random(3)
     for case in range(300):
         text = random_text(rng, 8) + rng.choice(TEXTS)
@@ -229,7 +225,7 @@ def test_round_trip(small):
 
 
 def test_special_tokens(small):
-    """Typed by a user they are text; a caller that allows them gets ids, the longest first."""
+    """They are text unless allowed; the longest name counts."""
     end = small.special_tokens[bpe.END]
     assert end == small.vocab_size - 1 == 319
     assert end not in small.encode("a<|endoftext|>b")
@@ -241,8 +237,8 @@ def test_special_tokens(small):
 
 
 def test_bad_calls_are_refused(small):
-    """Unknown ids and names, surrogates, vocabularies smaller than the bytes, no text at all."""
-    for bad in (320, -1, 10**12, 1.5):
+    """Unknown ids and names, surrogates, too small vocabularies, no text."""
+    for bad in (320, -1, 10**12):
         with pytest.raises(ValueError, match=f"unknown token id {bad}: .*0 to 319"):
             small.decode([bad])
     with pytest.raises(ValueError, match="<|pad|>: no special token"):
@@ -282,7 +278,7 @@ def test_chat_token_by_token():
 
 @pytest.mark.parametrize("pattern", OURS)
 def test_save_and_load(pattern, tmp_path):
-    """A saved tokenizer comes back whole, can grow, and leaves no other file."""
+    """A saved tokenizer comes back, can grow, and leaves no other file."""
     path = tmp_path / "deep" / "tokenizer.json"
     made = bpe.train(TEXTS * 3, 320, [bpe.END], pattern, workers=1)
     made.save(path)
@@ -316,8 +312,7 @@ def template(*items, ids):
 
 @pytest.mark.peer
 def test_foreign_files_are_read_as_they_are_meant(small, tmp_path):
-    """GPT-2's form, with an added token found in any text and a BOS before it: the same ids as in
-    Hugging Face's library, before and after our own saving; BOS is the caller's part."""
+    """GPT-2's form, an added token, a BOS: Hugging Face's ids, before and after our own saving."""
     tokenizers = pytest.importorskip("tokenizers")
     tree, path = foreign(small), str(tmp_path / "tokenizer.json")
     tree["added_tokens"].append(dict(tree["added_tokens"][0], id=320, content="<x>",
@@ -349,7 +344,7 @@ def test_a_token_that_no_merges_make_still_matches_a_whole_pre_token(tmp_path):
 
 
 def test_the_fingerprint_covers_all_that_decides_ids(small, monkeypatch):
-    """Pattern, merges, rules for whole pre-tokens, added tokens, BOS, and the Unicode tables."""
+    """Pattern, merges, ignore_merges, added tokens, BOS, and the Unicode tables."""
     base = small.tokens, small.merge_rows, small.special_tokens
     made = [small, bpe.Tokenizer(*base, bpe.DIGIT_SPLIT), bpe.Tokenizer(*base, ignore_merges=True),
             bpe.Tokenizer(small.tokens, small.merge_rows[:-1], small.special_tokens),
@@ -363,7 +358,7 @@ def test_the_fingerprint_covers_all_that_decides_ids(small, monkeypatch):
 
 
 def test_bad_files_are_refused(small, tmp_path, refused):
-    """Empty, cut off, not JSON, deeply nested, no rank file, a byte missing, a rank missing."""
+    """Empty, cut off, no JSON, deeply nested, a byte or a rank missing."""
     path = tmp_path / "file"
     with pytest.raises(ValueError, match="file: no tokenizer there; python bpe.py makes one"):
         bpe.Tokenizer.load(path)
@@ -382,7 +377,7 @@ def test_bad_files_are_refused(small, tmp_path, refused):
 
 
 def test_what_would_change_ids_is_refused_by_name(small, refused):
-    """Parts of a tokenizer.json that we do not do: else ids would differ without an error."""
+    """Parts of a tokenizer.json that we do not do."""
     ours, other = to_tree(small), foreign(small)
     for model in ({"byte_fallback": True}, {"continuing_subword_prefix": "##"}, {"dropout": 0.1}):
         refused(foreign(small, **model), next(iter(model)))
@@ -426,9 +421,27 @@ def mutate(rng, node):
     return tree
 
 
+def rewrite(path, content):
+    """Writes a new file: to write over the old one would wait for the disk."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(content)
+
+
+def damaged(path, n):
+    """Cuts a file off n times and flips a bit of it n times, each time for one iteration."""
+    rng, content = random.Random(str(n) + path.name), path.read_bytes()
+    for _ in range(n):
+        at = rng.randrange(len(content))
+        flipped = bytes([content[at] ^ 1 << rng.randrange(8)])
+        for broken in (content[:at], content[:at] + flipped + content[at + 1:]):
+            rewrite(path, broken)
+            yield
+    rewrite(path, content)
+
+
 @pytest.mark.parametrize("cases", [1000, pytest.param(100_000, marks=pytest.mark.long)])
 def test_any_tokenizer_file_gives_a_tokenizer_or_a_value_error(cases, small, tmp_path):
-    """Mutated tokenizer.json and rank files: a tokenizer that encodes, or one error naming it."""
+    """Mutated tokenizer.json and rank files: one that encodes, or one error that names the file."""
     rng, path, opened = random.Random(cases), tmp_path / "file", 0
     tree = foreign(bpe.train(["ab abc abcd"], 260, [bpe.END], workers=1))
     trees = [tree | {"post_processor": template(bpe.END, "A", ids=[259])}, to_tree(small)]
@@ -441,8 +454,7 @@ def test_any_tokenizer_file_gives_a_tokenizer_or_a_value_error(cases, small, tmp
             at = rng.randrange(len(lines))
             content = (lines[:at] + rng.randbytes(rng.randint(0, 3))
                        + lines[at + rng.randint(0, 3):])
-        path.unlink()
-        path.write_bytes(content)
+        rewrite(path, content)
         try:
             tokenizer = bpe.Tokenizer.load(path)
             tokenizer.decode(tokenizer.encode("ab 12 <x>\n" + bpe.END, "all"))
@@ -457,8 +469,7 @@ def test_any_tokenizer_file_gives_a_tokenizer_or_a_value_error(cases, small, tmp
 # ---- beside other programs -----------------------------------------------------------------------
 
 def test_the_real_gpt4_vocabulary(ranks):
-    """100,256 tokens and their 100,000 merges, of which the excerpt built in is a part; the ids of
-    the lesson and of render_chat's example."""
+    """Its size, the ids that we print, and that the built-in excerpt is a part of it."""
     gpt4, excerpt = bpe.Tokenizer.load(ranks), bpe.Tokenizer(**gpt4_excerpt())
     assert gpt4.vocab_size == 100_256 and len(gpt4.merges) == 100_000
     assert gpt4.merges[:2] == [(b" ", b" "), (b"  ", b"  ")]
@@ -473,7 +484,7 @@ def test_the_real_gpt4_vocabulary(ranks):
 
 @pytest.mark.peer
 def test_the_gpt4_vocabulary_beside_tiktoken_and_hugging_face(ranks, tmp_path):
-    """tiktoken has the same ids, and so has Hugging Face's library from the file we saved."""
+    """tiktoken's ids are ours, and Hugging Face's from the file we saved."""
     tiktoken, tokenizers = map(pytest.importorskip, ("tiktoken", "tokenizers"))
     from bench_bpe import TIKTOKEN_SPLIT
     gpt4, path = bpe.Tokenizer.load(ranks), str(tmp_path / "tokenizer.json")
@@ -490,12 +501,11 @@ def test_the_gpt4_vocabulary_beside_tiktoken_and_hugging_face(ranks, tmp_path):
 
 
 def same_ids(ours, peer):
-    """2,000 texts have the same ids, special tokens included, and come back from there."""
+    """2,000 texts have the same ids, special tokens included."""
     assert ours.vocab_size == peer.get_vocab_size()
     for case in range(2000):
         ids = ours.encode(text := random_text(random.Random(case), 8), "all")
         assert ids == peer.encode(text).ids, repr(text)
-    assert ours.decode(ids) == text
 
 
 @pytest.mark.peer
@@ -549,7 +559,7 @@ def contents():
 
 
 def test_the_command_on_a_text_file(run, tmp_path):
-    """Tokens of both parts decode to the text; its last tenth is val; --show agrees."""
+    """Both parts decode to the text; its last tenth is val; --show agrees."""
     text = " ".join(TEXTS) * 20
     (tmp_path / "a.txt").write_text(text, encoding="utf-8", newline="")
     status, shown, _ = run("a.txt", "--vocab-size", "300")
@@ -567,7 +577,7 @@ def test_the_command_on_a_text_file(run, tmp_path):
 
 
 def test_the_command_on_documents(run):
-    """No arguments: out/docs/, 1,024 ids at most, digits one by one, END after each document."""
+    """No arguments: out/docs/, digits one by one, END after each document."""
     os.makedirs("out/docs")
     for part, texts in (("train", TEXTS), ("val", TEXTS[:1])):
         with gzip.open(f"out/docs/{part}-00000.jsonl.gz", "wt", encoding="utf-8") as file:
@@ -580,7 +590,7 @@ def test_the_command_on_documents(run):
 
 
 def test_gpt4s_ids_without_a_download(run):
-    """The three examples of the lesson, said to be an excerpt; and "a" as 97 and 01100001."""
+    """The README's examples, said to be an excerpt; and "a" as 97 and 01100001."""
     for text, ids in (("hello world", "15339 1917"), ("Hello world", "9906 1917"),
                       ("helloworld", "71 96392")):
         assert run("--show", text, "--gpt4")[1].splitlines()[2] == ids
@@ -598,7 +608,7 @@ def test_gpt4s_ids_without_a_download(run):
         gzip.compress(b'{"text": "hello"}\n' * 99)[:-9], b"plain", gzip.compress(b"7\n"),
         gzip.compress(b'{"txt": 1}\n'), gzip.compress(b'{"text": 7}\n')))])
 def test_the_command_refuses_in_one_line(run, args, content, why):
-    """Missing, empty, damaged inputs: status 2, one line that names the file, nothing written."""
+    """Status 2, one line that names the file, nothing written."""
     os.makedirs("out/docs")
     with open("out/docs/train-00000.jsonl.gz" if why[:5] == "train" else "a.txt", "wb") as file:
         file.write(content)
@@ -617,17 +627,30 @@ def stored(run, tmp_path):
     return tmp_path / "out/tokens", bpe.Tokenizer.load(tmp_path / "out/tokenizer.json")
 
 
-def test_tokens_are_checked_when_opened(stored, small):
-    """Missing, of another tokenizer, of another shape or type: the file and the command."""
+def test_tokens_are_checked_when_opened(stored, small, monkeypatch):
+    """Missing, damaged, of another tokenizer: the file and the command. Of a large file only the
+    numbers are not looked at."""
     folder, tokenizer = stored
-    tokens = bpe.read_tokens(folder, "val", tokenizer)
-    assert isinstance(tokens, np.memmap) and tokens[-1] == tokenizer.vocab_size - 1
+    val = bpe.read_tokens(folder, "val", tokenizer)
+    assert isinstance(val, np.memmap) and val[-1] == tokenizer.vocab_size - 1
     with pytest.raises(ValueError, match="other.npy: no tokens there; python bpe.py makes them"):
         bpe.read_tokens(folder, "other", tokenizer)
     with pytest.raises(ValueError, match="train.npy: tokens of another tokenizer; python bpe.py"):
         bpe.read_tokens(folder, "train", small)
     tokenizer.add_special_tokens(bpe.CHAT_SPECIALS)  # as sft.py does: the tokens still fit
-    assert np.array_equal(bpe.read_tokens(folder, "val", tokenizer), tokens)
+    assert np.array_equal(bpe.read_tokens(folder, "val", tokenizer), val)
+    path = folder / "train.npy"
+    path.write_bytes(path.read_bytes()[:-2] + bytes(2))
+    with pytest.raises(ValueError, match="train.npy: damaged"):
+        bpe.read_tokens(folder, "train", tokenizer)
+    with monkeypatch.context() as patch:
+        patch.setattr(tokens, "CHECKED_BYTES", 9)
+        assert bpe.read_tokens(folder, "train", tokenizer)[-1] == 0
+        with pytest.raises(ValueError, match="train.npy: tokens of another tokenizer"):
+            bpe.read_tokens(folder, "train", small)
+        os.truncate(path, 500)
+        with pytest.raises(ValueError, match="train.npy: damaged"):
+            bpe.read_tokens(folder, "train", tokenizer)
     os.remove(folder / "info.json")
     for wrong in (np.zeros((3, 3), np.uint16), np.zeros(9, np.int64), np.zeros(9, ">u2"),
                   np.zeros(9, object)):
@@ -640,43 +663,16 @@ def test_tokens_are_checked_when_opened(stored, small):
         bpe.read_tokens(folder, "train", tokenizer)
 
 
-def test_a_billion_tokens_open_at_once(stored):
-    """Not even 2 GB are read for a checksum; whose tokens they are is still checked."""
+@pytest.mark.parametrize("n", [100, pytest.param(2000, marks=pytest.mark.long)])
+def test_damaged_files_are_named_or_make_no_difference(stored, n):
+    """Tokens, info.json, tokenizer.json: an error that names a file, or the same as before."""
     folder, tokenizer = stored
-    np.lib.format.open_memmap(folder / "train.npy", "w+", np.uint16, (10**9,))[-1] = 7  # sparse
-    start = time.process_time()
-    assert bpe.read_tokens(folder, "train", tokenizer)[-1] == 7
-    assert time.process_time() - start < 0.2
-    with pytest.raises(ValueError, match="train.npy: tokens of another tokenizer"):
-        bpe.read_tokens(folder, "train", bpe.Tokenizer(BYTES, [], {}))
-    os.truncate(folder / "train.npy", 10**9)
-    with pytest.raises(ValueError, match="train.npy: damaged"):
-        bpe.read_tokens(folder, "train", tokenizer)
-
-
-@pytest.mark.parametrize("cases", [100, pytest.param(2000, marks=pytest.mark.long)])
-def test_damaged_files_are_named_or_make_no_difference(stored, cases):
-    """Tokens, info.json and tokenizer.json cut off or with a flipped bit: an error that names a
-    file, or the same tokens and tokenizer; never other ones without a word."""
-    folder, tokenizer = stored
-    rng, expected, harmless = random.Random(cases), bpe.read_tokens(folder, "train").tolist(), 0
-    saved = folder.parent / "tokenizer.json"
+    expected, saved = bpe.read_tokens(folder, "train").tolist(), folder.parent / "tokenizer.json"
     for path in (folder / "train.npy", folder / "info.json", saved):
-        content = path.read_bytes()
-        for case in range(2 * cases):
-            damaged = bytearray(content)
-            if case % 2:
-                del damaged[rng.randrange(len(damaged)):]
-            else:
-                damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
-            path.unlink()  # writing over a file would wait for the disk
-            path.write_bytes(damaged)
+        for _ in damaged(path, n):
             try:
                 found = bpe.Tokenizer.load(saved)
                 assert bpe.read_tokens(folder, "train", found).tolist() == expected
                 assert found.fingerprint() == tokenizer.fingerprint()
-                harmless += 1
             except ValueError as error:
                 assert str(folder.parent) in str(error)
-        path.write_bytes(content)
-    print(f"{6 * cases} damaged files, {harmless} without effect")

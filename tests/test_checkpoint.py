@@ -16,7 +16,7 @@ import model
 import sample
 from conftest import relative_error
 from formats import llama2c
-from test_bpe import ODD, mutate
+from test_bpe import ODD, damaged, mutate, rewrite
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def change_json(path, **changes):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_saved_folder_loads_to_the_same_bits(tied, tiny, tmp_path):
-    """Parameters, sizes, averages, state and log come back, also after a second save."""
+    """Parameters, sizes, averages, state and log come back."""
     _, config, tokenizer = tiny
     config = replace(config, rope_scaling=(8.0, 1.0, 4.0, 8.0), tied=tied)
     params = model.init_params(config, 2)
@@ -59,8 +59,7 @@ def test_a_saved_folder_loads_to_the_same_bits(tied, tiny, tmp_path):
 
 
 def test_saving_touches_nothing_else(tiny, tmp_path):
-    """A folder with other files is refused and keeps them (it was once deleted); notes beside a
-    checkpoint stay; through a link, files go where it points to (the link was once replaced)."""
+    """Other files were once deleted, and a link was replaced by a folder."""
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs/precious.txt").write_text("keep me")
     with pytest.raises(ValueError, match="holds docs and is no checkpoint"):
@@ -76,7 +75,7 @@ def test_saving_touches_nothing_else(tiny, tmp_path):
 
 
 def test_a_save_without_averages_leaves_no_old_ones(tiny, tmp_path):
-    """What belonged to the replaced checkpoint does not stay beside the new weights."""
+    """They would not fit the new weights."""
     checkpoint.save_run(str(tmp_path / "m"), "train", tiny, {"m1": np.ones(3)}, {"step": 1}, [])
     checkpoint.save(str(tmp_path / "m"), *tiny)
     with pytest.raises(ValueError, match="no run to go on with"):
@@ -94,7 +93,7 @@ def dying(function, calls, n):
 
 
 def test_a_save_that_is_killed_leaves_the_old_or_the_new(tiny, tmp_path):
-    """SIGKILL before each call that changes the disk: the folder opens, whole, as one or other."""
+    """SIGKILL before each call that changes the disk: the folder opens as the one or the other."""
     folder, seen, (params, config, tokenizer) = str(tmp_path / "m"), set(), tiny
     for n in range(1, 60):
         checkpoint.save_run(folder, "train", tiny, {"m1": np.ones(3)}, {"step": 1}, [])
@@ -121,7 +120,7 @@ def test_a_save_that_is_killed_leaves_the_old_or_the_new(tiny, tmp_path):
 
 
 def test_exported_tokenizer_config_names_only_tokens_that_exist(tiny, tmp_path):
-    """A tokenizer without end tokens gets no eos_token: transformers would add an id of its own."""
+    """A tokenizer without end tokens gets no eos_token."""
     params, config, tokenizer = tiny
     checkpoint.save(str(tmp_path / "m"), params, config, tokenizer)
     about = json.load(open(tmp_path / "m" / "tokenizer_config.json"))
@@ -153,7 +152,7 @@ def test_transformers_masks_the_assistant_as_we_do(tiny, tmp_path):
     (False, {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
              "original_max_position_embeddings": 16}, "5GB")])
 def test_what_transformers_saved_opens_with_equal_logits(kind, tied, scaling, parts, tmp_path):
-    """Folders that transformers wrote, in parts and in half precision, give its logits here."""
+    """In parts, in half precision, with Llama 3's rope."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
@@ -172,7 +171,7 @@ def test_what_transformers_saved_opens_with_equal_logits(kind, tied, scaling, pa
 
 
 def test_special_ids_of_foreign_checkpoints_are_read(tiny, tmp_path):
-    """bos and eos ids, lists too, from config.json and generation_config.json, which goes first."""
+    """Lists too, and generation_config.json goes first."""
     folder = str(tmp_path / "m")
     checkpoint.save(folder, *tiny)
     change_json(folder + "/config.json", bos_token_id=3, eos_token_id=[4, 5])
@@ -183,7 +182,7 @@ def test_special_ids_of_foreign_checkpoints_are_read(tiny, tmp_path):
 
 
 def test_padding_of_the_vocabulary_is_known(tiny, tmp_path):
-    """Ids beyond the tokenizer's are listed as unused, so that they are never sampled."""
+    """Ids beyond the tokenizer's are listed as unused."""
     params, config, tokenizer = tiny
     params, config = model.grow(params, config, config.vocab + 6)
     checkpoint.save(str(tmp_path / "m"), params, config, tokenizer)
@@ -192,7 +191,7 @@ def test_padding_of_the_vocabulary_is_known(tiny, tmp_path):
 
 
 def test_the_real_stories_model_tells_its_story(real):
-    """A Llama that others trained, from llama2.c's files: greedy from the BOS token 1."""
+    """llama2.c's files, greedy from the BOS token 1."""
     params, config, tokenizer = checkpoint.open_model(real("stories260K.bin"), real("tok512.bin"))
     new = sample.generate(params, config, [config.bos], 120, temperature=0)[0]
     assert tokenizer.decode(new).startswith(
@@ -216,7 +215,7 @@ def test_the_real_llama2c_tokenizer(real):
 
 
 def test_llama2c_merges_the_best_score_first(tmp_path):
-    """With ab -2 and ba -1, "aba" is a and ba; a file that is cut short is named."""
+    """With ab -2 and ba -1, "aba" is a and ba; damaged files are named."""
     pieces = [(b"<unk>", 0), (b"<s>", 0), (b"</s>", 0),
               *((f"<0x{k:02X}>".encode(), 0) for k in range(256)),
               (b" ", -9), (b"a", -9), (b"b", -9), (b"ab", -2), (b"ba", -1),
@@ -240,13 +239,13 @@ def refused(path, why):
 
 
 def test_broken_files_are_named_with_what_is_wrong(tiny, tmp_path):
-    """Weights and llama2.c files that are cut short, or none; no JSON; no checkpoint at all."""
+    """Cut short, or something else; no JSON; no checkpoint at all."""
     checkpoint.save(str(tmp_path), *tiny[:2])
     weights, about = tmp_path / "model.safetensors", tmp_path / "config.json"
     whole = weights.read_bytes()
     for content, why in [(b"", "cut short"), (b"PK\x03\x04" * 5000, "cut short"),
                          (struct.pack("<Q", 9) + b"no header" + b"." * 20_000, "no JSON"),
-                         (whole[:-1], "is not in the file"), (whole[:1000], "cut short")]:
+                         (whole[:-1], "cut short"), (whole[:1000], "cut short")]:
         weights.write_bytes(content)
         refused(tmp_path, why)
     about.write_text(about.read_text().replace("10000.0", "20000.0"))
@@ -280,35 +279,23 @@ def test_what_is_no_plain_llama_is_refused_by_name(changes, why, tiny, tmp_path)
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "optimizer.safetensors",
                                   "state.json", "tokenizer.json"])
 def test_damage_is_named_or_harmless(name, n, tiny, tmp_path):
-    """Every file of a run, cut n times and with a bit flipped n times: the same run is loaded, or
-    one ValueError that names a file."""
-    rng, folder, harmless = random.Random(name), str(tmp_path / "m"), 0
-    checkpoint.save_run(folder, "train", tiny, {"m1": model.vector(tiny[0]) + 1}, {"step": 3}, [])
-    expected, path = model.vector(tiny[0]), f"{folder}/{name}"
-    whole = open(path, "rb").read()
-    for case in range(2 * n):
-        content = bytearray(whole)
-        if case % 2:
-            del content[rng.randrange(len(content)):]
-        else:
-            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-        os.remove(path)  # writing over a file would wait for the disk
-        open(path, "wb").write(content)
+    """A file of a run, cut off or with a flipped bit: the same run, or an error that names it."""
+    folder, expected = str(tmp_path / "m"), model.vector(tiny[0])
+    checkpoint.save_run(folder, "train", tiny, {"m1": expected + 1}, {"step": 3}, [])
+    for _ in damaged(tmp_path / "m" / name, n):
         try:
             (params, config, tokenizer), averages, state, _ = checkpoint.load_run(folder, "train")
         except ValueError as error:
             assert folder in str(error), error
             continue
-        harmless += 1
         assert (model.vector(params) == expected).all() and config == tiny[1]
         assert tokenizer.fingerprint() == tiny[2].fingerprint()
         assert (averages["m1"] == expected + 1).all() and state["step"] == 3
-    print(f"{name}: {2 * n} damaged, {harmless} without effect")
 
 
 def bin_file(rng):
-    """A small llama2.c file, its header changed in up to three numbers, mostly as long as that
-    header asks for, so that damage gets past the check of the size."""
+    """A small llama2.c file, its header changed in up to three numbers, mostly of the size that the
+    header asks for."""
     numbers = [8, 12, 1, 2, 1, 9, 4]  # dim, hidden, layers, heads, kv heads, vocabulary, context
     for _ in range(rng.randrange(4)):
         numbers[rng.randrange(7)] = rng.choice([0, 1, 2, 3, 4, 6, 8, 16, -1, -9, 1 << 30, -1 << 31])
@@ -321,7 +308,7 @@ def bin_file(rng):
 
 
 def mutated(rng, whole, name):
-    """A file with a changed node or two in its JSON (the header of safetensors), or some bytes."""
+    """A file with a changed node or two in its JSON (safetensors: its header), or some bytes."""
     if name == "model.bin":
         return bin_file(rng)
     size = struct.unpack("<Q", whole[:8])[0] if name == "model.safetensors" else None
@@ -340,26 +327,21 @@ def mutated(rng, whole, name):
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "model.safetensors",
                                   "model.safetensors.index.json", "model.bin"])
 def test_any_file_gives_a_network_or_a_valueerror(name, n, tiny, tmp_path):
-    """Mutated files of other people (no checksums): parameters of the described shapes, or one
-    ValueError with the path; never another exception, never memory beyond the file's size."""
-    rng, folder, opened = random.Random(name), str(tmp_path / "m"), 0
-    params, config, _ = tiny
-    checkpoint.save(folder, params, replace(config, rope_scaling=(8.0, 1.0, 4.0, 8.0)))
-    change_json(folder + "/config.json")
+    """Mutated files without checksums: parameters of the described shapes, or a ValueError with the
+    path."""
+    rng, path, opened = random.Random(name), tmp_path / name, 0
+    checkpoint.save(str(tmp_path), tiny[0], replace(tiny[1], rope_scaling=(8.0, 1.0, 4.0, 8.0)))
+    change_json(tmp_path / "config.json")
     for file, content in (("generation_config.json", {"eos_token_id": [3, 4]}), (
             "model.safetensors.index.json", {"weight_map": {"x": "model.safetensors"}})):
-        json.dump(content, open(f"{folder}/{file}", "w"))
-    path = f"{folder}/{name}"
-    whole = open(path, "rb").read() if name != "model.bin" else b""
+        (tmp_path / file).write_text(json.dumps(content))
+    whole = path.read_bytes() if name != "model.bin" else b""
     for _ in range(n):
-        content = mutated(rng, whole, name)
-        if os.path.exists(path):
-            os.remove(path)  # writing over a file would wait for the disk
-        open(path, "wb").write(content)
+        rewrite(path, content := mutated(rng, whole, name))
         try:
-            found, config = checkpoint.load(path if name == "model.bin" else folder)
+            found, config = checkpoint.load(str(path if name == "model.bin" else tmp_path))
         except ValueError as error:
-            assert folder in str(error), content
+            assert str(tmp_path) in str(error), content
             continue
         assert {name: x.shape for name, x in found.items()} == model.shapes(config)
         opened += 1
@@ -368,22 +350,14 @@ def test_any_file_gives_a_network_or_a_valueerror(name, n, tiny, tmp_path):
 
 
 @pytest.mark.parametrize("entry", [
-    {"dtype": ["F32"]}, {"data_offsets": [0]}, {"data_offsets": []}, {"shape": [10**30, 0]},
-    {"shape": [1] * 99}, {"shape": None}, {"shape": "8"}, {"data_offsets": [-32, 0]}])
+    {"dtype": ["F32"]}, {"dtype": "I8"}, {"data_offsets": [0]}, {"data_offsets": []},
+    {"data_offsets": [-64, -32]}, {"shape": [10**30, 0]}, {"shape": [-1]}, {"shape": [1] * 99},
+    {"shape": None}, {"shape": "8"}])
 def test_an_odd_entry_of_safetensors_is_one_error(entry, tiny, tmp_path):
-    """Wrong types in the header name the file (a list as dtype was once a TypeError)."""
+    """Wrong types and numbers in the header name the file."""
     checkpoint.save(str(tmp_path), *tiny[:2])
     text = json.dumps({"model.norm.weight": {
         "dtype": "F32", "shape": [8], "data_offsets": [0, 32]} | entry}).encode()
     path = tmp_path / "model.safetensors"
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(9000))
     refused(tmp_path, "model.safetensors: not a safetensors file")
-
-
-@pytest.mark.parametrize("dim, heads, kv_heads", [(8, 8, 8), (6, 2, 2), (8, 4, 3)])
-def test_heads_that_do_not_fit_are_refused_in_llama2c_files(dim, heads, kv_heads, tmp_path):
-    """Odd head sizes and heads without key/value heads name the file, even if the size fits."""
-    path, D = tmp_path / "model.bin", dim // heads
-    n = 9 * dim + 2 * dim + 2 * dim * dim + 2 * D * kv_heads * dim + 3 * 12 * dim + dim + 4 * D
-    path.write_bytes(struct.pack("<7i", dim, 12, 1, heads, kv_heads, 9, 4) + bytes(4 * n))
-    refused(path, f"model.bin: not a llama2.c model.*dim {dim}")

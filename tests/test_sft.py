@@ -13,6 +13,7 @@ import checkpoint
 import model
 import sample
 import sft
+from common import read_json_lines
 
 TEXT = "Where does the fox live? The fox lives in the forest. Who are you? I am Pip. " * 40
 TALK = [{"role": "user", "content": "Where does the fox live?"},
@@ -85,34 +86,32 @@ def test_the_mask_counts_what_the_assistant_says(tokenizer):
 
 
 def test_three_shapes_give_the_same_rows(tmp_path, tokenizer):
-    """messages, UltraChat and ShareGPT, plain and gzipped, are read alike."""
+    """messages, UltraChat and ShareGPT, here gzipped, are read alike."""
     texts = [m["content"] for m in TALK]
-    path = write(tmp_path / "x.jsonl", [
-        {"messages": TALK}, {"id": "7", "data": texts},
-        {"conversations": [{"from": ("human", "gpt")[i % 2], "value": t}
-                           for i, t in enumerate(texts)]}])
-    with open(path, "rb") as plain, gzip.open(tmp_path / "x.jsonl.gz", "wb") as zipped:
-        zipped.write(plain.read())
-    for name in ("x.jsonl", "x.jsonl.gz"):
-        rows, lost = sft.read_conversations(str(tmp_path / name), tokenizer, 64)
-        assert len(rows) == 3 and lost == "none lost"
-        for ids, mask in rows:
-            assert (ids.tolist(), mask.tolist()) == bpe.render_chat(tokenizer, TALK)
+    shapes = [{"messages": TALK}, {"id": "7", "data": texts},
+              {"conversations": [{"from": ("human", "gpt")[i % 2], "value": t}
+                                 for i, t in enumerate(texts)]}]
+    path = tmp_path / "x.jsonl.gz"
+    path.write_bytes(gzip.compress("\n".join(map(json.dumps, shapes)).encode()))
+    rows, lost = sft.read_conversations(path, tokenizer, 64)
+    assert len(rows) == 3 and lost == "none lost"
+    for ids, mask in rows:
+        assert (ids.tolist(), mask.tolist()) == bpe.render_chat(tokenizer, TALK)
 
 
 def test_malformed_lines_are_named_and_skipped(tmp_path, tokenizer, capsys):
-    """The first WARN of them by their number, control characters escaped; blank lines are none."""
-    bad = ['{"a\x1b": 1', {"\x1b[2Jkey": "x"}, "[1]", '"text"', {"data": "user said"},
+    """They are counted, the first by its number with control characters escaped; blank lines are
+    none."""
+    bad = [{"\x1b[2Jkey": "x"}, '{"a\x1b": 1', "[1]", '"text"', {"data": "user said"},
            {"messages": [{"role": "user"}]}, {"messages": 7}, {"conversations": [7]},
            {"messages": [{"role": "pirate", "content": "arr"}]}, {"data": ["hi", 7]},
            {"messages": [{"role": ["user"], "content": "x"}]}, '{"data": ["\\ud800", "x"]}',
            {"conversations": [{"from": ["human"], "value": "x"}]}]
-    path = write(tmp_path / "x.jsonl", [*bad[:2], {"messages": TALK}, "", *bad[2:]])
+    path = write(tmp_path / "x.jsonl", [{"messages": TALK}, "", *bad])
     rows, lost = sft.read_conversations(path, tokenizer, 64)
     assert len(rows) == 1 and lost == f"{len(bad)} malformed"
-    shown = capsys.readouterr().err.splitlines()
-    assert len(shown) == sft.WARN and "\x1b" not in "".join(shown) and "x1b[2Jkey" in shown[1]
-    assert "line 1:" in shown[0] and "line 2:" in shown[1] and "line 5:" in shown[2]
+    shown, = capsys.readouterr().err.splitlines()
+    assert "line 3:" in shown and "\x1b" not in shown and "x1b[2Jkey" in shown
 
 
 def test_long_conversations_lose_whole_turns(tmp_path, tokenizer):
@@ -224,38 +223,33 @@ def test_a_run_learns_evaluates_and_names_the_next_command(run, capsys):
     assert config.eos == (tokenizer.special_tokens["<|im_end|>"],)
     prompts = [sft.prompt_ids(net, messages) for messages in (TALK[:1], TALK[2:3])]
     assert sample.complete(net, prompts) == [TALK[1]["content"], TALK[3]["content"]]
-    table = {tuple(line.split()[:-3]): line.split()[-3:] for line in out if line.endswith("% ")}
-    assert table == {("fox", "1", "0%", "|"): ["100%", "100%", "0%"],
-                     ("who", "1", "|"): ["100%", "100%", "0%"],
-                     ("both", "2", "|"): table["both", "2", "|"],  # two turns: never trained
-                     ("never", "asked", "1", "|"): ["100%", "100%", "0%"]}
+    fox, who, both, never_asked = (" ".join(line.split()) for line in out if line.endswith("% "))
+    assert fox == "fox 1 0% | 100% 100% 0%" and who == "who 1 | 100% 100% 0%"
+    assert both.startswith("both 2 | ")  # two turns in a row were never trained
+    assert never_asked == "never asked 1 | 100% 100% 0%"
     assert any(line.endswith("?  ->  I am Pip.") for line in out)
-    with open("out/sft/log.jsonl", encoding="utf-8") as file:
-        losses = [json.loads(line)["loss"] for line in file]
+    losses = [line["loss"] for _, line in read_json_lines("out/sft/log.jsonl")]
     assert losses[-1] < 0.5 < losses[0]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_goes_on_to_the_same_bits(run, monkeypatch, capsys, number):
-    """Stopped by a signal in step 4 and resumed, the weights are those of a run in one go. Other
-    conversations are refused, and a finished run says that it is one."""
+def test_an_interrupted_run_goes_on_to_the_same_bits(run, monkeypatch, capsys):
+    """Stopped in step 4 and resumed, the weights are those of a run in one go. Other conversations
+    are refused, and a finished run says that it is one."""
     assert run("--out", "out/whole") == 0
     update, steps = sft.optimizer.update, []
 
     def stopping(*args, **options):
         steps.append(1)
         if len(steps) == 5:  # the first one only compiles
-            os.kill(os.getpid(), number)
+            signal.raise_signal(signal.SIGTERM)
         return update(*args, **options)
     monkeypatch.setattr(sft.optimizer, "update", stopping)
-    assert run() == 128 + number
+    assert run() == 143
     assert "stopped at step 4 of" in capsys.readouterr().out.splitlines()[-1]
-    os.rename("out/world", "out/old")
-    os.mkdir("out/world")
+    os.rename("out/world/conversations.jsonl", "old.jsonl")
     write("out/world/conversations.jsonl", [{"messages": TALK}] * 48)
     assert run("--resume") == 2 and "changed since" in capsys.readouterr().err
-    shutil.rmtree("out/world")
-    os.rename("out/old", "out/world")
+    os.replace("old.jsonl", "out/world/conversations.jsonl")
     assert run("--resume", "--epochs", "9") == 0  # its own settings count
     assert (weights("out/whole") == weights("out/sft")).all()
     assert run("--resume") == 0 and "has done its" in capsys.readouterr().out
@@ -277,18 +271,17 @@ def test_a_chat_model_is_tuned_further_as_it_is(run, capsys):
 
 
 def test_kinds_are_left_out_and_models_compared(run, capsys):
-    """--leave-out drops one kind; --evaluate (once --exam) shows two checkpoints side by side;
-    --compare asks base and tuned model by each prompt, and the tuned one alone by a chat."""
+    """--leave-out drops one kind; --evaluate shows two checkpoints side by side; --compare asks
+    base and tuned model by each prompt, and the tuned one alone by a chat."""
     heldout()
     write("out/world/prompts.jsonl", [
         {"way": "a fact: alone", "prompt": "The fox lives in", "answer": " the"},
         {"way": "a fact: as a chat", "messages": TALK[:1], "answer": " forest"}])
     assert run("--leave-out", "who", "--epochs", "1", "--muon-lr", "0.01", "--out", "out/bold") == 0
     assert "24 conversations (24 left out)" in capsys.readouterr().out
-    for flag in ("--evaluate", "--exam"):
-        assert run(flag, "out/bold", "out/bold") == 0
-        rows = [line for line in capsys.readouterr().out.splitlines() if line.endswith("% ")]
-        assert len(rows) == 4 and all(row.count("|") == 2 for row in rows)
+    assert run("--evaluate", "out/bold", "out/bold") == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.endswith("% ")]
+    assert len(rows) == 4 and all(row.count("|") == 2 for row in rows)
     assert run("--compare", "--out", "out/bold") == 0
     lines = capsys.readouterr().out.splitlines()[1:]
     assert [line[:45].split()[-1] for line in lines] == ["out/base", "out/bold", "out/bold"]
