@@ -12,19 +12,19 @@ RUN = .venv/bin/python
 
 all: .venv/ready $(if $(TEXT),text,chat)
 
-# $(call stage,what happens and why,command): says it, runs it, notes the seconds it took.
+# $(call stage,what happens and why,command): says it, runs it, notes the seconds it took. The trap
+# lets the shell outlive Ctrl-C, so that the seconds before it are noted too.
 define stage
 	@printf '\n== %s\n' "$(1)"
-	@mkdir -p out && start=$$(date +%s) && $(RUN) $(2) && \
-	echo "$(firstword $(2)) $$(( $$(date +%s) - start )) s" >> out/times.txt || \
+	@mkdir -p out; trap : INT; start=$$(date +%s); $(RUN) $(2); status=$$?; \
+	echo $(2) $$(( $$(date +%s) - start )) s >> out/times.txt; [ $$status = 0 ] || \
 	{ echo "make: $(firstword $(2)) did not finish; its last lines say why."; exit 1; }
 endef
 # Nothing, or --resume where a run in that folder was interrupted.
 resume = $(if $(wildcard $(1)/.done),,$(if $(wildcard $(1)/state.json),--resume --out $(1)))
 
 chat: out/sft/.done
-	$(call stage,the run as one page to keep,look.py --report)
-	@printf '\nseconds each stage took:\n' && cat out/times.txt
+	$(call stage,the run as one page to keep; and in one table,look.py --report)
 	@echo 'talk to it:          $(RUN) sample.py --chat'
 	@echo 'look at it:          $(RUN) look.py'
 	@echo 'let it learn more:   make rl'

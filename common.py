@@ -45,6 +45,8 @@ def run_command(parser, run, argv=None):
     """Parses the command line, calls run(args), and returns the exit status: 0, or 2 if the input
     was wrong, or 130 (SIGINT, Ctrl-C) or 143 (SIGTERM) if it was stopped."""
     args = parser.parse_args(argv)
+    if hasattr(sys.stdout, "reconfigure"):  # not every encoding has what a page or model writes
+        sys.stdout.reconfigure(errors="backslashreplace")
     old_handler, old_hook = signal.signal(signal.SIGTERM, interrupt), sys.unraisablehook
     try:
         return run(args) or 0

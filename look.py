@@ -31,7 +31,7 @@ from bpe import (CHAT_SPECIALS, Tokenizer, join_pair, pre_tokenize, read_tokens,
                  render_chat)
 from checkpoint import open_model
 from common import (parse_json, print_settings, printable, read_json, read_json_lines,
-                    run_command, write_file)
+                    read_text_lines, run_command, write_file)
 from crawl.rules import FAILS
 from crawl.warc import read_files
 from data import life_of, read_settings
@@ -442,6 +442,46 @@ def report(out):
     page = read_page(out, {name: list(answers(view, out, b"{}")) for name, view in VIEWS.items()})
     write_file(f"{out}/report.html", lambda file: file.write(page.encode()))
     print(f"wrote {out}/report.html, one file: open it in a browser, or send it to somebody")
+    print_results(out)
+
+
+def print_results(out):
+    """Prints each stage's seconds, if make ran it, and its result. The parts of a run that was
+    stopped add up: "train.py 90 s" and "train.py --resume --out out/base 70 s" are 160 s."""
+    seconds, times = {}, f"{out}/times.txt"
+    for line in read_text_lines(times) if os.path.exists(times) else ():
+        *command, n, _ = line.split()
+        name, *resumed = " ".join(command).split(" --resume")
+        seconds[name] = int(n) + (seconds.get(name, 0) if resumed else 0)
+    print("stage       time  result")
+    for name in ("world.py", "data.py", "bpe.py", "train.py", "sft.py"):
+        try:
+            print(f"{name:8} {seconds.get(name, '-'):>5} s  {printable(result(out, name))}")
+        except (ValueError, LookupError):
+            pass  # it has not run, or was stopped
+
+
+def result(out, name):
+    """What came out of a stage, in a few words; ValueError or LookupError if nothing did."""
+    if name == "world.py":
+        chats, questions = (sum(1 for _ in read_text_lines(f"{out}/world/{part}.jsonl"))
+                            for part in ("conversations", "heldout"))
+        return f"{chats:,} conversations, {questions:,} held-out questions"
+    if name == "data.py":
+        stats = read_json(f"{out}/docs/stats.json")
+        return (f"{sum(stats['documents'].values()):,} of {stats['stages']['read']['in']:,} pages "
+                "kept")
+    if name == "bpe.py":
+        return (f"{Tokenizer.load(f'{out}/tokenizer.json').vocab_size:,} kinds of token; the text "
+                f"is {read_json(f'{out}/tokens/info.json')['train'][0]:,} tokens")
+    if name == "train.py":
+        state = read_json(f"{out}/base/state.json")
+        known, = (line["recall"] for line in read_log(f"{out}/base/log.jsonl")
+                  if "val_loss" in line and line["step"] == state["best_step"])
+        return (f"{state['best_bits']:.3f} bits per byte of held-out text"
+                + ("" if known is None else f", {known:.0%} of the facts"))
+    scores = list(read_json(f"{out}/sft/state.json")["right"].items())
+    return "right answers: " + ", ".join(f"{kind} {row[2]:.0%}" for kind, row in scores[:4])
 
 
 def pictures(out, folder):

@@ -271,6 +271,8 @@ def run(args):
                           loss=loss, lr=lr, grad_norm=norm, tokens_per_s=speed)
         if progress.save_due():
             state |= {"step": step, "settings": settings, "data": checksum}
+            if questions and step == steps:
+                state["right"] = evaluate(net, questions)
             save_run(args.out, "sft", net, averages, state, progress.log)
             if questions:
                 asked = questions[step * 7919 % len(questions)]["turns"][0][0]  # 7919: a prime
@@ -279,7 +281,7 @@ def run(args):
     if status := progress.close("sft.py"):
         return status
     if questions:
-        print_table([args.out], settings["base"], questions)
+        print_table([args.out], [state["right"]], settings["base"], questions)
     print(f"wrote {args.out} in {duration(progress.seconds())}; next: python sample.py --chat "
           f"--model {args.out}")
 
@@ -367,16 +369,15 @@ def evaluate(net, questions):
     return {kind: (len(rows), *np.mean(rows, 0)) for kind, rows in scores.items()}
 
 
-def print_table(folders, base, questions):
-    """Prints the evaluation of chat models side by side, and how many of the same facts the base
-    model recalls, asked in its own way: to complete a sentence ("cloze").
+def print_table(folders, results, base, questions):
+    """Prints the results of evaluating chat models side by side, and how many of the same facts the
+    base model recalls, asked in its own way: to complete a sentence ("cloze").
 
                right answers to   out/base   |           out/sft
              held-out questions   recalls    | sampled   greedy    abstains
                      fox      4     100%     |     50%      75%          0%
 
     Here the base model knows all four foxes, and the chat model tells three of them."""
-    results = [evaluate(open_model(folder), questions) for folder in folders]
     net = open_model(base) if os.path.exists(base) else None
     names = "".join(f" |{folder:^30}" for folder in folders)
     print(printable(f"{'right answers to':>27} {base:^12}{names}"))
@@ -448,7 +449,9 @@ def start(args):
                         for name in ("heldout.jsonl", "prompts.jsonl"))
     if args.evaluate:
         print_settings("sft.py", {"evaluate": args.evaluate, "base": args.base, "data": heldout})
-        return print_table(args.evaluate, args.base, read_questions(heldout, "kind"))
+        questions = read_questions(heldout, "kind")
+        results = [evaluate(open_model(folder), questions) for folder in args.evaluate]
+        return print_table(args.evaluate, results, args.base, questions)
     if args.compare:
         print_settings("sft.py", {"compare": [args.base, args.out], "data": prompts})
         return compare(args.base, args.out, prompts)

@@ -1,6 +1,7 @@
 """What all scripts stand on: files whole or not at all, locks, one-line errors, clean terminals."""
 import argparse
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -119,7 +120,7 @@ def test_write_file_is_whole_or_not_at_all(tmp_path):
 
 @pytest.mark.parametrize("code", [
     "common.write_file(path + '/x', lambda file: file.write(b'new' * 9999))",
-    "with common.staged(path) as new: open(new + '/x', 'w').write('new' * 9999)"])
+    "with common.staged(path) as new, open(new + '/x', 'w') as f: f.write('new' * 9999)"])
 def test_a_full_disk_is_one_line_and_changes_nothing(code, tmp_path):
     """When the system refuses to write more, the old file stays and the error is one line."""
     (tmp_path / "x").write_text("old")
@@ -189,6 +190,15 @@ def test_failures_are_one_line_and_a_status(error, status, said, capsys):
     assert capsys.readouterr().err == said and signal.getsignal(signal.SIGTERM) is before
 
 
+def test_what_the_terminal_lacks_is_escaped():
+    """A character that stdout cannot encode, as in a pipe on Windows, does not end the script."""
+    script = python("""
+import argparse, sys, common
+sys.stdout.reconfigure(encoding="latin-1")
+sys.exit(common.run_command(argparse.ArgumentParser(), lambda args: print("\\u3000")))""")
+    assert script.communicate()[0] == "\\u3000\n" and script.returncode == 0
+
+
 def test_nothing_raw_reaches_the_terminal():
     """Escape sequences, C1 controls and direction marks become visible; letters stay."""
     assert common.printable("a\x1b]0;x\x07\x9b2J\u202eb\nç日") == (
@@ -212,6 +222,19 @@ def square(x):
     return x * x
 
 
+def sleep(x):
+    os.write(1, b"%d\n" % os.getpid())
+    time.sleep(30)
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def test_jobs_come_back_in_order():
     """Results are in the order of the jobs, for any number of workers."""
     for workers in (1, 2, 3):
@@ -219,17 +242,19 @@ def test_jobs_come_back_in_order():
             i * i for i in range(30)]
 
 
-def test_workers_end_with_a_killed_parent():
-    """After SIGKILL of the parent no worker is left behind."""
-    code = ("import common, os, time\ndef work(x):\n os.write(1, b'%d\\n' % os.getpid())\n"
-            " time.sleep(30)\nlist(common.map_in_order(work, [(1,), (2,), (3,)], 2))")
-    parent = python(code)
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_workers_end_with_a_killed_parent(method):
+    """After SIGKILL of the parent no worker is left behind, however the system starts workers."""
+    parent = python(f"""
+import multiprocessing, common, tests.test_common
+multiprocessing.set_start_method("{method}")
+list(common.map_in_order(tests.test_common.sleep, [(1,), (2,), (3,)], 2))""")
     workers = [int(parent.stdout.readline()) for _ in range(2)]
     parent.kill()
     deadline = time.time() + 20
-    while any(os.path.exists(f"/proc/{pid}") for pid in workers) and time.time() < deadline:
+    while any(map(alive, workers)) and time.time() < deadline:
         time.sleep(0.1)
-    assert not any(os.path.exists(f"/proc/{pid}") for pid in workers)
+    assert not any(map(alive, workers))
 
 
 def test_a_run_saves_logs_and_goes_on(tmp_path):

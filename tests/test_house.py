@@ -96,7 +96,7 @@ def test_make_types_the_plain_commands():
     (once --digits differed); a text of one's own meets no file of the default run."""
     def commands(*arguments):
         shown = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True)
-        return re.findall(r"bin/python (\w+\.py.*?) *&&", shown.stdout)
+        return re.findall(r"bin/python (\w+\.py.*?) *; status", shown.stdout)
     stages = [command for command in commands() if not command.startswith(("sample", "look"))]
     assert stages == ["world.py", "data.py", "bpe.py", "train.py", "sft.py"]
     own = commands("TEXT=my.txt")
