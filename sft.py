@@ -239,11 +239,11 @@ def run(args):
     heldout = os.path.join(os.path.dirname(settings["data"]), "heldout.jsonl")
     if state.get("data", checksum) != checksum:
         raise ValueError(f"{settings['data']}, or {settings['pages']}: changed since the run began")
-    if state["step"] >= steps:
-        return print(f"{args.out} has done its {steps} steps; leave out --resume to begin another "
-                     "run")
     asks = os.path.exists(heldout) and not settings["mix_lengths"]
     questions = read_questions(heldout, "kind") if asks else []
+    if state["step"] >= steps and ("right" in state or not questions):
+        return print(f"{args.out} has done its {steps} steps; leave out --resume to begin another "
+                     "run")
     print(f"{words} | {steps} steps", flush=True)
     grads = views(np.empty_like(vector(params)), config)
     # A step on one row, so that Numba compiles now; with a learning rate of 0 it changes nothing.
@@ -271,8 +271,6 @@ def run(args):
                           loss=loss, lr=lr, grad_norm=norm, tokens_per_s=speed)
         if progress.save_due():
             state |= {"step": step, "settings": settings, "data": checksum}
-            if questions and step == steps:
-                state["right"] = evaluate(net, questions)
             save_run(args.out, "sft", net, averages, state, progress.log)
             if questions:
                 asked = questions[step * 7919 % len(questions)]["turns"][0][0]  # 7919: a prime
@@ -280,7 +278,9 @@ def run(args):
                 progress.show(printable(f"    {asked[-1]['content']}  ->  {text}"))
     if status := progress.close("sft.py"):
         return status
-    if questions:
+    if questions:  # the weights are saved by now, so Ctrl-C costs only the evaluation
+        state["right"] = evaluate(net, questions)
+        save_run(args.out, "sft", net, averages, state, progress.log)
         print_table([args.out], [state["right"]], settings["base"], questions)
     print(f"wrote {args.out} in {duration(progress.seconds())}; next: python sample.py --chat "
           f"--model {args.out}")
