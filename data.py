@@ -16,6 +16,10 @@ parent keeps 128 bytes of each good page. Reading order: `life_of` (one page), `
 then crawl/, where the stages are. Left out: C4's list of bad words, duplicates across runs,
 JavaScript, learned quality classifiers.
 """
+# First: from here on Ctrl-C ends the script in one line at most.
+from common import (compiling, duration, locked, map_in_order, print_settings, printable,
+                    run_command, share, show_line, staged, write_file)
+
 import argparse
 import gzip
 import json
@@ -27,8 +31,6 @@ from collections import Counter
 
 import numpy as np
 
-from common import (compiling, duration, locked, map_in_order, print_settings, printable,
-                    run_command, share, show_line, staged, write_file)
 # c4, fineweb, gopher_quality, url_rule, signature and read_documents stand here only for whoever
 # imports data.py to use one of them alone.
 from crawl.duplicates import find_duplicates, near_duplicates, page_keys, signature

@@ -16,6 +16,10 @@ one person: it listens on 127.0.0.1 only, answers only its own page, and forbids
 anything from elsewhere. Whatever comes from pages, models or people stays text. Left out: accounts,
 encryption, everything that a server for others would need.
 """
+# First: from here on Ctrl-C ends the script in one line at most.
+from common import (parse_json, print_settings, printable, read_json, read_json_lines,
+                    run_command, write_file)
+
 import argparse
 import html
 import http.server
@@ -32,8 +36,6 @@ import numpy as np
 from bpe import (CHAT_SPECIALS, Tokenizer, join_pair, pre_tokenize, read_tokens, readable,
                  render_chat)
 from checkpoint import open_model
-from common import (parse_json, print_settings, printable, read_json, read_json_lines,
-                    run_command, write_file)
 from crawl.rules import FAILS
 from crawl.warc import Page, read_files
 from data import life_of, read_settings

@@ -23,6 +23,9 @@ tell it                              |
 Everything is sampled from one seed, so every machine makes the same files. Reading order: sections
 1 and 2, `copying`, then section 8. Left out: images, opinions, and texts longer than a page.
 """
+# First: from here on Ctrl-C ends the script in one line at most.
+from common import locked, print_settings, read_text_lines, rng, run_command, share, staged
+
 import argparse
 import functools
 import gzip
@@ -34,7 +37,6 @@ import re
 import uuid
 from typing import NamedTuple
 
-from common import locked, print_settings, read_text_lines, rng, run_command, share, staged
 
 
 def table(lines):
