@@ -1,32 +1,39 @@
 """What every script does alike, in one place, so that each script can show what is its own.
 
-    the command line   run_command, print_settings
-    the terminal       printable, paint, show_line, duration, compiling
-    reading files      read_text_lines, parse_json, read_json, read_json_lines
-    writing files      write_file, staged, recover, locked
-    processes          map_in_order
-    random numbers     rng, share
-    a training run     Run: stops when asked, logs, says when to evaluate and save
+    the command line   run_command, print_settings        writing files    write_file, staged,
+    the terminal       printable, paint, show_line,                        recover, locked
+                       duration, compiling                processes        map_in_order
+    reading files      read_text_lines, parse_json,       random numbers   rng, share
+                       read_json, read_json_lines         a training run   Run
 
-Two promises are kept here for all scripts. Results are replaced whole or not at all: whoever kills
-a script at any moment finds the old files or the new ones, never a mixture. (Two files grow line by
-line instead: live.jsonl, and what data.py --rejects names.) And every failure is one sentence on
-stderr that names the file, what was found, and what helps; exit status 2.
+Results are replaced whole or not at all: whoever kills a script at any moment finds the old files
+or the new ones, never a mixture. (Two files grow line by line instead: live.jsonl, and what data.py
+--rejects names.) Every failure is one sentence on stderr that names the file, what was found, and
+what helps; exit status 2.
 
-Skip this file at first: its names say what they do. Of use to a reader of train.py, sft.py and
-rl.py is the last section, Run.
+Skip this file at first: its names say what they do. A reader of train.py, sft.py and rl.py needs
+the last section, Run.
 """
+import os
+import signal
+import sys
+
+# Importing NumPy and Numba takes a second. A script imports this file first, so that Ctrl-C or
+# SIGTERM ends it at once and in silence until run_command takes over: an exception could come out
+# of an import as another one. Other people's programs that import us keep their handlers.
+if os.path.dirname(os.path.realpath(getattr(sys.modules["__main__"], "__file__", "/"))) == (
+        os.path.dirname(os.path.realpath(__file__))):
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: os._exit(128 + number))
+
 import collections
 import contextlib
 import gzip
 import itertools
 import json
 import multiprocessing
-import os
 import random
 import shutil
-import signal
-import sys
 import threading
 import time
 import zlib
@@ -44,10 +51,10 @@ except ImportError:  # Windows has no such locks; there, two runs on one folder 
 def run_command(parser, run, argv=None):
     """Parses the command line, calls run(args), and returns the exit status: 0, or 2 if the input
     was wrong, or 130 (SIGINT, Ctrl-C) or 143 (SIGTERM) if it was stopped."""
-    args = parser.parse_args(argv)
-    old_handler, old_hook = signal.signal(signal.SIGTERM, interrupt), sys.unraisablehook
+    args, old_hook = parser.parse_args(argv), sys.unraisablehook
     try:
-        return run(args) or 0
+        with on_signals(signal.default_int_handler, interrupt):
+            return run(args) or 0
     except (ValueError, OSError, BrokenProcessPool) as error:
         print(f"{parser.prog}: {printable(str(error))}", file=sys.stderr)
         return 2
@@ -57,8 +64,20 @@ def run_command(parser, run, argv=None):
         print(f"{new_line}{parser.prog}: stopped; finished files are whole", file=sys.stderr)
         return 128 + (stop.args[0] if stop.args else signal.SIGINT)
     finally:
-        signal.signal(signal.SIGTERM, old_handler)
         sys.unraisablehook = old_hook
+
+
+@contextlib.contextmanager
+def on_signals(on_int, on_term):
+    """Handles SIGINT and SIGTERM so inside, and as before behind it."""
+    old = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    try:
+        signal.signal(signal.SIGINT, on_int)
+        signal.signal(signal.SIGTERM, on_term)
+        yield
+    finally:
+        signal.signal(signal.SIGINT, old[0])
+        signal.signal(signal.SIGTERM, old[1])
 
 
 def interrupt(number, frame):
@@ -80,18 +99,18 @@ def print_settings(name, settings):
 # ---- the terminal --------------------------------------------------------------------------------
 
 def printable(text, keep=""):
-    """Text with control characters as escapes, except those in `keep`. Pages, models and files may
-    hold sequences that rename a terminal's window or hide lines; none reaches the terminal raw."""
+    """Text with control characters as escapes, except those in `keep`: pages, models and files may
+    hold sequences that rename a terminal's window or hide lines."""
     return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
 
 
 def in_colour():
-    """Colours are for terminals, and there too only without NO_COLOR (no-color.org)."""
+    """Whether to use colours: on a terminal, unless NO_COLOR is set (no-color.org)."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def paint(text, code):
-    """Text in a colour (an ANSI code such as "32", green), where colours are shown."""
+    """Text in a colour, by its ANSI code: "32" is green, "2" dim."""
     return f"\x1b[{code}m{text}\x1b[0m" if in_colour() else text
 
 
@@ -112,7 +131,7 @@ def duration(seconds):
 
 @contextlib.contextmanager
 def compiling():
-    """Around a first, tiny use of the kernels. Numba compiles them then, and this says so."""
+    """Around the first, tiny use of the kernels: Numba compiles them then, and this says so."""
     start = time.perf_counter()
     yield
     if (seconds := time.perf_counter() - start) > 3:
@@ -154,7 +173,7 @@ def read_json(path):
 
 
 def read_json_lines(path):
-    """Yields (line number, object) of a JSON lines file, gzipped or not; skips empty lines."""
+    """Yields (line number, object) of a JSON lines file; skips empty lines."""
     for number, line in enumerate(read_text_lines(path), 1):
         if line.strip():
             yield number, parse_json(line, f"{path}, line {number}")
@@ -163,8 +182,7 @@ def read_json_lines(path):
 # ---- writing files -------------------------------------------------------------------------------
 
 def write_file(path, write):
-    """Calls write(file) on PATH.part and then gives it its name. A rename is done or not done, so a
-    kill at any moment leaves the old file or the new one, and no half of it."""
+    """Calls write(file) on PATH.part, which then gets its name: a rename is done or not done."""
     path, part = Path(path), Path(f"{path}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -184,22 +202,20 @@ def sync(path):
 
 
 # Files that belong together (weights and their configuration, tokens and their tokenizer) are
-# replaced together. They are written into FOLDER/.new, and when all are on the disk, one rename to
-# FOLDER/.ready decides that from now on they count. Then they are moved up, one by one:
+# written into FOLDER/.new. When all are on the disk, one rename to FOLDER/.ready decides that from
+# now on they count. Then they are moved up, one by one:
 #
 #     a, b                      the old files
 #     a, b    .new/a            a kill here leaves the old ones; .new means nothing
 #     a, b    .ready/a, b       decided: a kill from here on leaves the new ones, because whoever
 #     a', b   .ready/b          opens the folder next moves the rest up (recover)
 #     a', b'
-#
-# What else is in FOLDER is never touched.
 
 @contextlib.contextmanager
 def staged(folder, owned=()):
     """with staged(folder) as staging: write files into `staging`; at the end they replace those in
     `folder`, all together or none. Files in `folder` that match one of the patterns `owned` and
-    were not written anew are removed: they belong to what is replaced."""
+    were not written anew are removed; no other is touched."""
     recover(folder)
     folder, new = Path(folder), Path(folder, ".new")
     shutil.rmtree(new, ignore_errors=True)
@@ -207,9 +223,8 @@ def staged(folder, owned=()):
     try:
         yield str(new)
         old = {str(path.relative_to(folder)) for pattern in owned for path in folder.glob(pattern)}
-        files = files_in(new)
-        (new / ".remove").write_text("\n".join(sorted(old - set(files))), "utf-8")
-        for path in [*files, ".remove"]:
+        (new / ".remove").write_text("\n".join(old - set(files_in(new))), "utf-8")
+        for path in files_in(new):
             sync(new / path)
         new.rename(folder / ".ready")
     finally:
@@ -219,36 +234,29 @@ def staged(folder, owned=()):
 
 def recover(folder):
     """Moves files up that `staged` left in .ready. Call it before reading what `staged` writes;
-    nearly always there is nothing to do. A reader may come while the writer itself moves files:
-    they take turns, and the second finds nothing left. Each step may be a repetition."""
-    folder, ready = Path(folder), Path(folder, ".ready")
+    nearly always there is nothing to do. Each step may be a repetition after a kill, and readers
+    and the writer take turns: the second finds nothing left."""
+    ready = Path(folder, ".ready")
     if not ready.is_dir():
         return
-    with turn(folder) if fcntl else contextlib.nullcontext():
-        if (ready / ".remove").exists():
-            for path in (ready / ".remove").read_text("utf-8").splitlines():
-                (folder / path).unlink(missing_ok=True)
+    with contextlib.ExitStack() as at_end:
+        if fcntl:
+            directory = os.open(folder, os.O_RDONLY)
+            at_end.callback(os.close, directory)  # which ends the turn
+            fcntl.flock(directory, fcntl.LOCK_EX)
+        if (remove := ready / ".remove").exists():
+            for path in remove.read_text("utf-8").splitlines():
+                Path(folder, path).unlink(missing_ok=True)
+            remove.unlink()
         for path in files_in(ready):
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (ready / path).replace(folder / path)
+            Path(folder, path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(ready / path, Path(folder, path))  # a copy if it is on another disk
         shutil.rmtree(ready, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def turn(folder):
-    """Waits until no other process is inside `with turn(folder)`."""
-    directory = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX)  # until the directory is closed
-        yield
-    finally:
-        os.close(directory)
-
-
 def files_in(folder):
-    """Relative paths of all files below a folder but the list of what to remove."""
-    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*")
-                  if path.is_file() and path.name != ".remove")
+    """Relative paths of all files below a folder."""
+    return [str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file()]
 
 
 @contextlib.contextmanager
@@ -348,15 +356,10 @@ class Run:
     def steps(self):
         """Yields the number of each step that is still to be done. A signal that comes just after
         `save_due` said no does not end the run here: one more step is done, and saved."""
-        handlers = {number: signal.signal(number, self.ask_to_stop)
-                    for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with on_signals(self.ask_to_stop, self.ask_to_stop):
             while self.step < self.total and not (self.signal and self.saved):
                 self.step, self.saved = self.step + 1, False
                 yield self.step
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
 
     def ask_to_stop(self, number, frame):
         """What a signal does during the steps."""

@@ -52,15 +52,18 @@ def test_imports_go_one_way(name, path):
 
 
 def test_importing_does_no_work():
-    """An import prints nothing, warns of nothing, starts no thread and compiles no kernel."""
+    """An import prints nothing, warns of nothing, starts no thread, compiles no kernel, and leaves
+    the signals of other people's programs alone."""
     names = ", ".join(name for name, _ in modules())
     script = f"""
-import numba.core.dispatcher as numba
+import numba.core.dispatcher as numba, signal
+handlers = [*map(signal.getsignal, signal.valid_signals())]
 def compile(*arguments):
     raise AssertionError("compiled at import")
 numba.Dispatcher.compile = compile
 import {names}, threading
 assert threading.active_count() == 1
+assert handlers == [*map(signal.getsignal, signal.valid_signals())]
 """
     result = subprocess.run([sys.executable, "-B", "-W", "error", "-c", script], cwd=ROOT,
                             capture_output=True, text=True)
