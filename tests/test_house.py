@@ -112,7 +112,7 @@ def test_make_refuses_an_old_python_before_it_makes_an_environment(tmp_path):
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(os.path.join(ROOT, name), tmp_path)
     done = subprocess.run(["make", "PYTHON=false"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode and "Python 3.11 or newer is needed" in done.stderr
+    assert done.returncode and "Python 3.11 or newer is needed" in done.stdout
     assert not os.path.exists(tmp_path / ".venv")
     shown = subprocess.run(["make", "-n"], cwd=tmp_path, capture_output=True, text=True).stdout
     assert "-m venv --clear .venv" in shown
