@@ -1,26 +1,24 @@
-"""What every script does alike, in one place, so that each script can show what is its own.
+"""What every script does alike, so that each script can show what is its own.
 
-    the command line   run_command, print_settings        writing files    write_file, staged,
-    the terminal       printable, paint, show_line,                        recover, locked
-                       duration, compiling                processes        map_in_order
-    reading files      read_text_lines, parse_json,       random numbers   rng, share
-                       read_json, read_json_lines         a training run   Run
+    the command line   run_command, print_settings
+    the terminal       printable, in_colour, paint, show_line, duration, compiling
+    reading files      read_text_lines, parse_json, read_json, read_json_lines
+    writing files      write_file, staged, recover, locked
+    processes          map_in_order
+    random numbers     rng, share
+    a training run     Run: counts steps, stops when asked, logs, says when to evaluate and save
 
-Results are replaced whole or not at all: whoever kills a script at any moment finds the old files
-or the new ones, never a mixture. (Two files grow line by line instead: live.jsonl, and what data.py
---rejects names.) Every failure is one sentence on stderr that names the file, what was found, and
-what helps; exit status 2.
-
-Skip this file at first: its names say what they do. A reader of train.py, sft.py and rl.py needs
-the last section, Run.
+Results are replaced whole or not at all, whenever a script is killed. (Two files grow line by line:
+live.jsonl, and what data.py --rejects names.) A failure is one sentence on stderr that names the
+file, what was found and what helps; exit status 2. Skip this file at first, but for Run.
 """
 import os
 import signal
 import sys
 
-# Importing NumPy and Numba takes a second. A script imports this file first, so that Ctrl-C or
-# SIGTERM ends it at once and in silence until run_command takes over: an exception could come out
-# of an import as another one. Other people's programs that import us keep their handlers.
+# A script imports this file first, and then for a second NumPy and Numba. Until run_command takes
+# over, Ctrl-C and SIGTERM end it at once: an exception could come out of an import as another one.
+# A program that is none of our scripts keeps its handlers.
 if os.path.dirname(os.path.realpath(getattr(sys.modules["__main__"], "__file__", "/"))) == (
         os.path.dirname(os.path.realpath(__file__))):
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -49,8 +47,8 @@ except ImportError:  # Windows has no such locks; there, two runs on one folder 
 # ---- the command line ----------------------------------------------------------------------------
 
 def run_command(parser, run, argv=None):
-    """Parses the command line, calls run(args), and returns the exit status: 0, or 2 if the input
-    was wrong, or 130 (SIGINT, Ctrl-C) or 143 (SIGTERM) if it was stopped."""
+    """Parses the command line, calls run(args), and returns the exit status: 0, 2 if the input was
+    wrong, 130 if SIGINT (Ctrl-C) stopped it, 143 if SIGTERM did."""
     args, old_hook = parser.parse_args(argv), sys.unraisablehook
     try:
         with on_signals(signal.default_int_handler, interrupt):
@@ -69,15 +67,15 @@ def run_command(parser, run, argv=None):
 
 @contextlib.contextmanager
 def on_signals(on_int, on_term):
-    """Handles SIGINT and SIGTERM so inside, and as before behind it."""
-    old = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    """Has SIGINT and SIGTERM call these functions, inside of `with`."""
+    old_int, old_term = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     try:
         signal.signal(signal.SIGINT, on_int)
         signal.signal(signal.SIGTERM, on_term)
         yield
     finally:
-        signal.signal(signal.SIGINT, old[0])
-        signal.signal(signal.SIGTERM, old[1])
+        signal.signal(signal.SIGINT, old_int)
+        signal.signal(signal.SIGTERM, old_term)
 
 
 def interrupt(number, frame):
@@ -115,13 +113,15 @@ def paint(text, code):
 
 
 def show_line(text, keep=True):
-    """Prints a line. On a terminal a line that is not kept is overwritten by the next one, so it is
-    shortened to the terminal's width; elsewhere every line stays."""
+    """Prints a line. On a terminal, one that is not kept is shortened to the terminal's width, and
+    the next one overwrites it."""
     if not sys.stdout.isatty():
         print(text, flush=True)
-        return
-    text = text if keep else text[:shutil.get_terminal_size().columns - 1]
-    print("\r\x1b[K" + text, end="\n" if keep else "", flush=True)  # back to the start; erase
+    elif keep:
+        print("\r\x1b[K" + text, flush=True)  # back to the line's start; erase
+    else:
+        width = shutil.get_terminal_size().columns - 1
+        print("\r\x1b[K" + text[:width], end="", flush=True)
 
 
 def duration(seconds):
@@ -195,27 +195,26 @@ def write_file(path, write):
 
 
 def sync(path):
-    """Waits until the disk has the file's bytes: the system may write them later than the file's
-    new name, and a crash of the machine in between would leave an empty file of that name."""
+    """Waits until the disk has the file's bytes. The system may write them later than the file's
+    new name; a crash of the machine in between would leave it empty."""
     with open(path, "r+b") as file:
         os.fsync(file.fileno())
 
 
-# Files that belong together (weights and their configuration, tokens and their tokenizer) are
-# written into FOLDER/.new. When all are on the disk, one rename to FOLDER/.ready decides that from
-# now on they count. Then they are moved up, one by one:
+# Files that belong together, such as weights and their configuration, are written into FOLDER/.new.
+# When all are on the disk, a rename to FOLDER/.ready decides that they count. They are moved up:
 #
 #     a, b                      the old files
 #     a, b    .new/a            a kill here leaves the old ones; .new means nothing
-#     a, b    .ready/a, b       decided: a kill from here on leaves the new ones, because whoever
-#     a', b   .ready/b          opens the folder next moves the rest up (recover)
+#     a, b    .ready/a, b       a kill from here on leaves the new ones, because whoever opens the
+#     a', b   .ready/b          folder next moves the rest up (recover)
 #     a', b'
 
 @contextlib.contextmanager
 def staged(folder, owned=()):
-    """with staged(folder) as staging: write files into `staging`; at the end they replace those in
-    `folder`, all together or none. Files in `folder` that match one of the patterns `owned` and
-    were not written anew are removed; no other is touched."""
+    """with staged(folder) as staging: files that are written into `staging` replace those in
+    `folder` at the end, all or none. What matches a pattern in `owned` and was not written anew is
+    removed; no other file is touched."""
     recover(folder)
     folder, new = Path(folder), Path(folder, ".new")
     shutil.rmtree(new, ignore_errors=True)
@@ -233,9 +232,9 @@ def staged(folder, owned=()):
 
 
 def recover(folder):
-    """Moves files up that `staged` left in .ready. Call it before reading what `staged` writes;
-    nearly always there is nothing to do. Each step may be a repetition after a kill, and readers
-    and the writer take turns: the second finds nothing left."""
+    """Moves files up that `staged` left in .ready, for whoever reads what `staged` writes; nearly
+    always there are none. Each step may be a repetition after a kill, and processes take turns:
+    the second finds nothing left."""
     ready = Path(folder, ".ready")
     if not ready.is_dir():
         return
@@ -261,8 +260,8 @@ def files_in(folder):
 
 @contextlib.contextmanager
 def locked(folder, name):
-    """Holds `folder` for one run, of the script `name`; a second run gets a ValueError that names
-    the first. The system releases the lock when the process ends, killed or not."""
+    """Holds `folder` for a run of the script `name`; a second run gets a ValueError that names the
+    first. The system releases the lock when the process ends, killed or not."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     with open(Path(folder, ".lock"), "a+", encoding="utf-8") as file:
         try:
@@ -283,10 +282,9 @@ def locked(folder, name):
 # ---- processes -----------------------------------------------------------------------------------
 
 def map_in_order(work, jobs, workers=None):
-    """Yields work(*job) in the order of the jobs, computed by several processes (the threads of one
-    process would take turns at Python's lock). Few jobs are under way at a time, with two workers
-    five at most, so a stream of any length passes through in little memory. A single job is not
-    worth a process and runs here."""
+    """Yields work(*job) in the order of the jobs, computed by several processes (threads would take
+    turns at Python's lock). With two workers, five jobs at most are under way, so a stream of any
+    length takes little memory. A single job is not worth a process and runs here."""
     jobs, waiting, workers = iter(jobs), collections.deque(), workers or os.cpu_count()
     first = list(itertools.islice(jobs, 2))
     if workers == 1 or len(first) < 2:
@@ -315,14 +313,14 @@ def start_worker():
 # ---- random numbers ------------------------------------------------------------------------------
 
 def rng(*words):
-    """A random generator named by words: the same on every machine (seeding hashes the string).
-    rng(0, "jokes", 3) makes the choices of the third iteration on jokes, whatever ran before it."""
+    """A random generator named by words, the same on every machine: rng(0, "jokes", 3) makes the
+    choices of the third iteration on jokes, whatever ran before it."""
     return random.Random(" ".join(map(str, words)))
 
 
 def share(text, parts=10):
-    """Which of `parts` buckets of equal size a text's hash puts it into: 0, 1, ..., parts - 1.
-    Bucket 0 is usually held out; so a text is on the same side whatever other texts there are."""
+    """Into which of `parts` equal buckets (0, 1, ...) a text's hash puts it. Bucket 0 is held out,
+    so a text is on the same side whatever other texts there are."""
     return zlib.crc32(text.encode()) % parts
 
 
@@ -342,8 +340,8 @@ class Run:
         return run.close("train.py")
 
     SIGINT (Ctrl-C) and SIGTERM only ask for a stop: the step is finished and saved first. A second
-    signal stops at once. log: what `show` was given, one dict a line, saved with the checkpoint as
-    log.jsonl; the file live.jsonl holds the same while the run goes on, for whoever watches."""
+    signal stops at once. log: the numbers that `show` was given, a dict a line, for the
+    checkpoint's log.jsonl; live.jsonl has the same while the run goes on, for whoever watches."""
 
     def __init__(self, out, step, steps, saves, log=()):
         self.out, self.first, self.step, self.total, self.log = out, step, step, steps, list(log)
@@ -354,8 +352,8 @@ class Run:
         self.live.writelines(json.dumps(line) + "\n" for line in self.log)
 
     def steps(self):
-        """Yields the number of each step that is still to be done. A signal that comes just after
-        `save_due` said no does not end the run here: one more step is done, and saved."""
+        """Yields the number of each step to come. After a signal it ends at a saved step: if
+        `save_due` had just said no, one more is done."""
         with on_signals(self.ask_to_stop, self.ask_to_stop):
             while self.step < self.total and not (self.signal and self.saved):
                 self.step, self.saved = self.step + 1, False
@@ -368,8 +366,8 @@ class Run:
         self.signal = number
 
     def evaluation_due(self):
-        """Whether this step is one to evaluate at. A signal makes none: a stopped and resumed run
-        evaluates at the same steps as one that nobody stopped."""
+        """Whether this step is one to evaluate at. A signal makes none: a run evaluates at the same
+        steps whether or not it was stopped."""
         return self.step % self.every == 0 or self.step == self.total
 
     def save_due(self):
@@ -390,13 +388,12 @@ class Run:
         return time.perf_counter() - self.start
 
     def left(self):
-        """The time that is left, for people, if the steps to come take as long as those so far:
-        after 30 of 100 steps in 15 s, 35 s."""
+        """The time for the steps to come, for people: after 30 of 100 steps in 15 s, 35 s."""
         return duration(self.seconds() / max(1, self.step - self.first) * (self.total - self.step))
 
     def close(self, name):
-        """Ends a run that saved its last step; returns the exit status: 0, or if it was asked to
-        stop, that signal's, and then it says how to go on with the script `name`."""
+        """Ends a run that saved its last step; returns the exit status. If a signal stopped it, it
+        says how to go on with the script `name`."""
         self.live.close()
         os.remove(self.live.name)
         if self.step == self.total:
