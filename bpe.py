@@ -16,6 +16,10 @@ Tokenizer, and their loops in kernels/pieces.py. The files are read and written 
 Sources: Sennrich, Haddow and Birch 2016 (BPE); Radford et al. 2019 (bytes); tiktoken (the pattern).
 Left out: Unicode normalization, vocabularies that are not byte-level BPE.
 """
+# First: from here on Ctrl-C ends the script in one line at most.
+from common import (in_colour, locked, map_in_order, paint, print_settings, printable, recover,
+                    run_command, show_line, staged, write_file)
+
 import argparse
 import collections
 import json
@@ -26,8 +30,6 @@ import time
 import numpy as np
 import regex
 
-from common import (in_colour, locked, map_in_order, paint, print_settings, printable, recover,
-                    run_command, show_line, staged, write_file)
 from formats.tokenizers import (GPT2_SPLIT, byte_ids, check_pattern,  # noqa: F401 (for others)
                                 fingerprint, gpt4_excerpt, read_tokenizer, to_tree,
                                 whole_pre_tokens)

@@ -1,32 +1,37 @@
-"""What every script does alike, in one place, so that each script can show what is its own.
+"""What every script does alike, so that each script can show what is its own.
 
     the command line   run_command, print_settings
-    the terminal       printable, paint, show_line, duration, compiling
+    the terminal       printable, in_colour, paint, show_line, duration, compiling
     reading files      read_text_lines, parse_json, read_json, read_json_lines
     writing files      write_file, staged, recover, locked
     processes          map_in_order
     random numbers     rng, share
-    a training run     Run: stops when asked, logs, says when to evaluate and save
+    a training run     Run: counts steps, stops when asked, logs, says when to evaluate and save
 
-Two promises are kept here for all scripts. Results are replaced whole or not at all: whoever kills
-a script at any moment finds the old files or the new ones, never a mixture. (Two files grow line by
-line instead: live.jsonl, and what data.py --rejects names.) And every failure is one sentence on
-stderr that names the file, what was found, and what helps; exit status 2.
-
-Skip this file at first: its names say what they do. Of use to a reader of train.py, sft.py and
-rl.py is the last section, Run.
+Results are replaced whole or not at all, whenever a script is killed. (Two files grow line by line:
+live.jsonl, and what data.py --rejects names.) A failure is one sentence on stderr that names the
+file, what was found and what helps; exit status 2. Skip this file at first, but for Run.
 """
+import os
+import signal
+import sys
+
+# A script imports this file first, and then for a second NumPy and Numba. Until run_command takes
+# over, Ctrl-C and SIGTERM end it at once: an exception could come out of an import as another one.
+# A program that is none of our scripts keeps its handlers.
+if os.path.dirname(os.path.realpath(getattr(sys.modules["__main__"], "__file__", "/"))) == (
+        os.path.dirname(os.path.realpath(__file__))):
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: os._exit(128 + number))
+
 import collections
 import contextlib
 import gzip
 import itertools
 import json
 import multiprocessing
-import os
 import random
 import shutil
-import signal
-import sys
 import threading
 import time
 import zlib
@@ -42,14 +47,14 @@ except ImportError:  # Windows has no such locks; there, two runs on one folder 
 # ---- the command line ----------------------------------------------------------------------------
 
 def run_command(parser, run, argv=None):
-    """Parses the command line, calls run(args), and returns the exit status: 0, or 2 if the input
-    was wrong, or 130 (SIGINT, Ctrl-C) or 143 (SIGTERM) if it was stopped."""
-    args = parser.parse_args(argv)
+    """Parses the command line, calls run(args), and returns the exit status: 0, 2 if the input was
+    wrong, 130 if SIGINT (Ctrl-C) stopped it, 143 if SIGTERM did."""
+    args, old_hook = parser.parse_args(argv), sys.unraisablehook
     if hasattr(sys.stdout, "reconfigure"):  # not every encoding has what a page or model writes
         sys.stdout.reconfigure(errors="backslashreplace")
-    old_handler, old_hook = signal.signal(signal.SIGTERM, interrupt), sys.unraisablehook
     try:
-        return run(args) or 0
+        with on_signals(signal.default_int_handler, interrupt):
+            return run(args) or 0
     except (ValueError, OSError, BrokenProcessPool) as error:
         print(f"{parser.prog}: {printable(str(error))}", file=sys.stderr)
         return 2
@@ -59,8 +64,20 @@ def run_command(parser, run, argv=None):
         print(f"{new_line}{parser.prog}: stopped; finished files are whole", file=sys.stderr)
         return 128 + (stop.args[0] if stop.args else signal.SIGINT)
     finally:
-        signal.signal(signal.SIGTERM, old_handler)
         sys.unraisablehook = old_hook
+
+
+@contextlib.contextmanager
+def on_signals(on_int, on_term):
+    """Has SIGINT and SIGTERM call these functions, inside of `with`."""
+    old_int, old_term = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    try:
+        signal.signal(signal.SIGINT, on_int)
+        signal.signal(signal.SIGTERM, on_term)
+        yield
+    finally:
+        signal.signal(signal.SIGINT, old_int)
+        signal.signal(signal.SIGTERM, old_term)
 
 
 def interrupt(number, frame):
@@ -82,29 +99,31 @@ def print_settings(name, settings):
 # ---- the terminal --------------------------------------------------------------------------------
 
 def printable(text, keep=""):
-    """Text with control characters as escapes, except those in `keep`. Pages, models and files may
-    hold sequences that rename a terminal's window or hide lines; none reaches the terminal raw."""
+    """Text with control characters as escapes, except those in `keep`: pages, models and files may
+    hold sequences that rename a terminal's window or hide lines."""
     return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
 
 
 def in_colour():
-    """Colours are for terminals, and there too only without NO_COLOR (no-color.org)."""
+    """Whether to use colours: on a terminal, unless NO_COLOR is set (no-color.org)."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def paint(text, code):
-    """Text in a colour (an ANSI code such as "32", green), where colours are shown."""
+    """Text in a colour, by its ANSI code: "32" is green, "2" dim."""
     return f"\x1b[{code}m{text}\x1b[0m" if in_colour() else text
 
 
 def show_line(text, keep=True):
-    """Prints a line. On a terminal a line that is not kept is overwritten by the next one, so it is
-    shortened to the terminal's width; elsewhere every line stays."""
+    """Prints a line. On a terminal, one that is not kept is shortened to the terminal's width, and
+    the next one overwrites it."""
     if not sys.stdout.isatty():
         print(text, flush=True)
-        return
-    text = text if keep else text[:shutil.get_terminal_size().columns - 1]
-    print("\r\x1b[K" + text, end="\n" if keep else "", flush=True)  # back to the start; erase
+    elif keep:
+        print("\r\x1b[K" + text, flush=True)  # back to the line's start; erase
+    else:
+        width = shutil.get_terminal_size().columns - 1
+        print("\r\x1b[K" + text[:width], end="", flush=True)
 
 
 def duration(seconds):
@@ -114,7 +133,7 @@ def duration(seconds):
 
 @contextlib.contextmanager
 def compiling():
-    """Around a first, tiny use of the kernels. Numba compiles them then, and this says so."""
+    """Around the first, tiny use of the kernels: Numba compiles them then, and this says so."""
     start = time.perf_counter()
     yield
     if (seconds := time.perf_counter() - start) > 3:
@@ -156,7 +175,7 @@ def read_json(path):
 
 
 def read_json_lines(path):
-    """Yields (line number, object) of a JSON lines file, gzipped or not; skips empty lines."""
+    """Yields (line number, object) of a JSON lines file; skips empty lines."""
     for number, line in enumerate(read_text_lines(path), 1):
         if line.strip():
             yield number, parse_json(line, f"{path}, line {number}")
@@ -165,8 +184,7 @@ def read_json_lines(path):
 # ---- writing files -------------------------------------------------------------------------------
 
 def write_file(path, write):
-    """Calls write(file) on PATH.part and then gives it its name. A rename is done or not done, so a
-    kill at any moment leaves the old file or the new one, and no half of it."""
+    """Calls write(file) on PATH.part, which then gets its name: a rename is done or not done."""
     path, part = Path(path), Path(f"{path}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -179,29 +197,26 @@ def write_file(path, write):
 
 
 def sync(path):
-    """Waits until the disk has the file's bytes: the system may write them later than the file's
-    new name, and a crash of the machine in between would leave an empty file of that name."""
+    """Waits until the disk has the file's bytes. The system may write them later than the file's
+    new name; a crash of the machine in between would leave it empty."""
     with open(path, "r+b") as file:
         os.fsync(file.fileno())
 
 
-# Files that belong together (weights and their configuration, tokens and their tokenizer) are
-# replaced together. They are written into FOLDER/.new, and when all are on the disk, one rename to
-# FOLDER/.ready decides that from now on they count. Then they are moved up, one by one:
+# Files that belong together, such as weights and their configuration, are written into FOLDER/.new.
+# When all are on the disk, a rename to FOLDER/.ready decides that they count. They are moved up:
 #
 #     a, b                      the old files
 #     a, b    .new/a            a kill here leaves the old ones; .new means nothing
-#     a, b    .ready/a, b       decided: a kill from here on leaves the new ones, because whoever
-#     a', b   .ready/b          opens the folder next moves the rest up (recover)
+#     a, b    .ready/a, b       a kill from here on leaves the new ones, because whoever opens the
+#     a', b   .ready/b          folder next moves the rest up (recover)
 #     a', b'
-#
-# What else is in FOLDER is never touched.
 
 @contextlib.contextmanager
 def staged(folder, owned=()):
-    """with staged(folder) as staging: write files into `staging`; at the end they replace those in
-    `folder`, all together or none. Files in `folder` that match one of the patterns `owned` and
-    were not written anew are removed: they belong to what is replaced."""
+    """with staged(folder) as staging: files that are written into `staging` replace those in
+    `folder` at the end, all or none. What matches a pattern in `owned` and was not written anew is
+    removed; no other file is touched."""
     recover(folder)
     folder, new = Path(folder), Path(folder, ".new")
     shutil.rmtree(new, ignore_errors=True)
@@ -209,9 +224,8 @@ def staged(folder, owned=()):
     try:
         yield str(new)
         old = {str(path.relative_to(folder)) for pattern in owned for path in folder.glob(pattern)}
-        files = files_in(new)
-        (new / ".remove").write_text("\n".join(sorted(old - set(files))), "utf-8")
-        for path in [*files, ".remove"]:
+        (new / ".remove").write_text("\n".join(old - set(files_in(new))), "utf-8")
+        for path in files_in(new):
             sync(new / path)
         new.rename(folder / ".ready")
     finally:
@@ -220,43 +234,36 @@ def staged(folder, owned=()):
 
 
 def recover(folder):
-    """Moves files up that `staged` left in .ready. Call it before reading what `staged` writes;
-    nearly always there is nothing to do. A reader may come while the writer itself moves files:
-    they take turns, and the second finds nothing left. Each step may be a repetition."""
-    folder, ready = Path(folder), Path(folder, ".ready")
+    """Moves files up that `staged` left in .ready, for whoever reads what `staged` writes; nearly
+    always there are none. Each step may be a repetition after a kill, and processes take turns:
+    the second finds nothing left."""
+    ready = Path(folder, ".ready")
     if not ready.is_dir():
         return
-    with turn(folder) if fcntl else contextlib.nullcontext():
-        if (ready / ".remove").exists():
-            for path in (ready / ".remove").read_text("utf-8").splitlines():
-                (folder / path).unlink(missing_ok=True)
+    with contextlib.ExitStack() as at_end:
+        if fcntl:
+            directory = os.open(folder, os.O_RDONLY)
+            at_end.callback(os.close, directory)  # which ends the turn
+            fcntl.flock(directory, fcntl.LOCK_EX)
+        if (remove := ready / ".remove").exists():
+            for path in remove.read_text("utf-8").splitlines():
+                Path(folder, path).unlink(missing_ok=True)
+            remove.unlink()
         for path in files_in(ready):
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (ready / path).replace(folder / path)
+            Path(folder, path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(ready / path, Path(folder, path))  # a copy if it is on another disk
         shutil.rmtree(ready, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def turn(folder):
-    """Waits until no other process is inside `with turn(folder)`."""
-    directory = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX)  # until the directory is closed
-        yield
-    finally:
-        os.close(directory)
-
-
 def files_in(folder):
-    """Relative paths of all files below a folder but the list of what to remove."""
-    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*")
-                  if path.is_file() and path.name != ".remove")
+    """Relative paths of all files below a folder."""
+    return [str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file()]
 
 
 @contextlib.contextmanager
 def locked(folder, name):
-    """Holds `folder` for one run, of the script `name`; a second run gets a ValueError that names
-    the first. The system releases the lock when the process ends, killed or not."""
+    """Holds `folder` for a run of the script `name`; a second run gets a ValueError that names the
+    first. The system releases the lock when the process ends, killed or not."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     with open(Path(folder, ".lock"), "a+", encoding="utf-8") as file:
         try:
@@ -277,10 +284,9 @@ def locked(folder, name):
 # ---- processes -----------------------------------------------------------------------------------
 
 def map_in_order(work, jobs, workers=None):
-    """Yields work(*job) in the order of the jobs, computed by several processes (the threads of one
-    process would take turns at Python's lock). Few jobs are under way at a time, with two workers
-    five at most, so a stream of any length passes through in little memory. A single job is not
-    worth a process and runs here."""
+    """Yields work(*job) in the order of the jobs, computed by several processes (threads would take
+    turns at Python's lock). With two workers, five jobs at most are under way, so a stream of any
+    length takes little memory. A single job is not worth a process and runs here."""
     jobs, waiting, workers = iter(jobs), collections.deque(), workers or os.cpu_count()
     first = list(itertools.islice(jobs, 2))
     if workers == 1 or len(first) < 2:
@@ -309,14 +315,14 @@ def start_worker():
 # ---- random numbers ------------------------------------------------------------------------------
 
 def rng(*words):
-    """A random generator named by words: the same on every machine (seeding hashes the string).
-    rng(0, "jokes", 3) makes the choices of the third iteration on jokes, whatever ran before it."""
+    """A random generator named by words, the same on every machine: rng(0, "jokes", 3) makes the
+    choices of the third iteration on jokes, whatever ran before it."""
     return random.Random(" ".join(map(str, words)))
 
 
 def share(text, parts=10):
-    """Which of `parts` buckets of equal size a text's hash puts it into: 0, 1, ..., parts - 1.
-    Bucket 0 is usually held out; so a text is on the same side whatever other texts there are."""
+    """Into which of `parts` equal buckets (0, 1, ...) a text's hash puts it. Bucket 0 is held out,
+    so a text is on the same side whatever other texts there are."""
     return zlib.crc32(text.encode()) % parts
 
 
@@ -336,8 +342,8 @@ class Run:
         return run.close("train.py")
 
     SIGINT (Ctrl-C) and SIGTERM only ask for a stop: the step is finished and saved first. A second
-    signal stops at once. log: what `show` was given, one dict a line, saved with the checkpoint as
-    log.jsonl; the file live.jsonl holds the same while the run goes on, for whoever watches."""
+    signal stops at once. log: the numbers that `show` was given, a dict a line, for the
+    checkpoint's log.jsonl; live.jsonl has the same while the run goes on, for whoever watches."""
 
     def __init__(self, out, step, steps, saves, log=()):
         self.out, self.first, self.step, self.total, self.log = out, step, step, steps, list(log)
@@ -348,17 +354,12 @@ class Run:
         self.live.writelines(json.dumps(line) + "\n" for line in self.log)
 
     def steps(self):
-        """Yields the number of each step that is still to be done. A signal that comes just after
-        `save_due` said no does not end the run here: one more step is done, and saved."""
-        handlers = {number: signal.signal(number, self.ask_to_stop)
-                    for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        """Yields the number of each step to come. After a signal it ends at a saved step: if
+        `save_due` had just said no, one more is done."""
+        with on_signals(self.ask_to_stop, self.ask_to_stop):
             while self.step < self.total and not (self.signal and self.saved):
                 self.step, self.saved = self.step + 1, False
                 yield self.step
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
 
     def ask_to_stop(self, number, frame):
         """What a signal does during the steps."""
@@ -367,8 +368,8 @@ class Run:
         self.signal = number
 
     def evaluation_due(self):
-        """Whether this step is one to evaluate at. A signal makes none: a stopped and resumed run
-        evaluates at the same steps as one that nobody stopped."""
+        """Whether this step is one to evaluate at. A signal makes none: a run evaluates at the same
+        steps whether or not it was stopped."""
         return self.step % self.every == 0 or self.step == self.total
 
     def save_due(self):
@@ -389,13 +390,12 @@ class Run:
         return time.perf_counter() - self.start
 
     def left(self):
-        """The time that is left, for people, if the steps to come take as long as those so far:
-        after 30 of 100 steps in 15 s, 35 s."""
+        """The time for the steps to come, for people: after 30 of 100 steps in 15 s, 35 s."""
         return duration(self.seconds() / max(1, self.step - self.first) * (self.total - self.step))
 
     def close(self, name):
-        """Ends a run that saved its last step; returns the exit status: 0, or if it was asked to
-        stop, that signal's, and then it says how to go on with the script `name`."""
+        """Ends a run that saved its last step; returns the exit status. If a signal stopped it, it
+        says how to go on with the script `name`."""
         self.live.close()
         os.remove(self.live.name)
         if self.step == self.total:

@@ -15,6 +15,10 @@ Writes out/docs/train-*.jsonl.gz, val-*.jsonl.gz (lines {"id", "url", "text", "l
 order: `life_of` (one page), `clean_crawl` (all), then crawl/, where the stages are. Left out: C4's
 list of bad words, duplicates across runs, JavaScript, learned quality classifiers.
 """
+# First: from here on Ctrl-C ends the script in one line at most.
+from common import (compiling, duration, locked, map_in_order, print_settings, run_command, share,
+                    show_line, staged, write_file)
+
 import argparse
 import gzip
 import json
@@ -26,8 +30,6 @@ from collections import Counter
 
 import numpy as np
 
-from common import (compiling, duration, locked, map_in_order, print_settings, run_command, share,
-                    show_line, staged, write_file)
 # c4, fineweb, gopher_quality, url_rule, signature and read_documents are for whoever imports data.
 from crawl.duplicates import find_duplicates, match_curve, near_duplicates, page_keys, signature
 from crawl.html import extract_text

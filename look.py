@@ -12,6 +12,10 @@ Reading order: the views, the drawings, the report. The server can be skipped at
 one person: it listens on 127.0.0.1 only and answers only its own page. Whatever comes from pages,
 models or people stays text. Left out: accounts, encryption, all that a server for others needs.
 """
+# First: from here on Ctrl-C ends the script in one line at most.
+from common import (parse_json, print_settings, printable, read_json, read_json_lines,
+                    read_text_lines, run_command, write_file)
+
 import argparse
 import functools
 import html
@@ -30,8 +34,6 @@ import numpy as np
 from bpe import (CHAT_SPECIALS, Tokenizer, join_pair, pre_tokenize, read_tokens, readable,
                  render_chat)
 from checkpoint import open_model
-from common import (parse_json, print_settings, printable, read_json, read_json_lines,
-                    read_text_lines, run_command, write_file)
 from crawl.rules import FAILS
 from crawl.warc import read_files
 from data import life_of, read_settings

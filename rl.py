@@ -19,6 +19,10 @@ baseline (GRPO, Shao et al. 2024), no division by standard deviation or length (
 "Dr. GRPO"), the mean over all tokens (Yu et al. 2025, "DAPO"), reward models (Ouyang et al. 2022),
 their overoptimization (Gao et al. 2023). Left out: tools, dialogues.
 """
+# First: from here on Ctrl-C ends the script in one line at most.
+from common import (Run, locked, paint, print_settings, printable, read_json, read_json_lines, rng,
+                    run_command, share)
+
 import argparse
 import math
 import os
@@ -31,8 +35,6 @@ import numpy as np
 import optimizer
 from bpe import render_chat
 from checkpoint import check_out, checksum, load_run, open_model, save, save_run
-from common import (Run, locked, paint, print_settings, printable, read_json, read_json_lines, rng,
-                    run_command, share)
 from kernels import rmsnorm, rmsnorm_backward
 from model import (Buffers, grow, loss_and_grads, micro_batches, not_finite, output_head,
                    token_losses, transformer, transformer_backward, vector, views)

@@ -15,6 +15,9 @@ and out/tokens/ (zip, regurgitation). Starts in 1 s, writes 6,800 tokens/s with 
 Sources: Fan et al. 2018 (top-k), Holtzman et al. 2020 (top-p), Pope et al. 2022 (KV cache), Carlini
 et al. 2023 (memorization). Left out: beam search, repetition penalties, speculative decoding.
 """
+# First: from here on Ctrl-C ends the script in one line at most.
+from common import compiling, paint, print_settings, printable, run_command
+
 import argparse
 import codecs
 import contextlib
@@ -30,7 +33,6 @@ import numpy as np
 
 from bpe import CHAT_SPECIALS, read_tokens, render_chat
 from checkpoint import open_model
-from common import compiling, paint, print_settings, printable, run_command
 from kernels import probabilities, sample_tokens
 from model import Cache, count, decode, forward, prefill, token_losses
 

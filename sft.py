@@ -20,6 +20,10 @@ Reading order: to_arrays, the loss mask; run, the loop; evaluate. Sources: Ouyan
 (InstructGPT), Hewitt 2021 (new embeddings, in model.grow). Left out: packing (several conversations
 in a row, attention masked between them), LoRA (training few weights).
 """
+# First: from here on Ctrl-C ends the script in one line at most.
+from common import (Run, compiling, duration, locked, parse_json, print_settings, printable,
+                    read_json_lines, read_text_lines, run_command)
+
 import argparse
 import collections
 import math
@@ -33,8 +37,6 @@ import numpy as np
 import optimizer
 from bpe import CHAT_SPECIALS, read_texts, render_chat
 from checkpoint import check_out, load_run, open_model, save_run
-from common import (Run, compiling, duration, locked, parse_json, print_settings, printable,
-                    read_json_lines, read_text_lines, run_command)
 from model import grow, loss_and_grads, not_finite, vector, views
 from sample import complete, recall
 

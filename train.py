@@ -23,6 +23,10 @@ happened. At the end the folder holds the weights of the best evaluation on held
 Reading order: sample_windows; run, the training loop; evaluate. Sources: Radford et al. 2018, 2019
 (GPT), Hoffmann et al. 2022 (how much to read). Left out: several machines, mixed precision.
 """
+# First: from here on Ctrl-C ends the script in one line at most.
+from common import (Run, compiling, locked, print_settings, printable, read_json_lines,
+                    run_command)
+
 import argparse
 import math
 import os
@@ -33,8 +37,6 @@ import numpy as np
 import optimizer
 from bpe import END, Tokenizer, read_tokens
 from checkpoint import check_out, load_run, save_run
-from common import (Run, compiling, locked, print_settings, printable, read_json_lines,
-                    run_command)
 from model import (SIZES, Buffers, Config, count, flops_per_token, init_params, loss_and_grads,
                    micro_batch, not_finite, token_losses, vector, views)
 from sample import generate, recall

@@ -22,6 +22,9 @@ only (`unasked`): pages tell it      | facts already known?
 One seed makes the same files on every machine. Reading order: sections 1 and 2, `copying`, then
 section 7. Left out: images, opinions, texts longer than a page.
 """
+# First: from here on Ctrl-C ends the script in one line at most.
+from common import locked, print_settings, read_text_lines, rng, run_command, share, staged
+
 import argparse
 import gzip
 import html
@@ -31,7 +34,6 @@ import re
 import uuid
 from typing import NamedTuple
 
-from common import locked, print_settings, read_text_lines, rng, run_command, share, staged
 
 
 def table(lines):

@@ -9,16 +9,16 @@ import pytest
 import model
 
 
+# What a shell starts in the background ignores SIGINT, and so would the scripts started here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture
 def command(monkeypatch):
-    """command(script, *flags): its main() as if it were typed; Ctrl-C keeps its meaning."""
+    """command(script, *flags): its main() as if it were typed."""
     def run(script, *flags):
         monkeypatch.setattr(sys, "argv", [script.__name__ + ".py", *map(str, flags)])
-        before = signal.getsignal(signal.SIGINT)
-        try:
-            return script.main()
-        finally:
-            signal.signal(signal.SIGINT, before)
+        return script.main()
     return run
 
 

@@ -52,15 +52,18 @@ def test_imports_go_one_way(name, path):
 
 
 def test_importing_does_no_work():
-    """An import prints nothing, warns of nothing, starts no thread and compiles no kernel."""
+    """An import prints nothing, warns of nothing, starts no thread, compiles no kernel, and leaves
+    the signals of other people's programs alone."""
     names = ", ".join(name for name, _ in modules())
     script = f"""
-import numba.core.dispatcher as numba
+import numba.core.dispatcher as numba, signal
+handlers = [*map(signal.getsignal, signal.valid_signals())]
 def compile(*arguments):
     raise AssertionError("compiled at import")
 numba.Dispatcher.compile = compile
 import {names}, threading
 assert threading.active_count() == 1
+assert handlers == [*map(signal.getsignal, signal.valid_signals())]
 """
     result = subprocess.run([sys.executable, "-B", "-W", "error", "-c", script], cwd=ROOT,
                             capture_output=True, text=True)
@@ -101,3 +104,15 @@ def test_make_types_the_plain_commands():
     assert stages == ["world.py", "data.py", "bpe.py", "train.py", "sft.py"]
     own = commands("TEXT=my.txt")
     assert len(own) == 3 and not re.search("out/(?!text)", " ".join(own)), own
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_make_refuses_an_old_python_before_it_makes_an_environment(tmp_path):
+    """Else a newer one would find the old one's environment, in which nothing can be installed."""
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(os.path.join(ROOT, name), tmp_path)
+    done = subprocess.run(["make", "PYTHON=false"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode and "Python 3.11 or newer is needed" in done.stdout
+    assert not os.path.exists(tmp_path / ".venv")
+    shown = subprocess.run(["make", "-n"], cwd=tmp_path, capture_output=True, text=True).stdout
+    assert "-m venv --clear .venv" in shown

@@ -67,18 +67,13 @@ def start(script, folder, flags, disturb="9 any 0", after=None, threads=1):
                                 "OPENBLAS_NUM_THREADS": str(threads)}
     with subprocess.Popen([sys.executable, "-c", START, ROOT, script, *flags], cwd=folder,
                           env=environment, text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, preexec_fn=heed_ctrl_c) as process:
+                          stderr=subprocess.STDOUT) as process:
         said = process.stdout.readline()
         if after is not None:
             time.sleep(after)
             process.send_signal(int(disturb.split()[0]))
         said += process.stdout.read()
     return process.returncode, said
-
-
-def heed_ctrl_c():
-    """What a shell starts in the background ignores SIGINT, and so would what that starts."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def files(folder):
@@ -188,3 +183,44 @@ def test_a_second_run_on_a_folder_is_refused(script, runs):
         first.stdout.readline()
         status, said = start(script, folder, [*COMMANDS[script], "--out", f"out/{script}"])
     assert status == 2 and f"x.py (process {first.pid}) is writing there" in said.splitlines()[-1]
+
+
+# Runs a script as `python SCRIPT` does, and prints a line when its second import begins: from then
+# on signals must be heeded.
+BEGIN = """
+import os, signal, sys
+class Imports:
+    n = 0
+    def find_spec(self, *_):
+        self.n += 1
+        if self.n == 2:
+            os.write(1, b"\\n")
+del sys.argv[0]
+__file__ = sys.argv[0]
+sys.path[0] = os.path.dirname(__file__)
+sys.meta_path.insert(0, Imports())
+exec(compile(open(__file__).read(), __file__, "exec"))
+"""
+
+
+@pytest.mark.parametrize("n", [3, pytest.param(50, marks=pytest.mark.long)])
+@pytest.mark.parametrize("script", ["world", "data", "bpe", "sample", "train", "sft", "rl", "look"])
+def test_a_stop_while_a_script_begins_says_little(script, n, tmp_path):
+    """SIGINT or SIGTERM at n random moments of the first second, in which NumPy and Numba are
+    imported, ends with 130 or 143 and one line at most (it was a traceback, or an ImportError)."""
+    (tmp_path / "new.txt").write_text(PROSE * 9)
+    flags = ["new.txt", "--vocab-size", "280"] if script == "bpe" else ["--help"]
+    r = random.Random(script)
+    for _ in range(n):
+        number, after = r.choice((signal.SIGINT, signal.SIGTERM)), r.uniform(0, 1)
+        with subprocess.Popen([sys.executable, "-c", BEGIN, f"{ROOT}/{script}.py", *flags],
+                              cwd=tmp_path, text=True, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE) as process:
+            process.stdout.readline()
+            time.sleep(after)
+            process.send_signal(number)
+            out, error = process.communicate()
+        # Python's last act is to give the signals back to the system, whose -15 a shell calls 143.
+        ended = "--help" in out or "next: python" in out
+        assert process.returncode in (128 + number, *(0, -number) * ended), (after, out, error)
+        assert error.count("\n") <= 1, (after, error)

@@ -1,8 +1,8 @@
 """The edges of size and number: the right result, or a clear stop."""
+import gzip
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 
@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import bpe
-import data
 import model
 import rl
 import sample
@@ -59,22 +58,17 @@ def test_small_and_large_heads_and_contexts(sizes):
         assert (new[:, 0] == model.forward(params, config, ids[:, :1])[:, -1].argmax(-1)).all()
 
 
-def test_huge_weights_give_a_finite_loss():
-    """Logits of 10,000 and more neither overflow nor turn into NaN unseen."""
+def test_huge_and_damaged_weights():
+    """Logits of 10,000 and more give a finite loss; a NaN or an infinity an error, and no text."""
     params, config = net()
     model.vector(params)[:] *= 3e4
     ids = np.arange(8)[None]
     loss, grads = model.loss_and_grads(params, config, ids, ids[:, ::-1])
     assert np.isfinite(loss) and loss > 1000 and model.not_finite(grads) is None
-
-
-@pytest.mark.parametrize("damage", [np.nan, np.inf])
-def test_damaged_weights_are_noticed(damage):
-    """One number that is not finite ends in an error, not in a text."""
-    params, config = net()
-    params["model.norm.weight"][3] = damage
-    with pytest.raises(ValueError, match="weights are damaged"):
-        sample.generate(params, config, [[1]], 3)
+    for damage in (np.nan, np.inf):
+        params["model.norm.weight"][3] = damage
+        with pytest.raises(ValueError, match="weights are damaged"):
+            sample.generate(params, config, [[1]], 3)
 
 
 @pytest.fixture
@@ -86,40 +80,40 @@ def tokens(tmp_path, monkeypatch, command):
     return lambda *flags: command(train, "--size", "0.3M", *flags)
 
 
-def test_extreme_learning_rates(tokens, capsys):
-    """Rates of 100 and 1e30 end with finite weights, or in one sentence that says what broke."""
-    for rate in ("100", "1e30"):
-        status = tokens("--steps", "10", "--ctx", "8", "--batch", "2", "--lr", rate)
-        error = capsys.readouterr().err
-        assert status == 0 or status == 2 and "try a third" in error and error.count("\n") == 1
+@pytest.mark.parametrize("rate", ["100", "1e30"])
+def test_extreme_learning_rates(rate, tokens, capsys):
+    """A run ends with finite weights, or in one sentence that says what broke."""
+    status = tokens("--steps", "10", "--ctx", "8", "--batch", "2", "--lr", rate)
+    error = capsys.readouterr().err
+    assert status == 0 or status == 2 and "try a third" in error and error.count("\n") == 1
 
 
-HUGE = """
-import json, re, sys, time
-sys.path.insert(0, sys.argv.pop(1))
-import train
-start = time.perf_counter()
-status = train.main(["--size", "0.3M", "--steps", "2", "--batch", "2", "--ctx", "8"])
-about = open("/proc/self/status").read() if sys.platform == "linux" else "VmHWM: 0"
-print(json.dumps([status, time.perf_counter() - start,
-                  int(re.search(r"VmHWM:\\s*(\\d+)", about)[1])]))
-"""
+def test_what_would_fail_late_is_found_first(tokens, tmp_path, capsys):
+    """A tokenizer without END is an error and a fact longer than --ctx is left out: either once
+    lost a tenth of the run."""
+    facts = tmp_path / "facts.jsonl"
+    facts.write_text('{"prompt": "Where the fox", "answer": " lives nobody knows"}\n')
+    flags = "--steps", "2", "--ctx", "8", "--batch", "2", "--facts", facts
+    assert tokens(*flags) == 0
+    bpe.train(["abc"], 256).save(tmp_path / "none.json")
+    assert tokens(*flags, "--tokenizer", tmp_path / "none.json") == 2
+    assert f"none.json: has no {bpe.END}" in capsys.readouterr().err
 
 
-def test_a_billion_tokens_open_at_once(tokens, tmp_path):
-    """A token file of 2 GB (sparse on disk) is mapped, not read: seconds, and little memory."""
-    path, n = tmp_path / "out/tokens/train.npy", 1_000_000_000
+def test_a_billion_tokens_are_trained_on_at_once(tokens, tmp_path):
+    """A token file of 2 GB (sparse on disk) is mapped, not read: little memory."""
+    path, info, n = tmp_path / "out/tokens/train.npy", tmp_path / "out/tokens/info.json", 10**9
     with open(path, "r+b") as file:
         np.lib.format.write_array_header_1_0(
             file, {"descr": "<u2", "fortran_order": False, "shape": (n,)})
         file.truncate(file.tell() + 2 * n)
-    info = json.loads((tmp_path / "out/tokens/info.json").read_text())
-    (tmp_path / "out/tokens/info.json").write_text(json.dumps(info | {"train": [n, 0]}))
-    done = subprocess.run([sys.executable, "-c", HUGE, ROOT], cwd=tmp_path, text=True,
+    info.write_text(json.dumps(json.loads(info.read_text()) | {"train": [n, 0]}))
+    script = ("import resource, sys; resource.setrlimit(resource.RLIMIT_DATA, (9 * 10**8,) * 2)\n"
+              f"sys.path.insert(0, {ROOT!r}); import train; sys.exit(train.main(sys.argv[1:]))")
+    flags = "--size", "0.3M", "--steps", "2", "--batch", "2", "--ctx", "8"
+    done = subprocess.run([sys.executable, "-c", script, *flags], cwd=tmp_path, text=True,
                           capture_output=True)
     assert done.returncode == 0, done.stderr
-    status, seconds, kilobytes = json.loads(done.stdout.splitlines()[-1])
-    assert status == 0 and kilobytes < 900_000, (status, seconds, kilobytes)
 
 
 @pytest.mark.parametrize("n", [8, pytest.param(200, marks=pytest.mark.long)])
@@ -158,12 +152,11 @@ def data_files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     world.make(str(folder / "world"), pages=30)
     for name in os.listdir(folder / "world"):
-        if name.endswith(".json") or name.endswith(".jsonl"):
+        if name.endswith((".json", ".jsonl")):
             lines = (folder / "world" / name).read_bytes().splitlines(True)[:12]
             (folder / name).write_bytes(b"".join(lines))
-    data.main([str(folder / "world/crawl.warc.gz"), "--out", str(folder / "docs")])
-    shard, = (folder / "docs").glob("train-*.gz")
-    (folder / "train-0000.jsonl.gz").write_bytes(shard.read_bytes())
+    documents = "".join(json.dumps({"text": f"Fox {n} lives here."}) + "\n" for n in range(99))
+    (folder / "train-0000.jsonl.gz").write_bytes(gzip.compress(documents.encode()))
     tokenizer = bpe.train(["the fox lives in the forest " * 9], 270, (bpe.END,))
     tokenizer.add_special_tokens(bpe.CHAT_SPECIALS)
     params, config = net(vocab=tokenizer.vocab_size, ctx=512)
