@@ -478,7 +478,7 @@ def result(out, name):
                 f"is {read_json(f'{out}/tokens/info.json')['train'][0]:,} tokens")
     if name == "train.py":
         state = read_json(f"{out}/base/state.json")
-        known, = (line["recall"] for line in read_log(f"{out}/base/log.jsonl")
+        known, = (line["recall"] for _, line in read_json_lines(f"{out}/base/log.jsonl")
                   if "val_loss" in line and line["step"] == state["best_step"])
         return (f"{state['best_bits']:.3f} bits per byte of held-out text"
                 + ("" if known is None else f", {known:.0%} of the facts"))

@@ -97,7 +97,7 @@ def test_what_would_fail_late_is_found_first(tokens, tmp_path, capsys):
     assert tokens(*flags) == 0
     bpe.train(["abc"], 256).save(tmp_path / "none.json")
     assert tokens(*flags, "--tokenizer", tmp_path / "none.json") == 2
-    assert f"none.json: has no {bpe.END}" in capsys.readouterr().err
+    assert "tokens of another tokenizer" in capsys.readouterr().err
 
 
 def test_a_billion_tokens_are_trained_on_at_once(tokens, tmp_path):
