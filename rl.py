@@ -53,7 +53,7 @@ SEEDS = 100_000  # an iteration's rollouts have the seed --seed x SEEDS + iterat
 RECIPES = {"answer": dict(problems="out/world/exercises-train.jsonl",
                           final="out/world/exercises-final.jsonl",
                           questions=16, rate=3e-4, rate_left=0.0, iterations=40),
-           "model": dict(problems="out/world/jokes.json", pairs=150,
+           "model": dict(problems="out/world/jokes.json", pairs=50,
                          questions=8, rate=5e-4, rate_left=1.0, iterations=70)}
 DOUBT_MODEL = "out/sft-doubt"
 
@@ -387,7 +387,7 @@ def reward_loss_and_grads(params, config, ids, lengths):
 
 def train_reward_model(net, jokes, pairs, seed):
     """(params, config) of a reward model of net's jokes, trained once on the comparisons that fill
-    steps of 16 (of 150: 144). Prints how often it is right about others."""
+    steps of 16 (of 50: 48). Prints how often it is right about others."""
     params, config = grow(net[0], net[1], net[1].vocab + 1)
     output_head(params, config)[-1] = 0  # all scores are equal at first
     ids, lengths = comparisons(net, jokes, pairs, SEEDS * seed + SEEDS - 1)
@@ -542,7 +542,7 @@ def main(argv=None):
     add("--silent", action="store_true", help="forbid thoughts")
     add("--reward", choices=RECIPES, default="answer", help="checked answers, or a reward model")
     add("--kl", type=float, default=0.0, help="weight of the KL penalty (%(default)s)")
-    add("--pairs", type=int, help="comparisons for the reward model to learn from (150)")
+    add("--pairs", type=int, help="comparisons for the reward model to learn from (50)")
     add("--problems", metavar="FILE", help="in GSM8K's shape; with --reward model, jokes")
     add("--final", metavar="FILE", help="problems to evaluate on (a tenth of --problems)")
     add("--iterations", type=int, help="of rollouts and updates (40; with --reward model 70)")
