@@ -26,6 +26,7 @@ if os.path.dirname(os.path.realpath(getattr(sys.modules["__main__"], "__file__",
 
 import collections
 import contextlib
+import ctypes
 import gzip
 import itertools
 import json
@@ -328,6 +329,14 @@ def share(text, parts=10):
 
 # ---- a training run ------------------------------------------------------------------------------
 
+def keep_freed_memory():
+    """Asks glibc, where that is the C library, to keep what a step frees for the next one. Otherwise
+    the system takes it back and clears it again page by page: a sixth of fine-tuning's time."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # no such library or function
+        for setting, n_bytes in ((-1, 1 << 30), (-3, 1 << 25)):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+            ctypes.CDLL(None).mallopt(setting, n_bytes)
+
+
 class Run:
     """Counts the steps of a training run, logs them, and stops when asked. A script's loop:
 
@@ -346,6 +355,7 @@ class Run:
     checkpoint's log.jsonl; live.jsonl has the same while the run goes on, for whoever watches."""
 
     def __init__(self, out, step, steps, saves, log=()):
+        keep_freed_memory()
         self.out, self.first, self.step, self.total, self.log = out, step, step, steps, list(log)
         self.every, self.start = max(1, steps // saves), time.perf_counter()
         self.signal, self.saved = 0, False  # the signal that asked to stop; is this step saved?
