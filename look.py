@@ -483,7 +483,7 @@ def result(out, name):
         return (f"{state['best_bits']:.3f} bits per byte of held-out text"
                 + ("" if known is None else f", {known:.0%} of the facts"))
     scores = list(read_json(f"{out}/sft/state.json")["right"].items())
-    return "right answers: " + ", ".join(f"{kind} {row[2]:.0%}" for kind, row in scores[:4])
+    return "right answers: " + ", ".join(f"{kind} {row[2]:.0%}" for kind, row in scores[:3])
 
 
 def pictures(out, folder):

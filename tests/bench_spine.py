@@ -205,7 +205,7 @@ def our_shakespeare(path, steps=850, batch=12, T=64, rate=0.01):
     averages, buffers = optimizer.start(params), model.Buffers(config, batch, T)
     grads = model.views(np.empty_like(model.vector(params)), config)
     n, seconds, curve = (len(val) - 1) // T, 0.0, []
-    zeros = model.views(np.zeros_like(model.vector(params)), config)  # compile before the clock runs
+    zeros = model.views(np.zeros_like(model.vector(params)), config)  # compile first
     windows = train.sample_windows(np.random.default_rng(1), tokens, batch, T)
     model.loss_and_grads(params, config, *windows, grads=grads, buffers=buffers)
     optimizer.update(zeros, zeros, optimizer.start(zeros), config, 1, 0.0)
