@@ -109,9 +109,6 @@ def open_run(args, tokenizer, n_tokens):
             raise ValueError(f"{args.tokenizer}: not the tokenizer that {args.out} was trained "
                              "with; name that one with --tokenizer")
         return net, averages, state, log
-    if END not in tokenizer.special_tokens:
-        raise ValueError(f"{args.tokenizer}: has no {END} to stand between documents; "
-                         "python bpe.py adds it")
     settings = {"size": args.size, **RECIPES[args.size], "ctx": SIZES[args.size]["ctx"]}
     # A flag that was given overrides the recipe.
     settings |= {name: getattr(args, name) for name in settings if getattr(args, name) is not None}

@@ -89,8 +89,8 @@ def test_extreme_learning_rates(rate, tokens, capsys):
 
 
 def test_what_would_fail_late_is_found_first(tokens, tmp_path, capsys):
-    """A tokenizer without END is an error and a fact longer than --ctx is left out: either once
-    lost a tenth of the run."""
+    """A tokenizer that did not make the tokens is an error, and a fact longer than --ctx is left
+    out: either once lost a tenth of the run."""
     facts = tmp_path / "facts.jsonl"
     facts.write_text('{"prompt": "Where the fox", "answer": " lives nobody knows"}\n')
     flags = "--steps", "2", "--ctx", "8", "--batch", "2", "--facts", facts

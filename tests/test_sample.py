@@ -359,12 +359,14 @@ def test_an_answer_that_fills_the_context_goes_on(monkeypatch, chatty):
 
     def fake(params, config, ids, max_new_tokens, **how):
         prompts.append(ids[0])
+        assert len(ids[0]) < 100
         for n in range(min(max_new_tokens, 100 - len(ids[0]))):
             yield [0], [65], [0.0], [np.zeros(config.vocab)]
     monkeypatch.setattr(sample, "stream", fake)
     assert len(list(sample.answer(net, talk, 40, 0, {66}))) == 40
     asked = [bpe.render_chat(chatty, talk[n:], open_answer=True)[0] for n in range(0, 9, 2)]
-    read = [next(n for n, ids in enumerate(asked) if ids == prompt[:len(ids)]) for prompt in prompts]
+    read = [next(n for n, ids in enumerate(asked) if ids == prompt[:len(ids)])
+            for prompt in prompts]
     assert len(prompts) > 1 and read == sorted(set(read))
     assert all(100 - len(prompt) >= 6 for prompt in prompts)
     for n, prompt in zip(read, prompts):  # the answer so far stands behind the question

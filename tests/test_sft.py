@@ -255,6 +255,19 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(run, monkeypatch, capsys):
     assert run("--resume") == 0 and "has done its" in capsys.readouterr().out
 
 
+def test_a_stop_in_the_evaluation_loses_no_weights(run, monkeypatch, capsys):
+    """Ctrl-C there leaves all steps saved; --resume only evaluates, and then has nothing to do."""
+    heldout()
+    with monkeypatch.context() as patch:
+        patch.setattr(sft, "evaluate", lambda *args: signal.raise_signal(signal.SIGINT))
+        assert run() == 130
+    trained = weights("out/sft")
+    assert run("--resume") == 0 and "held-out questions" in capsys.readouterr().out
+    assert (weights("out/sft") == trained).all()
+    assert "right" in json.load(open("out/sft/state.json", encoding="utf-8"))
+    assert run("--resume") == 0 and "has done its" in capsys.readouterr().out
+
+
 def test_a_chat_model_is_tuned_further_as_it_is(run, capsys):
     """At learning rate 0 a base model's weights change by three rows of the embedding, and a chat
     model's by no bit. Such a run with --mix-lengths evaluates nothing."""
