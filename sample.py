@@ -362,7 +362,7 @@ def trim(net, messages, written=0):
     system's message stays. Questions fall out with their answers: it begins as in training."""
     _, config, tokenizer = net
     limit = int(config.ctx * (1 - ANSWER_SHARE)) - written
-    system = messages[:messages[0]["role"] == "system"]
+    system = [message for message in messages[:1] if message["role"] == "system"]
     for n in range(0, len(messages) - len(system), 2):
         ids, _ = render_chat(tokenizer, system + messages[len(system) + n:], open_answer=True)
         if len(ids) <= limit:

@@ -44,7 +44,8 @@ def table(lines):
 
 
 # Most entries start with two lists of wordings, the first to train on, the second held out. So with
-# held = False or True, WORDS[key][held] is the list to use.
+# held = False or True, WORDS[key][held] is the list to use. Questions have a third, see
+# choose_question.
 WORDS = table(read_text_lines(__file__.removesuffix(".py") + "_words.txt"))
 
 
@@ -704,6 +705,7 @@ def unknown(isle, r, kind, held):
     questions = (ask(stranger, relation, r, held), yes_or_no(stranger, relation, r, held)[0],
                  choose_question(r, held, *WORDS["about"]).format(n=name))
     answer = f"I don't know anyone called {name}."
+    # In training more of the last two, after which the model is more inclined to invent.
     shares = (76, 12, 12) if held else (66, 20, 14)
     return Talk(r.choices(questions, shares), answer, [answer])
 
