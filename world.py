@@ -171,7 +171,9 @@ def about(entity):
 def choose_question(r, held, asked, heldout, more):
     """Pages (held None) ask in few ways, chats to train on (False) in more, and the evaluation
     (True) in others. The more ways a chat model has read, the better it understands a new one."""
-    return r.choice(heldout if held else asked if held is None else asked + more)
+    if held:
+        return r.choice(heldout)
+    return r.choice(asked if held is None else asked + more)
 
 
 def ask(entity, relation, r, held=None, again=False):
