@@ -8,17 +8,17 @@
     random numbers     rng, share
     a training run     Run: counts steps, stops when asked, logs, says when to evaluate and save
 
-Results are replaced whole or not at all, whenever a script is killed. (Two files grow line by line:
-live.jsonl, and what data.py --rejects names.) A failure is one sentence on stderr that names the
-file, what was found and what helps; exit status 2. Skip this file at first, but for Run.
+Results are replaced whole or not at all, whenever a script is killed. (live.jsonl and the file of
+data.py --rejects grow line by line.) A failure is one sentence on stderr, with the file, what was
+found and what helps. Skip this file at first, but for Run.
 """
 import os
 import signal
 import sys
 
 # A script imports this file first, and then for a second NumPy and Numba. Until run_command takes
-# over, Ctrl-C and SIGTERM end it at once: an exception could come out of an import as another one.
-# A program that is none of our scripts keeps its handlers.
+# over, Ctrl-C and SIGTERM end it at once: imports may turn KeyboardInterrupt into an ImportError.
+# A program that only imports our scripts keeps its handlers.
 if os.path.dirname(os.path.realpath(getattr(sys.modules["__main__"], "__file__", "/"))) == (
         os.path.dirname(os.path.realpath(__file__))):
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -48,11 +48,10 @@ except ImportError:  # Windows has no such locks; there, two runs on one folder 
 # ---- the command line ----------------------------------------------------------------------------
 
 def run_command(parser, run, argv=None):
-    """Parses the command line, calls run(args), and returns the exit status: 0, 2 if the input was
-    wrong, 130 if SIGINT (Ctrl-C) stopped it, 143 if SIGTERM did."""
-    args, old_hook = parser.parse_args(argv), sys.unraisablehook
-    if hasattr(sys.stdout, "reconfigure"):  # not every encoding has what a page or model writes
-        sys.stdout.reconfigure(errors="backslashreplace")
+    """Parses the command line, calls run(args), and returns the exit status: what run returns or 0,
+    2 if the input was wrong, 130 if SIGINT (Ctrl-C) stopped it, 143 if SIGTERM did."""
+    args = parser.parse_args(argv)
+    sys.stdout.reconfigure(errors="backslashreplace")  # for what the terminal's encoding lacks
     try:
         with on_signals(signal.default_int_handler, interrupt):
             return run(args) or 0
@@ -64,8 +63,6 @@ def run_command(parser, run, argv=None):
         new_line = "\n" if sys.stderr.isatty() else ""  # behind the terminal's ^C
         print(f"{new_line}{parser.prog}: stopped; finished files are whole", file=sys.stderr)
         return 128 + (stop.args[0] if stop.args else signal.SIGINT)
-    finally:
-        sys.unraisablehook = old_hook
 
 
 @contextlib.contextmanager
@@ -82,7 +79,7 @@ def on_signals(on_int, on_term):
 
 
 def interrupt(number, frame):
-    """SIGTERM takes the way of Ctrl-C: an exception that ends the script."""
+    """SIGTERM raises what Ctrl-C does, with the signal's number."""
     raise KeyboardInterrupt(number)
 
 
@@ -100,8 +97,8 @@ def print_settings(name, settings):
 # ---- the terminal --------------------------------------------------------------------------------
 
 def printable(text, keep=""):
-    """Text with control characters as escapes, except those in `keep`: pages, models and files may
-    hold sequences that rename a terminal's window or hide lines."""
+    """Text with control characters, except those in `keep`, as escapes: in pages, models and files
+    they may rename a terminal's window or hide lines."""
     return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
 
 
@@ -116,8 +113,8 @@ def paint(text, code):
 
 
 def show_line(text, keep=True):
-    """Prints a line. On a terminal, one that is not kept is shortened to the terminal's width, and
-    the next one overwrites it."""
+    """Prints a line. On a terminal a line that is not kept is cut to its width, and the next one
+    overwrites it."""
     if not sys.stdout.isatty():
         print(text, flush=True)
     elif keep:
@@ -134,7 +131,7 @@ def duration(seconds):
 
 @contextlib.contextmanager
 def compiling():
-    """Around the first, tiny use of the kernels: Numba compiles them then, and this says so."""
+    """Around the first, tiny use of kernels, when Numba compiles them: says how long it took."""
     start = time.perf_counter()
     yield
     if (seconds := time.perf_counter() - start) > 3:
@@ -148,7 +145,7 @@ def read_text_lines(path):
     try:
         with open(path, "rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
-        if str(path).endswith(".gz") and not packed:
+        if str(path).endswith(".gz") and not packed:  # gzip.open finds no fault with an empty file
             raise ValueError(f"{path}: damaged, it does not begin like a gzip file")
         with (gzip.open if packed else open)(path, "rt", encoding="utf-8", newline="\n") as lines:
             yield from lines
@@ -198,8 +195,8 @@ def write_file(path, write):
 
 
 def sync(path):
-    """Waits until the disk has the file's bytes. The system may write them later than the file's
-    new name; a crash of the machine in between would leave it empty."""
+    """Waits until the disk has the file's bytes. Else the system may write its new name first, and
+    a crash of the machine in between would leave it empty."""
     with open(path, "r+b") as file:
         os.fsync(file.fileno())
 
@@ -215,9 +212,9 @@ def sync(path):
 
 @contextlib.contextmanager
 def staged(folder, owned=()):
-    """with staged(folder) as staging: files that are written into `staging` replace those in
-    `folder` at the end, all or none. What matches a pattern in `owned` and was not written anew is
-    removed; no other file is touched."""
+    """with staged(folder) as staging: files written into `staging` replace those in `folder` at the
+    end, all or none. What matches a pattern in `owned` and was not written anew is removed; other
+    files stay."""
     recover(folder)
     folder, new = Path(folder), Path(folder, ".new")
     shutil.rmtree(new, ignore_errors=True)
@@ -235,9 +232,8 @@ def staged(folder, owned=()):
 
 
 def recover(folder):
-    """Moves files up that `staged` left in .ready, for whoever reads what `staged` writes; nearly
-    always there are none. Each step may be a repetition after a kill, and processes take turns:
-    the second finds nothing left."""
+    """Moves up what a killed `staged` left in .ready; whoever reads such a folder calls it first.
+    It may itself be killed and repeated. Processes take turns: the second finds nothing left."""
     ready = Path(folder, ".ready")
     if not ready.is_dir():
         return
@@ -264,7 +260,7 @@ def files_in(folder):
 @contextlib.contextmanager
 def locked(folder, name):
     """Holds `folder` for a run of the script `name`; a second run gets a ValueError that names the
-    first. The system releases the lock when the process ends, killed or not."""
+    first. The system releases the lock when the process ends, even killed."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     with open(Path(folder, ".lock"), "a+", encoding="utf-8") as file:
         try:
@@ -279,15 +275,14 @@ def locked(folder, name):
         file.flush()
         Path(folder, "live.jsonl").unlink(missing_ok=True)  # of a Run that was killed
         yield
-        file.truncate(0)
 
 
 # ---- processes -----------------------------------------------------------------------------------
 
 def map_in_order(work, jobs, workers=None):
     """Yields work(*job) in the order of the jobs, computed by several processes (threads would take
-    turns at Python's lock). With two workers, five jobs at most are under way, so a stream of any
-    length takes little memory. A single job is not worth a process and runs here."""
+    turns at Python's lock). Two workers have at most five jobs under way, so a stream of any length
+    takes little memory. A single job is not worth a process and runs here."""
     jobs, waiting, workers = iter(jobs), collections.deque(), workers or os.cpu_count()
     first = list(itertools.islice(jobs, 2))
     if workers == 1 or len(first) < 2:
@@ -303,7 +298,7 @@ def map_in_order(work, jobs, workers=None):
 
 
 def start_worker():
-    """A worker leaves Ctrl-C to its parent, and ends when the parent ends, also if it is killed."""
+    """A worker leaves Ctrl-C to its parent, and ends with it, even if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -330,8 +325,8 @@ def share(text, parts=10):
 # ---- a training run ------------------------------------------------------------------------------
 
 def keep_freed_memory():
-    """Asks glibc, where that is the C library, to keep what a step frees for the next one. If not,
-    the system takes it back and clears it anew, page by page: a quarter of fine-tuning's time."""
+    """Asks glibc, where that is the C library, to keep what a step frees for the next one. To get
+    it back from the system, cleared page by page, was a quarter of fine-tuning's time."""
     with contextlib.suppress(OSError, AttributeError, TypeError):  # no such library or function
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD: give back only what is more than 1 GB
@@ -359,33 +354,32 @@ class Run:
         keep_freed_memory()
         self.out, self.first, self.step, self.total, self.log = out, step, step, steps, list(log)
         self.every, self.start = max(1, steps // saves), time.perf_counter()
-        self.signal, self.saved = 0, False  # the signal that asked to stop; is this step saved?
+        self.signal, self.saved = 0, False  # the signal that asked for a stop; is this step saved?
         Path(out).mkdir(parents=True, exist_ok=True)
         self.live = open(Path(out, "live.jsonl"), "w", encoding="utf-8")
         self.live.writelines(json.dumps(line) + "\n" for line in self.log)
 
     def steps(self):
-        """Yields the number of each step to come. After a signal it ends at a saved step: if
-        `save_due` had just said no, one more is done."""
+        """Yields the numbers of the steps to come. After a signal it ends once a step is saved: if
+        the signal came after `save_due` had said no, that is the next one."""
         with on_signals(self.ask_to_stop, self.ask_to_stop):
             while self.step < self.total and not (self.signal and self.saved):
                 self.step, self.saved = self.step + 1, False
                 yield self.step
 
     def ask_to_stop(self, number, frame):
-        """What a signal does during the steps."""
-        if self.signal:
+        if self.signal:  # the second one
             raise KeyboardInterrupt(number)
         self.signal = number
 
     def evaluation_due(self):
-        """Whether this step is one to evaluate at. A signal makes none: a run evaluates at the same
-        steps whether or not it was stopped."""
+        """Whether to evaluate at this step. A signal changes nothing: a run that was stopped
+        evaluates at the same steps."""
         return self.step % self.every == 0 or self.step == self.total
 
     def save_due(self):
-        """Whether this step is one to save at."""
-        self.saved = bool(self.evaluation_due() or self.signal)
+        """Whether to save at this step."""
+        self.saved = self.evaluation_due() or self.signal > 0
         return self.saved
 
     def show(self, line, keep=True, **numbers):
@@ -405,8 +399,8 @@ class Run:
         return duration(self.seconds() / max(1, self.step - self.first) * (self.total - self.step))
 
     def close(self, name):
-        """Ends a run that saved its last step; returns the exit status. If a signal stopped it, it
-        says how to go on with the script `name`."""
+        """Ends a run whose last step is saved; returns the exit status. If a signal stopped it, says
+        how to go on with the script `name`."""
         self.live.close()
         os.remove(self.live.name)
         if self.step == self.total:
