@@ -399,8 +399,8 @@ class Run:
         return duration(self.seconds() / max(1, self.step - self.first) * (self.total - self.step))
 
     def close(self, name):
-        """Ends a run whose last step is saved; returns the exit status. If a signal stopped it, says
-        how to go on with the script `name`."""
+        """Ends a run whose last step is saved; returns the exit status. After a signal it says how
+        to go on with the script `name`."""
         self.live.close()
         os.remove(self.live.name)
         if self.step == self.total:

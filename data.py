@@ -6,14 +6,14 @@
     python data.py CRAWL.warc.gz --set gopher_min_words=20 --set c4=off --rejects rejects.jsonl
 
 Most of the web is menus, spam, lists and copies. A model learns whatever it reads, so all of that
-has to go first. The recipe is FineWeb's (arXiv 2406.17557). Its authors trained small models with
-and without a rule to see what helps; of 96 crawls of the web they kept 15 trillion tokens.
+has to go first. The recipe is FineWeb's (arXiv 2406.17557): its authors trained small models with
+and without each rule, and kept 15 trillion tokens of 96 crawls of the web.
 
 Writes out/docs/train-*.jsonl.gz, val-*.jsonl.gz (lines {"id", "url", "text", "language",
-"language_score"}) and stats.json. The default crawl of 8,600 small pages takes 8 s on two cores
-(Zen 5); 343 real pages of 150 KB take 2 s. A worker needs at most 600 MB (texts of 8 MB). Reading
-order: `life_of` (one page), `clean_crawl` (all), then crawl/, where the stages are. Left out: C4's
-list of bad words, duplicates across runs, JavaScript, learned quality classifiers.
+"language_score"}) and stats.json. 8,600 small pages take 8 s on two cores (Zen 5), 343 real ones of
+150 KB 2 s; a worker needs at most 600 MB. Reading order: `life_of` (one page), `clean_crawl` (all),
+then crawl/, where the stages are. Left out: C4's list of bad words, duplicates across runs,
+JavaScript, learned quality classifiers.
 """
 # First: from here on Ctrl-C ends the script in one line at most.
 from common import (compiling, duration, locked, map_in_order, print_settings, run_command, share,
@@ -69,13 +69,11 @@ STAGES = "read url extract language repetition quality c4 fineweb pii exact minh
 def life_of(page, settings, blocklist=((), ())):
     """Takes a page through the stages up to pii: yields (stage, checks, text after the stage).
 
-    A check is (rule, value, sign, limit): ("short_doc", 17, "<", 50) fails, since 17 < 50. The
-    caller decides whether to go on after a failure: clean_page stops, explain does not. FineWeb
-    masks personal data last; here it comes before the duplicates, so copies that differ only in an
-    e-mail address are found."""
+    A check is (rule, value, sign, limit): ("short_doc", 17, "<", 50) fails, since 17 < 50. At a
+    failure clean_page stops, and explain goes on. FineWeb masks personal data last; here it comes
+    before the duplicates, so that copies which differ only in an e-mail address are found."""
     if reason := open_page(page):
-        # The reason becomes a check that fails, and nothing is left to look at.
-        yield "read", [(reason, 1, ">", 0)], ""
+        yield "read", [(reason, 1, ">", 0)], ""  # a check that fails; there is nothing to look at
         return
     yield "read", (), page.text
     yield "url", checks_of(settings, "url", page.url, blocklist), page.text
@@ -87,30 +85,30 @@ def life_of(page, settings, blocklist=((), ())):
     yield "quality", checks_of(settings, "gopher_quality", text), text
     # C4 and the masking change the text; the other rules only look at it.
     checks = ()
-    if settings["c4"] is not None:
+    if settings["c4"]:
         text, checks = c4_lines(text, **settings["c4"])
     yield "c4", checks, text
     yield "fineweb", checks_of(settings, "fineweb", text), text
-    if settings["pii"] is not None:
+    if settings["pii"]:
         text = mask_pii(text, **settings["pii"])
     yield "pii", (), text
 
 
 def main_text(page):
-    """A text file is all main text; of HTML it has to be found (crawl/html.py scores a small page
-    by hand). Lone surrogates, which no file can hold, become "?"."""
+    """All of a text file; of HTML what crawl/html.py finds (it scores a small page by hand). Lone
+    surrogates, which no file can hold, become "?"."""
     text = page.text if page.kind == "text" else extract_text(page.html)
     return text.encode("utf-8", "replace").decode().strip()
 
 
 def checks_of(settings, name, *arguments):
-    """The checks of a rule with the thresholds that hold; none if it is off."""
-    return () if settings[name] is None else RULES[name].checks(*arguments, **settings[name])
+    """The checks of a rule with its thresholds; none if the rule is off."""
+    return RULES[name].checks(*arguments, **settings[name]) if settings[name] else ()
 
 
 def clean_page(page, settings, blocklist=((), ())):
-    """Takes a page up to the first check that fails; then it keeps the text it had before. A page
-    that passes gets the keys by which its duplicates will be found."""
+    """Takes a page to its end: at the first check that fails, with the text it had before, or with
+    the keys by which its duplicates will be found."""
     for stage, checks, text in life_of(page, settings, blocklist):
         if reason := first_failure(checks):
             page.dropped = stage, reason
@@ -119,13 +117,13 @@ def clean_page(page, settings, blocklist=((), ())):
     else:
         page.keys = page_keys(page.url, page.text, settings)
         page.id = page.id or f"{hash_text(page.text):016x}"
-    page.html = ""  # not needed any more, so it need not travel to the parent
+    page.html = ""  # need not travel to the parent
     return page
 
 
 # ---- the life of a crawl -------------------------------------------------------------------------
-# The parent splits files into raw pages, workers clean them in batches, and the parent looks for
-# duplicates. A crawl does not fit into memory, so it passes twice:
+# The parent reads raw pages, workers clean them in batches, and the parent looks for duplicates. A
+# crawl does not fit into memory, so there are two passes:
 #
 #     files -> pages -> clean_page -> pages that passed -> a temporary file
 #                                          keys -> memory -> which pages are duplicates?
@@ -137,11 +135,11 @@ def clean_page(page, settings, blocklist=((), ())):
 def clean_crawl(files, out, settings, blocklist=None, workers=None, rejects=None):
     """The whole pipeline: files -> shards and stats.json in `out`; returns what is in stats.json.
 
-    New shards replace all of those in `out`. If no page is kept, that is an error, and the old ones
-    stay. blocklist: a folder of UT1 lists; rejects: a text file that gets every dropped page."""
+    New shards replace all old ones. If no page is kept, that is an error, and the old ones stay.
+    blocklist: a folder of UT1 lists; rejects: a text file that gets every dropped page."""
     funnel, damage = Funnel(rejects), []
-    load_blocklist(blocklist)  # if it is wrong, we know it now
-    with compiling():  # now, before every worker would do it
+    load_blocklist(blocklist)  # an error in it ends the run now
+    with compiling():  # once, before every worker would do it
         hash_text("any text")
         gopher_repetition("any text")
         near_duplicates(["any text of five words or more"])
@@ -154,8 +152,7 @@ def clean_crawl(files, out, settings, blocklist=None, workers=None, rejects=None
         documents = write_kept(waiting, find_duplicates(keys), staging, funnel)
         for line in funnel.table():
             show_line(line)
-        # The first messages about damage are enough here; stats.json has 1,000, and counts all.
-        for message in damage[:20]:
+        for message in damage[:20]:  # stats.json has 1,000
             warn(message)
         if not documents.total():
             raise ValueError(f"{', '.join(files[:3])}: no page was kept; nothing was written")
@@ -167,8 +164,8 @@ def clean_crawl(files, out, settings, blocklist=None, workers=None, rejects=None
 
 
 def batches(pages):
-    """Pages -> lists of pages for the workers. To hand over a small page alone would cost as much
-    as to clean it; a list of large ones would keep a worker waiting."""
+    """Pages -> lists of pages for the workers. To hand over a small page alone costs as much as to
+    clean it; with a list of large ones, the other workers would wait at the end."""
     batch, n_bytes = [], 0
     for page in pages:
         batch.append(page)
@@ -181,16 +178,16 @@ def batches(pages):
 
 
 def clean_batch(pages, settings, blocklist):
-    """What a worker does. It loads the lists for its first batch and keeps them."""
+    """What a worker does. load_blocklist reads the files once a process."""
     lists = load_blocklist(blocklist)
     return [clean_page(page, settings, lists) for page in pages]
 
 
 def clean_pages(cleaned, waiting, funnel, n_bytes):
     """First pass: counts the cleaned pages and writes those that passed to `waiting`. Returns their
-    keys, (N, 2 + bands) uint64: 16 numbers, 128 bytes a page, so ten million pages take 1.3 GB.
-    n_bytes: the size of all input, for the time left."""
-    keys, width = bytearray(), 1  # no list of arrays: each would cost another 112 bytes
+    keys, (N, 2 + bands) uint64: 128 bytes a page, so ten million pages take 1.3 GB (a list of
+    arrays would take twice as much). n_bytes: the size of all input, for the time left."""
+    keys, width = bytearray(), 1
     start = shown_at = time.perf_counter()
     for pages in cleaned:
         for page in pages:
@@ -212,16 +209,16 @@ def clean_pages(cleaned, waiting, funnel, n_bytes):
 
 def write_kept(waiting, found, folder, funnel):
     """Second pass: copies the lines of `waiting` into shards, except duplicates. Returns the number
-    of documents of each side. found: for each line () or where it is dropped and why, such as
-    ("minhash", "near_duplicate")."""
+    of documents of each side. found: for each line () or its stage and reason, such as ("minhash",
+    "near_duplicate")."""
     documents, characters, numbers = Counter(train=0, val=0), Counter(), Counter()
     shards = {side: open_shard(folder, side, 0) for side in documents}
-    # What a page passed on its way: a near-duplicate is no exact one.
-    passed = {(): ["exact", "minhash"], "minhash": ["exact"], "exact": []}
+    stages = STAGES[STAGES.index("exact"):]  # of this pass
     for line, dropped in zip(waiting, found):
         record = json.loads(line)
         n = len(record["text"])
-        funnel.count(record, dict.fromkeys(passed[dropped and dropped[0]], n), dropped)
+        passed = stages[:stages.index(dropped[0])] if dropped else stages
+        funnel.count(record, dict.fromkeys(passed, n), dropped)
         if not dropped:
             side = "train" if share(record["text"], VAL_PARTS) else "val"
             if characters[side] >= SHARD_CHARS:  # a document filled the shard
@@ -260,7 +257,8 @@ class Funnel:
         of its text after it}; dropped: () or (stage, reason)."""
         for stage, n in characters.items():
             row = self.stages[stage]
-            row["in"], row["kept"] = row["in"] + 1, row["kept"] + 1
+            row["in"] += 1
+            row["kept"] += 1
             row["characters"] += n
         if dropped:
             stage, reason = dropped
@@ -286,7 +284,7 @@ def to_json(value):
 # ---- one page explained --------------------------------------------------------------------------
 
 def find_page(name, inputs):
-    """The page that --explain names: standard input ("-"), a file, or a URL of the inputs."""
+    """The page that --explain names: standard input ("-"), a file, or a URL in the inputs."""
     if name == "-":
         body = sys.stdin.buffer.read()
         return Page("html" if body.lstrip().startswith(b"<") else "text", body)
@@ -317,13 +315,13 @@ def explain(page, settings, blocklist=None):
 # ---- the command ---------------------------------------------------------------------------------
 
 def extract_batch(pages):
-    """The main text of each page, whatever its language and quality: JSON lines {"url", "text"}."""
+    """JSON lines {"url", "text"}: the main text of each page, whatever its language and quality."""
     return "".join(to_json({"url": page.url or None, "text": main_text(page)})
                    for page in pages if open_page(page) is None).encode("utf-8", "replace")
 
 
 def only_extract(files, out, workers):
-    """--only extract: for scoring, to `out` if that names a .jsonl file. Nothing is dropped."""
+    """--only extract: all pages, to score extraction by; to `out` if that is a .jsonl file."""
     path = out if out.endswith(".jsonl") else os.path.join(out, "extracted.jsonl")
     jobs = ((batch,) for batch in batches(read_files(files, warn)))
     write_file(path, lambda file: file.writelines(map_in_order(extract_batch, jobs, workers)))
@@ -331,7 +329,6 @@ def only_extract(files, out, workers):
 
 
 def run(args):
-    """One of three: explain a page, only extract, or the whole pipeline."""
     settings, _ = read_settings([f"language_languages={args.language}", *args.set])
     if args.workers < 1:
         raise ValueError(f"--workers {args.workers}: there must be at least one")
