@@ -107,8 +107,8 @@ def checks_of(settings, name, *arguments):
 
 
 def clean_page(page, settings, blocklist=((), ())):
-    """Takes a page to its end: at the first check that fails, with the text it had before, or with
-    the keys by which its duplicates will be found."""
+    """Takes a page through the stages. At the first check that fails it stays as it was before; if
+    none fails, it gets the keys by which its duplicates will be found."""
     for stage, checks, text in life_of(page, settings, blocklist):
         if reason := first_failure(checks):
             page.dropped = stage, reason

@@ -7,11 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = Path(__file__).resolve().parent.parent
 # From the ground up; a file imports only from lines before its own (within a folder, also from
 # files of the same folder). The files of the last line stand side by side and pass files on.
 LAYERS = [["common"], ["kernels"], ["crawl", "formats"], ["world", "data", "bpe"], ["model"],
@@ -19,49 +20,42 @@ LAYERS = [["common"], ["kernels"], ["crawl", "formats"], ["world", "data", "bpe"
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 # Training needs none of the code that makes its input: any other files will do.
 NOT_BY_TRAINING = ("world", "data")
-
-
-def modules():
-    """(module name, path) of every source file but the tests."""
-    for folder in ("", "kernels", "crawl", "formats"):
-        for name in sorted(os.listdir(os.path.join(ROOT, folder))):
-            if name.endswith(".py"):
-                dotted = ".".join(filter(None, [folder, name.removesuffix(".py")]))
-                yield dotted.removesuffix(".__init__"), os.path.join(ROOT, folder, name)
+# {module name: path} of every source file but the tests.
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+           for folder in (".", "kernels", "crawl", "formats")
+           for path in sorted(ROOT.joinpath(folder).glob("*.py"))}
 
 
 def imports(path):
     """Names of the modules that a file imports, anywhere in it."""
-    for node in ast.walk(ast.parse(open(path, encoding="utf-8").read())):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
 
 
-@pytest.mark.parametrize("name,path", list(modules()))
-def test_imports_go_one_way(name, path):
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_go_one_way(name):
     """No file imports from its own layer or a later one, and no training what makes its input."""
     top = name.split(".")[0]
     assert top in LAYER, f"{name} has no layer; add it to LAYERS"
-    for imported in imports(path):
-        other = imported.split(".")[0]
+    for other in (imported.split(".")[0] for imported in imports(MODULES[name])):
         if other in LAYER and other != top:
-            assert LAYER[other] < LAYER[top], f"{name} imports {imported}"
+            assert LAYER[other] < LAYER[top], f"{name} imports {other}"
             assert top not in ("train", "sft", "rl") or other not in NOT_BY_TRAINING
 
 
 def test_importing_does_no_work():
     """An import prints nothing, warns of nothing, starts no thread, compiles no kernel, and leaves
     the signals of other people's programs alone."""
-    names = ", ".join(name for name, _ in modules())
     script = f"""
 import numba.core.dispatcher as numba, signal
 handlers = [*map(signal.getsignal, signal.valid_signals())]
 def compile(*arguments):
     raise AssertionError("compiled at import")
 numba.Dispatcher.compile = compile
-import {names}, threading
+import {", ".join(MODULES)}, threading
 assert threading.active_count() == 1
 assert handlers == [*map(signal.getsignal, signal.valid_signals())]
 """
@@ -95,8 +89,8 @@ print(json.dumps([losses, token.tolist(), "numba" in sys.modules]))
 
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 def test_make_types_the_plain_commands():
-    """Each stage of make is its script without a flag, so that by hand the same tokenizer comes out
-    (once --digits differed); a text of one's own meets no file of the default run."""
+    """Each stage of make is its script without a flag (once --digits differed); a text of one's own
+    meets no file of the default run."""
     def commands(*arguments):
         shown = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True)
         return re.findall(r"bin/python (\w+\.py.*?) *; status", shown.stdout)
