@@ -50,16 +50,12 @@ def small(request):
 
 def differences(f, x, indices, h=1e-5):
     """Central differences of the scalar f() by x.flat[index], for each index."""
-    out = []
-    for index in indices:
-        old = x.flat[index]
-        x.flat[index] = old + h
-        up = f()
-        x.flat[index] = old - h
-        down = f()
-        x.flat[index] = old
-        out.append((up - down) / (2 * h))
-    return np.array(out)
+    def at(index, value):
+        old, x.flat[index] = x.flat[index], value
+        result, x.flat[index] = f(), old
+        return result
+
+    return np.array([(at(i, x.flat[i] + h) - at(i, x.flat[i] - h)) / (2 * h) for i in indices])
 
 
 def relative_error(found, expected):
