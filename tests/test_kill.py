@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -45,8 +46,7 @@ if where == "step":
     for owner, name in ((train, "sample_windows"), (sft, "to_arrays"), (rl, "rollout"),
                         (bpe, "jobs"), (data.Funnel, "count")):
         setattr(owner, name, disturbed(getattr(owner, name)))
-script = {"data": data, "bpe": bpe, "train": train, "sft": sft, "rl": rl, "jokes": rl}[sys.argv[2]]
-sys.exit(script.main(sys.argv[3:]))
+sys.exit(globals()[sys.argv[2].replace("jokes", "rl")].main(sys.argv[3:]))
 """
 COMMANDS = {
     "data": ["new.jsonl", "--workers", "2"],
@@ -79,10 +79,7 @@ def start(script, folder, flags, disturb="9 any 0", after=None, threads=1):
 def files(folder):
     """{path: content} of what a run leaves; of its log not the times, nor the mean loss since the
     last line, which a resumed run begins anew."""
-    found = {}
-    for path in common.files_in(folder):
-        with open(os.path.join(folder, path), "rb") as file:
-            found[path] = file.read()
+    found = {path: Path(folder, path).read_bytes() for path in common.files_in(folder)}
     found.pop(".lock", None)
     if "log.jsonl" in found:
         left_out = rb'"(seconds|tokens_per_s|loss)": [^,}]*,? ?'
@@ -92,8 +89,8 @@ def files(folder):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """(folder, {script: seconds}): in out/ are the runs of all scripts that nobody disturbed, and
-    in old/ those of data.py and bpe.py on other inputs."""
+    """(folder, {script: seconds}): out/ has the undisturbed runs of all scripts, old/ those of
+    data.py and bpe.py on other inputs."""
     folder, r = tmp_path_factory.mktemp("runs"), random.Random(0)
     for name in ("old", "new"):
         texts = ["\n".join(" ".join(r.choices(PROSE.lower().split(), k=12)) for _ in range(12))
@@ -117,8 +114,8 @@ def runs(tmp_path_factory):
         assert status == 0, said
         seconds[script] = time.perf_counter() - begin
         if script in ("data", "bpe"):
-            flags = [flag.replace("new.", "old.") for flag in flags]
-            assert start(script, folder, [*flags, "--out", f"old/{script}"])[0] == 0
+            start(script, folder, [flags[0].replace("new", "old"), *flags[1:], "--out",
+                                   f"old/{script}"])
     return folder, seconds
 
 
@@ -126,9 +123,9 @@ def runs(tmp_path_factory):
 @pytest.mark.parametrize("how", ["kill", "stop"])
 @pytest.mark.parametrize("script", COMMANDS)
 def test_disturbed_runs_end_with_the_same_bits(script, how, n, runs):
-    """n times SIGKILL, or SIGINT and SIGTERM, which end with status 130 or 143 and one line. After
-    each, the old files or the new ones are there, whole. The same command, with --resume where
-    there is something to resume, ends in the files of an undisturbed run."""
+    """n times SIGKILL, or SIGINT and SIGTERM, which end with 130 or 143 and one line. After each,
+    the old files or the new ones are there, whole. The same command, with --resume where there is
+    something to resume, ends in the files of an undisturbed run."""
     (folder, seconds), out, r = runs, f"{how}/{script}", random.Random(script + how)
     wanted, met, status = files(folder / "out" / script), 0, 0
     while met < n or status:
@@ -176,13 +173,9 @@ def test_threads_and_processes_change_no_bit(script, runs):
 def test_a_second_run_on_a_folder_is_refused(script, runs):
     """Each script refuses a folder that another run writes to, in one line that names that run."""
     folder, _ = runs
-    hold = ("import common, sys\nwith common.locked(sys.argv[1], 'x.py'):\n"
-            " print(flush=True); sys.stdin.read()")
-    with subprocess.Popen([sys.executable, "-c", hold, folder / "out" / script], cwd=ROOT,
-                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
-        first.stdout.readline()
+    with common.locked(folder / "out" / script, "x.py"):
         status, said = start(script, folder, [*COMMANDS[script], "--out", f"out/{script}"])
-    assert status == 2 and f"x.py (process {first.pid}) is writing there" in said.splitlines()[-1]
+    assert status == 2 and f"x.py (process {os.getpid()}) is writing there" in said.splitlines()[-1]
 
 
 # Runs a script as `python SCRIPT` does, and prints a line when its second import begins: from then
