@@ -275,6 +275,7 @@ def locked(folder, name):
         file.flush()
         Path(folder, "live.jsonl").unlink(missing_ok=True)  # of a Run that was killed
         yield
+        file.truncate(0)
 
 
 # ---- processes -----------------------------------------------------------------------------------
