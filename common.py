@@ -51,7 +51,8 @@ def run_command(parser, run, argv=None):
     """Parses the command line, calls run(args), and returns the exit status: what run returns or 0,
     2 if the input was wrong, 130 if SIGINT (Ctrl-C) stopped it, 143 if SIGTERM did."""
     args = parser.parse_args(argv)
-    sys.stdout.reconfigure(errors="backslashreplace")  # for what the terminal's encoding lacks
+    if hasattr(sys.stdout, "reconfigure"):  # not in a notebook
+        sys.stdout.reconfigure(errors="backslashreplace")  # for what the terminal's encoding lacks
     try:
         with on_signals(signal.default_int_handler, interrupt):
             return run(args) or 0
