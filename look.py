@@ -4,30 +4,30 @@
     python look.py --report              the same without a server -> out/report.html
     python look.py --pictures pictures   five drawings (SVG) -> pictures/
 
-Each view of the page is a function here. The page shows its docstring, and its arguments as the
-fields of a form. It sends them with POST /NAME and gets JSON: a line for the dict that the view
-returns, or several while the network writes. In look.html the function of the same name draws it.
+A view of the page is a function here. The page shows its docstring, makes a form of its arguments
+and sends them with POST /NAME; the view returns a dict, or yields several while a network writes.
+They arrive as lines of JSON, and the function of the same name in look.html draws them.
 
-Reading order: the views, the drawings, the report. The server can be skipped at first. It is for
-one person: it listens on 127.0.0.1 only and answers only its own page. Whatever comes from pages,
-models or people stays text. Left out: accounts, encryption, all that a server for others needs.
+Reading order: the views, the drawings, the report; the server can be skipped at first. It is for
+one person and listens on 127.0.0.1 only. Left out: accounts, encryption, all that more would need.
 """
 # First: from here on Ctrl-C ends the script in one line at most.
 from common import (parse_json, print_settings, printable, read_json, read_json_lines,
                     read_text_lines, run_command, write_file)
 
 import argparse
-import functools
+import contextlib
 import html
 import http.server
 import inspect
-import itertools
 import json
 import os
 import re
 import secrets
 import sys
 import threading
+from itertools import islice, zip_longest
+from pathlib import Path
 
 import numpy as np
 
@@ -68,21 +68,20 @@ def need(path, command):
 
 def line_of(path, n):
     """Line n, from 0, of a JSON lines file that world.py wrote."""
-    for _, line in itertools.islice(read_json_lines(path), n, None):
+    for _, line in islice(read_json_lines(path), n, None):
         return line
     raise ValueError(f"{path} has no line {n}")
 
 
-def folders_with(out, *files):
-    """The run's folders that hold one of the files: base, sft and rl first, then others by name."""
-    names = [name for name in sorted(os.listdir(out))
-             if any(os.path.exists(f"{out}/{name}/{file}") for file in files)]
-    return sorted(names, key=["base", "sft", "rl", *names].index)
+def files_of(out, *names):
+    """{folder of the run: path of the last of these files in it}; base, sft and rl come first."""
+    found = {path.parent.name: path for name in names for path in Path(out).glob(f"*/{name}")}
+    return {name: found[name] for name in ("base", "sft", "rl", *sorted(found)) if name in found}
 
 
 def open_net(out, name):
     """(params, config, tokenizer) of a model of this run; no other folder is opened."""
-    if name not in folders_with(out, "config.json"):
+    if name not in files_of(out, "config.json"):
         raise ValueError(f"{out}/{name:.40}: no model there yet; python train.py makes base, "
                          "sft.py sft, rl.py rl")
     return open_model(f"{out}/{name}")
@@ -110,19 +109,17 @@ def explain(out, url: str = ""):
     """One page. It leaves at the first rule that it breaks: every value that is measured, beside
     its limit. Open an example of each reason, or give the URL of any page of the crawl (data.py:
     life_of; crawl/rules.py)."""
-    crawl = read_files([need(f"{out}/world/crawl.warc.gz", "world.py")], [].append)
-    pages = ((page for page in crawl if page.url == url) if url
-             else itertools.islice(crawl, EXAMPLES))
-    settings, found = read_settings()[0], {}
+    crawl = read_files([need(f"{out}/world/crawl.warc.gz", "world.py")], lambda damage: None)
+    pages = (page for page in crawl if page.url == url) if url else islice(crawl, EXAMPLES)
+    settings, found = read_settings()[0], {}  # verdict -> the first page that met it
     for page in pages:
-        rows, verdict = [], ""
+        rows = []
         for stage, checks, text in life_of(page, settings):  # goes on after a failure
-            for rule, value, sign, limit in checks:
-                fails = "fails" if FAILS[sign](value, limit) else ""
-                verdict = verdict or (fails and f"dropped at {stage}: {rule}")
-                value = f"{value:,.4g}" if isinstance(value, float) else str(value)
-                rows.append([stage, rule, value, f"{sign} {limit}", fails])
-        verdict = verdict or "kept, unless it is a duplicate"
+            rows += [[stage, rule, value if isinstance(value, str) else float(value),
+                      f"{sign} {limit}", "fails" if FAILS[sign](value, limit) else ""]
+                     for rule, value, sign, limit in checks]
+        verdict = next((f"dropped at {stage}: {rule}" for stage, rule, *_, fails in rows if fails),
+                       "kept, unless it is a duplicate")
         found.setdefault(verdict, {"url": page.url, "verdict": verdict, "rows": rows,
                                    "text": text[:3000]})
     if not found:
@@ -165,13 +162,12 @@ def reward(out):
 def charts(out, panels, command):
     """Every run's log as drawings: while the run goes on its live.jsonl, then its log.jsonl."""
     runs = []
-    for name in folders_with(out, "live.jsonl", "log.jsonl"):
-        live = os.path.exists(f"{out}/{name}/live.jsonl")
-        with open(f"{out}/{name}/{'live' if live else 'log'}.jsonl", encoding="utf-8") as file:
+    for name, path in files_of(out, "log.jsonl", "live.jsonl").items():
+        with open(path, encoding="utf-8") as file:
             # The run may just be writing the last line: half a line is left out.
             log = [parse_json(line, file.name) for line in file if line.endswith("\n")]
-        if drawn := list(filter(None, [draw_panel(log, *panel) for panel in panels])):
-            runs.append({"name": name, "live": live, "charts": drawn})
+        if drawn := [drawing for panel in panels if (drawing := chart(log, *panel))]:
+            runs.append({"name": name, "live": path.stem == "live", "charts": drawn})
     if not runs:
         raise ValueError(f"no such run has begun yet; python {command} begins one")
     return {"runs": runs}
@@ -229,12 +225,13 @@ def chat(out, question: str = "", temperature: float = 0.8, seed: int = 0, *, hi
     answers, the model from rl.py writes a thought first, dimmed (sample.py: chat; bpe.py:
     render_chat)."""
     # history: model -> the messages before. Without a question, QUESTIONS are asked one by one.
-    names = [name for name in folders_with(out, "config.json") if name in ("base", "sft", "rl")]
+    names = [name for name in ("base", "sft", "rl") if name in files_of(out, "config.json")]
+    names = names or ["base"]  # which then says what makes it
     for text in [question] if question else QUESTIONS:
         streams = [texts_so_far(open_net(out, name), history.get(name, []), text, temperature, seed)
-                   for name in names or ["base"]]
+                   for name in names]
         yield {"question": text, "models": names}
-        for texts in itertools.zip_longest(*streams):
+        for texts in zip_longest(*streams):
             yield {"texts": dict(zip(names, texts))}  # so far; None: a text is complete
 
 
@@ -272,7 +269,7 @@ def rollouts(out, problem: int = 0, model: str = "sft", seed: int = 0):
                for row, text in zip(new, texts)]
     mean = sum(rewards) / GROUP
     return {"question": exercise["question"], "answer": right, "mean": mean, "rows": [
-        [reward, round(reward - mean, 3), text] for reward, text in zip(rewards, texts)]}
+        [reward, reward - mean, text] for reward, text in zip(rewards, texts)]}
 
 
 VIEWS = {view.__name__: view for view in (
@@ -340,56 +337,49 @@ def cells(rows):
     return svg(width, 25 * len(rows), parts)
 
 
-def draw_panel(log, title, names, form):
-    """{"svg", "say": the same in words}, or None if the log has no numbers for the panel."""
-    unit, curves = "iteration" if any("iteration" in line for line in log) else "step", []
+def chart(log, title, names, form, width=320, height=260):
+    """A run's log as curves on common axes: {"svg", "say": the same in words}, or None if it has no
+    such numbers. names: {key of the log: name}. The y axis holds 0; curves differ in their dashes;
+    a phone is wide enough."""
+    unit, curves = "iteration" if any("iteration" in line for line in log) else "step", {}
     for key, name in names.items():
         points = [(line.get(unit, 0), line[key]) for line in log
                   if type(line.get(key)) in (int, float)]
         if any(y for _, y in points):  # the last one and about 300 before it
-            curves.append((name, points[::-(len(points) // 300 + 1)][::-1]))
+            curves[f"{name}: {points[-1][1]:{form}}"] = points[::-(len(points) // 300 + 1)][::-1]
     if not curves:
         return None
-    last = ", ".join(f"{name} {points[-1][1]:{form}}" for name, points in curves)
-    return {"say": f"{title}, at {unit} {curves[0][1][-1][0]}: {last}",
-            "svg": chart(title, curves, form, unit)}
-
-
-def chart(title, curves, form, unit, width=320, height=260):
-    """Curves [(name, [(x, y), ...]), ...] on common axes; the y axis holds 0. They differ in their
-    dashes. Narrow enough for a phone."""
     left, top, bottom = 44, 30 + 18 * len(curves), height - 24
-    ys = [y for _, points in curves for _, y in points]
-    x1 = max(points[-1][0] for _, points in curves) or 1
-    y0, y1 = min(0, *ys), 1 if form == ".0%" else max(0, *ys) * 1.05 or 1
+    xs, ys = zip(*(point for points in curves.values() for point in points))
+    x1, y0, y1 = max(xs) or 1, min(0, *ys), 1 if form == ".0%" else max(0, *ys) * 1.05 or 1
     y_scale = (bottom - top) / (y1 - y0)
     # Grid lines at multiples of 1, 2 or 5 times a power of ten.
     step = 10 ** np.floor(np.log10((y1 - y0) / 2))
     step *= 5 if (y1 - y0) / step > 10 else 2 if (y1 - y0) / step > 4 else 1
     parts = [label(0, 14, title, "strong"), label(left, height - 6, "0", "dim"),
              label(width, height - 6, f"{unit} {x1:,}", "dim", "end")]
-    for k in range(int(np.ceil(y0 / step)), int(y1 / step + 1e-9) + 1):
-        y = bottom - (k * step - y0) * y_scale
-        parts += [f'<path class="grid" d="M{left} {y:.1f}H{width}"/>',
-                  label(left - 8, y + 4, f"{k * step:{form}}", "dim", "end")]
-    for k, (name, points) in enumerate(curves):
+    for y in np.arange(np.ceil(y0 / step), y1 / step + 1e-9) * step:
+        parts += [f'<path class="grid" d="M{left} {bottom - (y - y0) * y_scale:.1f}H{width}"/>',
+                  label(left - 8, bottom - (y - y0) * y_scale + 4, f"{y:{form}}", "dim", "end")]
+    for k, (name, points) in enumerate(curves.items()):
         path = "L".join(f"{left + (width - left) * x / x1:.1f} {bottom - (y - y0) * y_scale:.1f}"
                         for x, y in points)
         parts += [f'<path class="line l{k}" d="M{path}M{left} {28 + 18 * k}h28"/>',
-                  label(left + 36, 32 + 18 * k, f"{name}: {points[-1][1]:{form}}")]
-    return svg(width, height, parts)
+                  label(left + 36, 32 + 18 * k, name)]
+    return {"svg": svg(width, height, parts), "say": f"{title}, {unit} {x1:,}: {', '.join(curves)}"}
 
 
 def draw_pipeline(out):
     """The stages from left to right, with what this run put through them."""
     stats = read_json(need(f"{out}/docs/stats.json", "data.py"))
     columns = (("crawl", f"{stats['stages']['read']['in']:,} pages", "world.py"),
-               ("clean text", f"{sum(stats['documents'].values()):,} documents", "data.py"),
-               ("tokens", f"{read_tokens(f'{out}/tokens', 'train').size:,}", "bpe.py"),
-               ("base model", f"{count(open_net(out, 'base')[1])[0]:,} parameters", "train.py"),
-               ("assistant", "conversations", "sft.py"), ("reasoning model", "rewards", "rl.py"))
-    return cells([[("→ " * (row == 0 < k) + column[row], 140, 0.14 if row == 0 else None)
-                   for k, column in enumerate(columns)] for row in range(3)])
+               ("→ clean text", f"{sum(stats['documents'].values()):,} documents", "data.py"),
+               ("→ tokens", f"{read_tokens(f'{out}/tokens', 'train').size:,}", "bpe.py"),
+               ("→ base model", f"{count(open_net(out, 'base')[1])[0]:,} parameters", "train.py"),
+               ("→ assistant", "conversations", "sft.py"),
+               ("→ reasoning model", "rewards", "rl.py"))
+    return cells([[(text, 140, fill) for text in row]
+                  for row, fill in zip(zip(*columns), (0.14, None, None))])
 
 
 def draw_attention(out):
@@ -409,16 +399,16 @@ def draw_mask(out):
                   for row in mask(out)["messages"]])
 
 
-def draw_run(view, out):
+def draw_run(found):
     """The first run's charts, side by side."""
-    charts = [chart["svg"] for chart in view(out)["runs"][0]["charts"]]
+    charts = [chart["svg"] for chart in found["runs"][0]["charts"]]
     return svg(350 * len(charts) - 30, 260, [
         chart.replace("<svg", f'<svg x="{350 * k}"', 1) for k, chart in enumerate(charts)])
 
 
-PICTURES = {"pipeline": draw_pipeline, "learning": functools.partial(draw_run, curves),
+PICTURES = {"pipeline": draw_pipeline, "learning": lambda out: draw_run(curves(out)),
             "attention": draw_attention, "mask": draw_mask,
-            "reward": functools.partial(draw_run, reward)}
+            "reward": lambda out: draw_run(reward(out))}
 
 
 # ---- The page, the report, the pictures ----------------------------------------------------------
@@ -432,7 +422,7 @@ def read_page(out, recorded=None):
         spec = inspect.getfullargspec(view)  # what stands before * are the fields of the form
         views[name] = {"about": " ".join(view.__doc__.split()),
                        "fields": dict(zip(spec.args[1:], spec.defaults or ()))}
-    about = {"models": folders_with(out, "config.json"), "views": views, "recorded": recorded}
+    about = {"models": list(files_of(out, "config.json")), "views": views, "recorded": recorded}
     with open(PAGE, encoding="utf-8") as file:
         page = file.read().replace("NONCE", secrets.token_hex(16))
     # "<" as an escape, so that no text can end the script element that holds it.
@@ -457,10 +447,8 @@ def print_results(out):
         seconds[name] = int(n) + (seconds.get(name, 0) if resumed else 0)
     print("stage       time  result")
     for name in ("world.py", "data.py", "bpe.py", "train.py", "sft.py"):
-        try:
+        with contextlib.suppress(ValueError, LookupError):  # it has not run, or was stopped
             print(f"{name:8} {seconds.get(name, '-'):>5} s  {printable(result(out, name))}")
-        except (ValueError, LookupError):
-            pass  # it has not run, or was stopped
 
 
 def result(out, name):
@@ -470,32 +458,30 @@ def result(out, name):
                             for part in ("conversations", "heldout"))
         return f"{chats:,} conversations, {questions:,} held-out questions"
     if name == "data.py":
-        stats = read_json(f"{out}/docs/stats.json")
-        return (f"{sum(stats['documents'].values()):,} of {stats['stages']['read']['in']:,} pages "
-                "kept")
+        stages = read_json(f"{out}/docs/stats.json")["stages"]
+        return f"{stages['minhash']['kept']:,} of {stages['read']['in']:,} pages kept"
     if name == "bpe.py":
         return (f"{Tokenizer.load(f'{out}/tokenizer.json').vocab_size:,} kinds of token; the text "
                 f"is {read_json(f'{out}/tokens/info.json')['train'][0]:,} tokens")
-    if name == "train.py":
-        state = read_json(f"{out}/base/state.json")
-        known, = (line["recall"] for _, line in read_json_lines(f"{out}/base/log.jsonl")
-                  if "val_loss" in line and line["step"] == state["best_step"])
-        return (f"{state['best_bits']:.3f} bits per byte of held-out text"
-                + ("" if known is None else f", {known:.0%} of the facts"))
-    scores = list(read_json(f"{out}/sft/state.json")["right"].items())
-    return "right answers: " + ", ".join(f"{kind} {row[2]:.0%}" for kind, row in scores[:3])
+    if name == "sft.py":
+        scores = [f"{kind} {row[2]:.0%}"
+                  for kind, row in read_json(f"{out}/sft/state.json")["right"].items()]
+        return "right answers: " + ", ".join(scores[:3])
+    state = read_json(f"{out}/base/state.json")
+    known, = (line["recall"] for _, line in read_json_lines(f"{out}/base/log.jsonl")
+              if "val_loss" in line and line["step"] == state["best_step"])
+    return (f"{state['best_bits']:.3f} bits per byte of held-out text"
+            + ("" if known is None else f", {known:.0%} of the facts"))
 
 
 def pictures(out, folder):
     """Writes the README's drawings; those whose stage has not run yet are left out."""
     for name, draw in PICTURES.items():
         try:
-            drawn = draw(out).encode()
+            write_file(f"{folder}/{name}.svg", lambda file: file.write(draw(out).encode()))
+            print(f"wrote {folder}/{name}.svg")
         except ValueError as error:
             print(f"no {name}.svg: {error}")
-            continue
-        write_file(f"{folder}/{name}.svg", lambda file, drawn=drawn: file.write(drawn))
-        print(f"wrote {folder}/{name}.svg")
 
 
 # ---- The server (skip at first) ------------------------------------------------------------------
@@ -530,23 +516,22 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """GET / is the page; POST /NAME is a view. Every request is checked first."""
+    """GET / is the page; POST /NAME is a view."""
     timeout = SECONDS
 
     def do_GET(self):
-        if self.accepts(self.path == "/"):
-            self.begin("text/html; charset=utf-8")
+        if self.begin("text/html; charset=utf-8", self.path == "/"):
             self.wfile.write(read_page(self.server.out).encode())
 
     def do_POST(self):
         """A line of JSON for each dict of the view, as it comes. Writing fails when the browser
         went away, and that ends the view too."""
         name, length = self.path[1:], self.headers.get("Content-Length", "")
-        if not self.accepts(name in VIEWS, self.headers.get_content_type() == "application/json",
-                            re.fullmatch("[0-9]{1,9}", length) and int(length) <= MAX_BODY):
+        if not self.begin("application/x-ndjson", name in VIEWS,
+                          self.headers.get_content_type() == "application/json",
+                          re.fullmatch("[0-9]{1,9}", length) and int(length) <= MAX_BODY):
             return
         parts = answers(VIEWS[name], self.server.out, self.rfile.read(int(length)))
-        self.begin("application/x-ndjson")
         while True:
             with self.server.network:
                 part = next(parts, None)
@@ -554,8 +539,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 return
             self.wfile.write(json.dumps(part).encode() + b"\n")
 
-    def accepts(self, known, is_json=True, fits=True):
-        """Whether the request is one of our own page; otherwise it is refused."""
+    def begin(self, kind, known, is_json=True, fits=True):
+        """Begins the response if the request is one of our own page; otherwise refuses it."""
         hosts, origin = self.headers.get_all("Host", []), self.headers.get("Origin", "")
         ours = (hosts in ([name] for name in self.server.names)
                 and origin.removeprefix("http://") in ("", *self.server.names))
@@ -563,14 +548,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if not fine:
                 self.send_error(status, explain=f"the page is at http://{self.server.names[0]}")
                 return False
-        return True
-
-    def begin(self, kind):
         self.send_response(200)
         for name, value in (("Content-Type", kind), ("X-Content-Type-Options", "nosniff"),
                             ("X-Frame-Options", "DENY"), ("Cache-Control", "no-store")):
             self.send_header(name, value)
         self.end_headers()
+        return True
 
     def log_message(self, *message):
         """Nothing is printed for a request."""

@@ -12,9 +12,13 @@ import argparse
 import importlib
 import json
 import os
+import statistics
+import subprocess
 import sys
 import time
 
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
 ASKED = {  # function: {figure: what was asked}, in the order of the pipeline
     "bench_data.bench_extraction": {
         "extraction_f1": ">= 0.92", "extraction_f1_trafilatura": "",
@@ -60,6 +64,25 @@ ASKED = {  # function: {figure: what was asked}, in the order of the pipeline
 }
 
 
+def by_turns(*functions, turns=31, warm=2):
+    """Median seconds of each; they take turns, so that a slower minute hits all of them."""
+    times = [[] for _ in functions]
+    for _ in range(warm + turns):
+        for f, seconds in zip(functions, times):
+            start = time.perf_counter()
+            f()
+            seconds.append(time.perf_counter() - start)
+    return [statistics.median(seconds[warm:]) for seconds in times]
+
+
+def child(*command, **environment):
+    """The last line a Python process prints, as JSON. OpenBLAS chooses its kernel by itself."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS")}
+    out = subprocess.check_output([sys.executable, *map(str, command)], cwd=ROOT, text=True,
+                                  env=inherited | environment)
+    return json.loads(out.splitlines()[-1])
+
+
 def met(value, asked):
     """What to say of a figure, beside what was asked for."""
     if not asked:
@@ -74,8 +97,6 @@ def main():
     parser.add_argument("--only", default="", help="one figure, or a part of a function's name")
     parser.add_argument("--json", help="write the figures here too")
     args = parser.parse_args()
-    here = os.path.dirname(os.path.abspath(__file__))
-    sys.path[:0] = [here, os.path.dirname(here)]
     figures = {}
     for function, asked in ASKED.items():
         if args.only not in function and args.only not in asked:

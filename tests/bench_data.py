@@ -7,13 +7,11 @@ import io
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
-import time
 from concurrent.futures import ProcessPoolExecutor
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import bench
 import data
 from crawl.rules import language_rule
 
@@ -26,17 +24,6 @@ def real_pages():
               for page in data.read_files([path], print)}
     pages = {page["url"]: page["html"] for page in data.read_documents(path)}
     return path, json.load(open(gold, encoding="utf-8")), pages, bodies
-
-
-def in_turn(ours, baseline, repeats=3):
-    """Calls both in turn -> (seconds, result) of each; the median of the seconds."""
-    seconds, results = [[], []], [None, None]
-    for _ in range(repeats):
-        for i, function in enumerate((ours, baseline)):
-            start = time.perf_counter()
-            results[i] = function()
-            seconds[i].append(time.perf_counter() - start)
-    return [(sorted(s)[len(s) // 2], result) for s, result in zip(seconds, results)]
 
 
 def squeeze(text):
@@ -66,8 +53,8 @@ def bench_extraction():
     texts = [{url: extract(body) for url, body in bodies.items()}
              for extract in (data.extract_text, trafilatura_text)]
     some = list(bodies.values())[::3]
-    (ours_s, _), (baseline_s, _) = in_turn(lambda: list(map(data.extract_text, some)),
-                                           lambda: list(map(trafilatura_text, some)))
+    ours_s, baseline_s = bench.by_turns(lambda: list(map(data.extract_text, some)),
+                                        lambda: list(map(trafilatura_text, some)), turns=3, warm=0)
     return {"extraction_f1": f1(texts[0], gold), "extraction_f1_trafilatura": f1(texts[1], gold),
             "extraction_pages_per_s": len(some) / ours_s,
             "extraction_speed_vs_trafilatura": baseline_s / ours_s}
@@ -106,11 +93,12 @@ def bench_minhash():
     """Documents per second from texts to verdicts, one core, on the real pages' texts."""
     texts = [data.extract_text(html) for html in real_pages()[2].values()]
     texts = texts + [text[: len(text) * 9 // 10] for text in texts]
-    data.near_duplicates(texts[:2])
-    (ours_s, stays), (baseline_s, n_baseline) = in_turn(
-        lambda: data.near_duplicates(texts), lambda: datasketch_duplicates(texts))
-    return {"minhash_docs_per_s": len(texts) / ours_s, "minhash_found": int((~stays).sum()),
-            "minhash_found_datasketch": n_baseline, "minhash_vs_datasketch": baseline_s / ours_s}
+    found, found_datasketch = (~data.near_duplicates(texts)).sum(), datasketch_duplicates(texts)
+    ours_s, baseline_s = bench.by_turns(lambda: data.near_duplicates(texts),
+                                        lambda: datasketch_duplicates(texts), turns=3, warm=0)
+    return {"minhash_docs_per_s": len(texts) / ours_s, "minhash_found": int(found),
+            "minhash_found_datasketch": found_datasketch,
+            "minhash_vs_datasketch": baseline_s / ours_s}
 
 
 def bench_pipeline():
@@ -122,36 +110,28 @@ def bench_pipeline():
           contextlib.redirect_stdout(io.StringIO())):
         list(pool.map(trafilatura_text, list(bodies.values())[:4]))
         data.near_duplicates(["a b c d e f"])
-        (ours_s, _), (baseline_s, _) = in_turn(
+        ours_s, baseline_s = bench.by_turns(
             lambda: data.clean_crawl([path], out, settings, None, 2),
-            lambda: list(pool.map(trafilatura_text, bodies.values(), chunksize=8)))
+            lambda: list(pool.map(trafilatura_text, bodies.values(), chunksize=8)),
+            turns=3, warm=0)
     return {"pipeline_pages_per_s": len(bodies) / ours_s,
             "pipeline_vs_trafilatura": baseline_s / ours_s}
-
-
-def in_a_process(code, *arguments):
-    """The numbers that code prints last, run in a process of its own."""
-    root = os.path.dirname(os.path.abspath(data.__file__))
-    shown = subprocess.run([sys.executable, "-c", code, *arguments], cwd=root, check=True,
-                           capture_output=True, text=True).stdout
-    return map(float, shown.splitlines()[-1].split())
 
 
 def bench_memory():
     """Peak resident memory of the largest worker over 2 x 343 real pages."""
     with tempfile.TemporaryDirectory() as out:
-        mb, = in_a_process("""
+        return {"worker_peak_mb": bench.child("-c", """
 import resource, sys, data
 settings, _ = data.read_settings(["language_languages=any"])
 data.clean_crawl([sys.argv[1]] * 2, sys.argv[2], settings, None, 2)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
-""", real_pages()[0], out)
-    return {"worker_peak_mb": mb}
+""", real_pages()[0], out)}
 
 
 def bench_million():
     """Keys and clusters of a million documents."""
-    s, mb = in_a_process("""
+    s, mb = bench.child("-c", """
 import time, numpy as np
 from kernels.hashing import first_of_cluster
 text = np.random.default_rng(0).integers(0, 1 << 63, 1_000_000, np.uint64)
@@ -160,13 +140,11 @@ start = time.perf_counter()
 keys = text[:, None] % np.uint64(800_000) * np.uint64(16) + np.arange(1, 15, dtype=np.uint64)
 stays = first_of_cluster(keys)
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(time.perf_counter() - start, int(peak.split()[1]) / 1024)
+print([time.perf_counter() - start, int(peak.split()[1]) / 1024])
 """)
     return {"million_cluster_s": s, "million_peak_mb": mb}
 
 
 if __name__ == "__main__":
-    for bench in (bench_extraction, bench_language, bench_minhash, bench_pipeline, bench_memory,
-                  bench_million):
-        for name, value in bench().items():
-            print(f"{name:34} {value:12.4g}", flush=True)
+    sys.argv += ["--only", "bench_data"]
+    bench.main()

@@ -2,17 +2,16 @@
 
 Reads a finished run's out/ (or the folder that BENCH_OUT names; none: makes one); trains in a
 temporary folder: bench_thinking four times, bench_reward_model four times, some minutes each."""
-import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
 import numpy as np
 
-from bench_sft import ROOT, STAGES, finished
+from bench import ROOT, by_turns
+from bench_sft import STAGES, finished
+from common import read_json, read_json_lines
 
 SEEDS = 3
 SHAPE = dict(vocab=1027, ctx=128, dim=128, layers=4, heads=4, kv_heads=4, hidden=344)
@@ -23,10 +22,8 @@ def train(out, folder, name, *flags):
     command = [sys.executable, os.path.join(ROOT, "rl.py"), "--out", f"{folder}/{name}", *flags]
     subprocess.run(command, cwd=os.path.dirname(os.path.abspath(out)), check=True,
                    stdout=subprocess.DEVNULL)
-    with open(f"{folder}/{name}/state.json", encoding="utf-8") as f:
-        state = json.load(f)
-    with open(f"{folder}/{name}/log.jsonl", encoding="utf-8") as f:
-        return state, [json.loads(line) for line in f]
+    return (read_json(f"{folder}/{name}/state.json"),
+            [line for _, line in read_json_lines(f"{folder}/{name}/log.jsonl")])
 
 
 def bench_thinking():
@@ -99,17 +96,7 @@ def bench_rollouts():
     config = model.Config(**SHAPE)
     params, network = model.init_params(config), Llama(**SHAPE)
     prompts = np.random.default_rng(0).integers(0, config.vocab, (16, 24)).repeat(16, 0)
-    theirs_in = torch.tensor(prompts)
-    times = []
-    for _ in range(6):
-        start = time.perf_counter()
-        sample.generate(params, config, prompts, 32)
-        middle = time.perf_counter()
-        torch_rollout(network, theirs_in, 32)
-        times.append((time.perf_counter() - middle) / (middle - start))
-    return {"rollout_tokens_per_s_vs_torch": statistics.median(times[1:])}
-
-
-if __name__ == "__main__":
-    sys.path[:0] = [ROOT]
-    print(bench_rollouts())
+    ours_s, theirs_s = by_turns(
+        lambda: sample.generate(params, config, prompts, 32),
+        lambda: torch_rollout(network, torch.tensor(prompts), 32), turns=5, warm=1)
+    return {"rollout_tokens_per_s_vs_torch": theirs_s / ours_s}

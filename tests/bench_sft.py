@@ -10,8 +10,9 @@ import sys
 import tempfile
 import time
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
+from bench import ROOT
+from common import read_json_lines, read_text_lines
+
 STAGES = ("world.py", "data.py", "bpe.py", "train.py", "sft.py")
 
 
@@ -40,8 +41,6 @@ def bench_make():
 def bench_world():
     """Of the pages that are good by their label, the part that became documents; of the junk, the
     part that did not."""
-    from common import read_json_lines
-
     with tempfile.TemporaryDirectory() as folder:
         out = finished(STAGES[:2], "docs", folder)
         kept = {row["url"] for path in glob.glob(f"{out}/docs/*.gz")
@@ -57,7 +56,6 @@ def bench_sft():
     first_prompts.txt, what people ask any assistant, the share that is said to be outside; and how
     often island questions are refused so, or known people called unknown."""
     from checkpoint import open_model
-    from common import read_json_lines
     from sample import complete, recall
     from sft import evaluate, prompt_ids, read_questions
 
@@ -68,8 +66,8 @@ def bench_sft():
                  if fact["tier"] != "barely"]
         known, net = recall(*open_model(f"{out}/base"), facts), open_model(f"{out}/sft")
         scores = evaluate(net, questions)
-        with open(os.path.join(ROOT, "tests", "first_prompts.txt"), encoding="utf-8") as lines:
-            prompts = [[{"role": "user", "content": line.strip()}] for line in lines]
+        prompts = [[{"role": "user", "content": line.strip()}]
+                   for line in read_text_lines(f"{ROOT}/tests/first_prompts.txt")]
         island = [q["messages"] for q in questions if q["kind"] in (
             "person", "town", "animal", "typed", "context", "yes or no", "about")]
         refused, wrongly = (

@@ -7,41 +7,20 @@ import json
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 
 import numpy as np
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
+from bench import by_turns, child
+
 SIZES = {"5m": dict(vocab=2048, ctx=256, dim=256, layers=6, heads=8, kv_heads=8, hidden=688),
          "1m": dict(vocab=1024, ctx=128, dim=128, layers=4, heads=4, kv_heads=4, hidden=344)}
 HEADS = ((16, 4, 128, 32), (16, 8, 256, 32), (8, 8, 256, 64), (4, 8, 512, 64))  # B, H, T, D
 STEPS = {"5m": 9, "1m": 61}  # in a turn of ours or of theirs
 TURNS = 3
 BATCH = 16
-
-
-def child(*command, **environment):
-    """The last line a Python process prints, as JSON. OpenBLAS chooses its kernel by itself."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS")}
-    out = subprocess.check_output([sys.executable, *map(str, command)], cwd=ROOT, text=True,
-                                  env=inherited | environment)
-    return json.loads(out.splitlines()[-1])
-
-
-def by_turns(*functions, turns=31, warm=2):
-    """Median seconds of each; they take turns, so that a slower minute hits all of them."""
-    times = [[] for _ in functions]
-    for turn in range(warm + turns):
-        for f, seconds in zip(functions, times):
-            start = time.perf_counter()
-            f()
-            if turn >= warm:
-                seconds.append(time.perf_counter() - start)
-    return map(statistics.median, times)
 
 
 # ---- matmul and attention ----
@@ -111,27 +90,36 @@ def bench_attention():
 
 # ---- training ----
 
-def stepper(sizes, batch):
-    """A function muon_lr -> None that makes one training step of a network of these sizes."""
+def trainer(config, batch):
+    """A new network's params, and the function that makes one training step of it."""
     import model
     import optimizer
-    config = model.Config(**sizes)
-    params, rng = model.init_params(config), np.random.default_rng(0)
+    params = model.init_params(config)
     buffers = model.Buffers(config, model.micro_batch(config, batch, config.ctx), config.ctx)
     averages = optimizer.start(params)
     grads = model.views(np.empty_like(model.vector(params)), config)
 
-    def step(muon_lr=None):  # AdamW alone, as PyTorch's
-        windows = rng.integers(0, config.vocab, (batch, config.ctx + 1))
-        model.loss_and_grads(params, config, windows[:, :-1], windows[:, 1:], grads=grads,
-                             buffers=buffers)
-        optimizer.update(params, grads, averages, config, 1, 1e-3, muon_lr=muon_lr)
-    return step
+    def step(ids, targets, number=1, rate=1e-3, muon_lr=None):  # AdamW alone, as PyTorch's
+        model.loss_and_grads(params, config, ids, targets, grads=grads, buffers=buffers)
+        optimizer.update(params, grads, averages, config, number, rate, muon_lr=muon_lr)
+    return params, step
+
+
+def random_steps(sizes, batch):
+    """A function muon_lr -> None that trains a network of these sizes on random windows."""
+    from model import Config
+    _, step = trainer(Config(**sizes), batch)
+    rng = np.random.default_rng(0)
+
+    def random_step(muon_lr=None):
+        windows = rng.integers(0, sizes["vocab"], (batch, sizes["ctx"] + 1))
+        step(windows[:, :-1], windows[:, 1:], muon_lr=muon_lr)
+    return random_step
 
 
 def our_step(sizes, turns):
     """Our side: median seconds of a whole step, and peak memory."""
-    seconds, = by_turns(stepper(sizes, BATCH), turns=turns, warm=3)
+    seconds, = by_turns(random_steps(sizes, BATCH), turns=turns, warm=3)
     return {"seconds": seconds,
             "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
@@ -171,7 +159,7 @@ def bench_train():
 
 def bench_muon():
     """What Muon adds to a step of the default network: time with it over time without, minus 1."""
-    step = stepper(SIZES["1m"] | {"ctx": 256}, 8)
+    step = random_steps(SIZES["1m"] | {"ctx": 256}, 8)
     without, with_muon = by_turns(step, lambda: step(0.01), turns=55, warm=5)
     return {"muon_share_of_step": with_muon / without - 1}
 
@@ -201,22 +189,16 @@ def our_shakespeare(path, steps=850, batch=12, T=64, rate=0.01):
     tokens, val = ids[:len(ids) * 9 // 10], ids[len(ids) * 9 // 10:]
     config = model.Config(vocab=len(index), ctx=T, dim=64, layers=4, heads=4, kv_heads=4,
                           hidden=192)
-    params, rng = model.init_params(config), np.random.default_rng(0)
-    averages, buffers = optimizer.start(params), model.Buffers(config, batch, T)
-    grads = model.views(np.empty_like(model.vector(params)), config)
+    _, step = trainer(config, batch)  # compile first
+    step(*train.sample_windows(np.random.default_rng(1), tokens, batch, T))
+    (params, step), rng = trainer(config, batch), np.random.default_rng(0)
     n, seconds, curve = (len(val) - 1) // T, 0.0, []
-    zeros = model.views(np.zeros_like(model.vector(params)), config)  # compile first
-    windows = train.sample_windows(np.random.default_rng(1), tokens, batch, T)
-    model.loss_and_grads(params, config, *windows, grads=grads, buffers=buffers)
-    optimizer.update(zeros, zeros, optimizer.start(zeros), config, 1, 0.0)
-    for step in range(steps):
+    for number in range(1, steps + 1):
         start = time.perf_counter()
-        windows = train.sample_windows(rng, tokens, batch, T)
-        model.loss_and_grads(params, config, *windows, grads=grads, buffers=buffers)
-        optimizer.update(params, grads, averages, config, step + 1,
-                         optimizer.learning_rate(step, steps, rate))
+        step(*train.sample_windows(rng, tokens, batch, T), number,
+             optimizer.learning_rate(number - 1, steps, rate))
         seconds += time.perf_counter() - start
-        if (step + 1) % (steps // 10) == 0:
+        if number % (steps // 10) == 0:
             nats = model.token_losses(params, config, val[:n * T].reshape(n, T),
                                       val[1:n * T + 1].reshape(n, T))
             curve.append((seconds, float(nats.mean(dtype=np.float64))))

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench_spine import BATCH, by_turns
+from bench import by_turns
+from bench_spine import BATCH
 
 
 class Norm(nn.Module):

@@ -91,8 +91,8 @@ def test_the_crawl_and_every_rule_of_one_page(server):
         "name": "read", "share": 1.0, "figure": "2", "note": ""}
     assert len(ask(server, "explain")[0]["pages"]) == 2
     for url, verdict, row in (
-            ("http://a.example/", "dropped at", ["quality", "short_doc", "16", "< 50", "fails"]),
-            ("http://b.example/porn", "dropped at url", ["extract", "empty", "8", "< 1", ""])):
+            ("http://a.example/", "dropped at", ["quality", "short_doc", 16, "< 50", "fails"]),
+            ("http://b.example/porn", "dropped at url", ["extract", "empty", 8, "< 1", ""])):
         shown, = ask(server, "explain", url=url)[0]["pages"]
         assert shown["verdict"].startswith(verdict) and row in shown["rows"]
 
@@ -113,10 +113,10 @@ def test_curves_of_runs_and_of_one_that_goes_on(server):
     base, sft = ask(server, "curves")[0]["runs"]
     assert (base["name"], sft["name"], base["live"]) == ("base", "sft", False)
     assert [chart["say"] for chart in base["charts"]] == [
-        "loss, nats per token, at step 20: held-out 4.5, training 5.5",
-        "share of answers, at step 20: facts recalled 25%"]
+        "loss, nats per token, step 20: held-out: 4.5, training: 5.5",
+        "share of answers, step 20: facts recalled: 25%"]
     run, = ask(server, "reward")[0]["runs"]
-    assert run["live"] and "iteration 3: reward model 2, gold reward -3" in run["charts"][0]["say"]
+    assert run["live"] and "iteration 3: reward model: 2, gold reward: -3" in run["charts"][0]["say"]
 
 
 def test_another_candidate_leads_elsewhere(server):
