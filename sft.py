@@ -182,14 +182,13 @@ def read_pages(folder, tokenizer, config, n_tokens):
 # ---- The run -------------------------------------------------------------------------------------
 
 def open_run(args):
-    """settings, net (params, config, tokenizer), the optimizer's averages, state and log, of a new
-    run or of the one to resume. Its settings override the command line.
+    """net (params, config, tokenizer), the optimizer's averages, state and log: of a new run, or of
+    the one to resume, whose settings override the command line.
 
     The base model has never met the three chat tokens: the embedding grows by three rows. A text
     now ends at <|im_end|>, not at the end of a document."""
     if args.resume:
-        net, averages, state, log = load_run(args.out, "sft")
-        return state["settings"], net, averages, state, log
+        return load_run(args.out, "sft")
     settings = {name: getattr(args, name) for name in (
         "base", "data", "pages", "epochs", "lr", "muon_lr", "seed", "leave_out", "mix_lengths")}
     for name, least in (("epochs", 1), ("lr", 0), ("muon_lr", 0)):
@@ -202,7 +201,8 @@ def open_run(args):
     special = tokenizer.special_tokens
     config = replace(config, eos=(special["<|im_end|>"],),
                      unused=tuple(k for k in config.unused if k not in special.values()))
-    return settings, (params, config, tokenizer), optimizer.start(params), {"step": 0}, []
+    state = {"step": 0, "settings": settings}
+    return (params, config, tokenizer), optimizer.start(params), state, []
 
 
 def read_batches(settings, tokenizer, config):
@@ -227,14 +227,14 @@ def run(args):
     What differs from train.run: a batch holds whole conversations; the loss has a mask; there is no
     weight decay, which would shrink what the matrices know; the last weights are kept, not the
     best."""
-    settings, net, averages, state, log = open_run(args)
-    params, config, tokenizer = net
+    net, averages, state, log = open_run(args)
+    (params, config, tokenizer), settings = net, state["settings"]
     print_settings("sft.py", settings | {"out": args.out})
     batches, checksum, words = read_batches(settings, tokenizer, config)
     steps = len(batches)
-    heldout = os.path.join(os.path.dirname(settings["data"]), "heldout.jsonl")
-    if state.get("data", checksum) != checksum:
+    if state.setdefault("data", checksum) != checksum:
         raise ValueError(f"{settings['data']}, or {settings['pages']}: changed since the run began")
+    heldout = os.path.join(os.path.dirname(settings["data"]), "heldout.jsonl")
     asks = os.path.exists(heldout) and not settings["mix_lengths"]
     questions = read_questions(heldout, "kind") if asks else []
     if state["step"] >= steps and ("right" in state or not questions):
@@ -265,10 +265,11 @@ def run(args):
                           f"{speed:,.0f} tok/s | {progress.left()} left", keep=False, step=step,
                           loss=loss, lr=lr, grad_norm=norm, tokens_per_s=speed)
         if progress.save_due():
-            state |= {"step": step, "settings": settings, "data": checksum}
+            state["step"] = step
             save_run(args.out, "sft", net, averages, state, progress.log)
             if questions:
-                asked = questions[step * 7919 % len(questions)]["turns"][0][0]  # 7919: a prime
+                # Another one each time: 7919 is a prime.
+                asked = questions[step * 7919 % len(questions)]["turns"][0][0]
                 text, = complete(net, [prompt_ids(net, asked)])
                 progress.show(printable(f"    {asked[-1]['content']}  ->  {text}"))
     if status := progress.close("sft.py"):

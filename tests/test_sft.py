@@ -197,9 +197,10 @@ def test_long_dialogues_lose_their_oldest_turns(tokenizer):
     question, or the end of the only message."""
     long = [m for _ in range(3) for m in TALK] + TALK[:1]
     newest = [bpe.render_chat(tokenizer, long[n:], open_answer=True)[0] for n in range(0, 13, 2)]
-    for first in (0, 2, 6):
-        net = None, model.Config(vocab=300, ctx=-(-len(newest[first // 2]) * 4 // 3)), tokenizer
-        assert sft.prompt_ids(net, long) == newest[first // 2]
+    n = [len(ids) for ids in newest]
+    for k, limit in ((0, n[0]), (1, n[0] - 1), (1, n[1]), (3, n[2] - 1), (3, n[3])):
+        net = None, model.Config(vocab=300, ctx=-(-limit * 4 // 3)), tokenizer
+        assert sft.prompt_ids(net, long) == newest[k]
     net = None, model.Config(vocab=300, ctx=8), tokenizer
     assert sft.prompt_ids(net, long) == newest[-1][-6:]
 
