@@ -160,7 +160,7 @@ def run(args):
             show_one_step(params, config, tokenizer, train, settings["lr"])
     progress, losses = Run(args.out, state["step"], steps, SAVES, log), []
     for step in progress.steps():
-        # Read B windows of the text.
+        # Read: B windows of the text.
         ids, targets = sample_windows(rng, train, B, T)
         # Compare: the mean loss of B * T predictions, and its gradient, one number a weight.
         loss, _ = loss_and_grads(params, config, ids, targets, grads=grads, buffers=buffers)
