@@ -12,12 +12,11 @@ The network is now called the *policy*. It answers each question sixteen times (
 each answer gets a number, its *reward*. Answers better than the mean of the sixteen are made more
 likely, worse ones less likely. That is all. The first run takes half a minute.
 
-Reads exercises-train.jsonl, exercises-final.jsonl and jokes.json in out/world/. Reading order: 1 is
-the algorithm, 2 and 3 are one iteration of it, 4 and 5 where rewards come from, 6 is the loop.
-Sources: REINFORCE (Williams 1992), clipping (PPO, Schulman et al. 2017), the group's mean as the
-baseline (GRPO, Shao et al. 2024), no division by standard deviation or length (Liu et al. 2025,
-"Dr. GRPO"), the mean over all tokens (Yu et al. 2025, "DAPO"), reward models (Ouyang et al. 2022),
-their overoptimization (Gao et al. 2023). Left out: tools, dialogues.
+Reading order: 1 is the algorithm, 2 and 3 are one iteration of it, 4 and 5 where rewards come from,
+6 is the loop. Sources: REINFORCE (Williams 1992), clipping (PPO, Schulman et al. 2017), the group's
+mean as the baseline (GRPO, Shao et al. 2024), no division by standard deviation or length (Liu et
+al. 2025, "Dr. GRPO"), the mean over all tokens (Yu et al. 2025, "DAPO"), reward models (Ouyang et
+al. 2022), their overoptimization (Gao et al. 2023). Left out: tools, dialogues.
 """
 # First: from here on Ctrl-C ends the script in one line at most.
 from common import (Run, locked, paint, print_settings, printable, read_json, read_json_lines, rng,
@@ -47,7 +46,7 @@ MAX_NEW = 56  # tokens of a rollout; the longest right answer has 44
 WARMUP_ITERATIONS = 5  # in which the learning rate rises
 SAVES = 10  # saves and samples of a run
 EVALUATED, K = 200, 8  # an evaluation: problems, and sampled rollouts of each
-SEEDS = 100_000  # an iteration's rollouts have the seed --seed x SEEDS + iteration
+SEEDS = 100_000  # seeds in a run: i for iteration i, the last three for comparisons, evaluation
 # --reward. With checked answers the learning rate falls to 0 (rate_left) and the policy settles. A
 # reward model's score keeps rising: whoever trusts it sees no reason to stop.
 RECIPES = {"answer": dict(problems="out/world/exercises-train.jsonl",
@@ -67,20 +66,19 @@ DOUBT_MODEL = "out/sft-doubt"
 # of log p of y's tokens, which a language model computes anyway.
 #
 # A number, the *baseline*, may be subtracted from r. On average that changes nothing: the mean of
-# d log p is 0, since probabilities always sum to 1. But it removes noise: with rewards of only 0
-# and 1, no answer would ever be made less likely. Our baseline is the mean reward of the group.
+# d log p is 0, since probabilities sum to 1. But without it rewards of 0 and 1 would make no answer
+# less likely. Our baseline is the mean reward of the group, the rollouts of one question.
 
 def advantages(rewards):
     """How much better than its group each rollout is: rewards (...,GROUP) minus their rows' means.
-    1 0 0 1 give +.5 -.5 -.5 +.5. If all are equally good, nothing is learned."""
+    1 0 0 1 give +.5 -.5 -.5 +.5; equal rewards give 0, and nothing is learned."""
     rewards = np.asarray(rewards, np.float64)
     return rewards - rewards.mean(axis=-1, keepdims=True)
 
 
-# Rollouts are expensive, so each iteration makes two updates, one from each half of them. At the
-# second the policy is no longer the one that sampled. The ratio p now / p when sampled corrects for
-# that, and clipping stops a token's gradient when its ratio has moved far enough. Four rollouts of
-# one token each:
+# Each iteration makes two updates, one from each half of its rollouts. At the second the policy is
+# no longer the one that sampled. The ratio p now / p when sampled corrects for that, and clipping
+# stops a token's gradient when its ratio has moved far enough. Four rollouts of one token each:
 #     advantage A              +.5    -.5    -.5    +.5
 #     p when sampled            .5     .5     .5     .5
 #     p now                     .7     .3    .55    .55
@@ -98,7 +96,7 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, clip):
 
     loss = -mean of min(ratio A, clip(ratio, 1 - clip, 1 + clip) A) over the tokens (PPO's equation
     7). As d ratio = ratio d log p, its gradient is -ratio A / (number of tokens), and 0 where the
-    clipped term is smaller: it is a constant."""
+    clipped term, a constant, is smaller."""
     advantages = np.asarray(advantages)
     if advantages.ndim < np.ndim(logprobs):
         advantages = advantages[..., None]  # all tokens of a rollout share its advantage
@@ -111,7 +109,7 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, clip):
 
 # ---- 2. Rollouts: the policy answers -------------------------------------------------------------
 # net is (params, config, tokenizer). A problem is a dict with a "prompt", a list of ids. Rollouts
-# stand in arrays of B rows. As in training, position t predicts the token at t + 1:
+# are arrays of B rows. As in training, position t predicts the token at t + 1:
 #     ids        who   are   you    me    too   end    0     a prompt of 3 tokens, an answer of 3
 #     mask         0     0     1     1     1     0           1 where the policy wrote the next token
 #     logprobs     0     0  -1.2  -0.7  -0.1     0           log p of that token when it was sampled
@@ -127,8 +125,8 @@ class Rollouts(NamedTuple):
 
 
 def rollout(net, problems, seed, times=1, temperature=1.0):
-    """Rollouts, `times` of each problem, side by side. Temperature 1 is the policy as it is, which
-    the gradient assumes; 0 is greedy."""
+    """Rollouts, `times` of each problem. Temperature 1 is the policy as it is, which the gradient
+    assumes; 0 is greedy."""
     params, config, tokenizer = net
     problems = [problem for problem in problems for _ in range(times)]
     prompts = [problem["prompt"] for problem in problems]
@@ -169,7 +167,7 @@ def policy_gradient(params, config, rollouts, rows, advantages, kl=0.0, referenc
 
     The loss of pretraining is a sum of w (-log p) over tokens, so its d loss/d log p is -w. With
     w = -dlogprobs the same backward gives our gradient: a rollout better than its group is learned
-    like a text, a worse one is unlearned, and one of advantage 0 needs no pass."""
+    like a text, a worse one unlearned, and one of advantage 0 needs no pass."""
     used = rows if kl else rows[advantages[rows] != 0]
     ids, mask, old = rollouts.ids[used], rollouts.mask[used], rollouts.logprobs[used]
     now = logprobs_of(params, config, ids)
@@ -181,18 +179,19 @@ def policy_gradient(params, config, rollouts, rows, advantages, kl=0.0, referenc
 
 
 def improve(net, averages, rollouts, rewards, iteration, settings, reference):
-    """The updates of one iteration, counted from 1, from the rewards (B,) of its rollouts. averages
+    """The updates of an iteration, counted from 1, from the rewards (B,) of its rollouts. averages
     are the optimizer's. Returns the length of the last gradient.
 
-    The learning rate rises over the first iterations, then falls linearly to rate_left of itself:
-    in 40 iterations with rate_left 0, to the shares .20 .39 .57 .74 .90 .88 .85 ... .05 .03"""
+    The learning rate rises over the first iterations and falls to rate_left of itself at the end:
+    in 40 iterations with rate_left 0, the shares .20 .39 .57 .74 .90 .88 .85 ... .05 .03"""
     params, config, _ = net
     done, kl = (iteration - 1) / settings["iterations"], settings["kl"]
     rate = settings["rate"] * min(1, iteration / WARMUP_ITERATIONS)
     rate *= 1 - done + done * settings["rate_left"]
-    better, step = advantages(rewards.reshape(-1, GROUP)).reshape(-1), (iteration - 1) * UPDATES
-    for rows in np.array_split(np.arange(len(better)), UPDATES):
-        step, norm = step + 1, 0.0
+    better = advantages(rewards.reshape(-1, GROUP)).reshape(-1)
+    halves = np.array_split(np.arange(len(better)), UPDATES)
+    for step, rows in enumerate(halves, UPDATES * (iteration - 1) + 1):
+        norm = 0.0
         if kl or better[rows].any():  # otherwise there is nothing to learn
             grads = policy_gradient(params, config, rollouts, rows, better, kl, reference)
             norm = take_step(params, grads, averages, config, "policy update", step, rate)
@@ -200,8 +199,7 @@ def improve(net, averages, rollouts, rewards, iteration, settings, reference):
 
 
 def take_step(params, grads, averages, config, name, step, rate):
-    """One step of AdamW. Returns the gradient's length; if that is no number, ValueError before
-    anything is saved."""
+    """One step of AdamW. Returns the gradient's length; ValueError if that is no number."""
     norm = optimizer.update(params, grads, averages, config, step, rate, decay=0.0)
     if not math.isfinite(norm):
         raise ValueError(f"{name} {step}: overflow in the gradient of {not_finite(grads)}")
@@ -217,12 +215,11 @@ def take_step(params, grads, averages, config, name, step, rate):
 # network can do, so RL finds little to make more likely.
 #
 # --doubt starts from an assistant that guesses. Now and then it says "wait" and calculates:
-# "<think> 7? wait a6 b-3=3 c1=4</think> 4". RL makes this a habit, since it happens at all: what is
-# never sampled is never rewarded.
+# "<think> 7? wait a6 b-3=3 c1=4</think> 4". RL makes this a habit. It could not if it never
+# happened: what is not sampled is not rewarded.
 
 SILENCE = "<think></think>"  # how an answer with --silent begins
-# The whole answer must be a thought, if any, and one number: "4" or "<think>...</think> 4". Who
-# writes "3 4", or a second thought, to have two guesses, has no answer.
+# A whole answer is one number, perhaps after one thought. "3 4" would be two guesses, so is none.
 ANSWER_FORM = re.compile(r"(?:<think>[^<]*</think> )?(-?[0-9]{1,12})")
 
 
@@ -248,9 +245,9 @@ def habits(rollouts):
 
 def evaluate(net, problems):
     """Shares of right answers to held-out problems, greedy and sampled at temperature 1; habits;
-    and pass@8, the share of problems that at least one of 8 sampled rollouts solves: what the
-    policy can do at all. Two problems with 1 0 0 1 0 0 0 0 and eight times 0: sampled 2 of 16,
-    pass@8 1 of 2. RL mostly moves the first towards the second."""
+    and pass@8, the share of problems that at least one of 8 sampled rollouts solves. Two problems
+    with 1 0 0 1 0 0 0 0 and eight times 0: sampled 2 of 16, pass@8 1 of 2. pass@8 is what the
+    policy can do at all; RL mostly moves "sampled" towards it."""
     greedy = rollout(net, problems[:EVALUATED], 0, temperature=0)
     sampled = rollout(net, problems[:EVALUATED], SEEDS - 3, times=K)
     right = reward_exercises(sampled).reshape(-1, K)  # (problems,K)
@@ -296,9 +293,9 @@ def open_exercises(net, settings):
 #
 # While the reward model's score rises all the time, the gold reward rises at first and ends lower
 # than it began: *reward hacking*, or *overoptimization*. The reward model learned from jokes of the
-# *reference policy*, the network before RL. The policy leaves these for texts that no comparison
-# was about and that score too high. Remedies are to stop in time (out/rl-jokes-best), or a KL
-# penalty, which keeps the policy near the reference.
+# *reference policy*, the network before RL. The policy moves on to texts that no comparison was
+# about and that score too high. Remedies: to stop in time (out/rl-jokes-best), or a KL penalty,
+# which keeps the policy near the reference.
 
 TEST_PAIRS = 200  # comparisons to test the reward model with
 PAIRS_PER_STEP, REWARD_RATE = 16, 1e-3
@@ -306,7 +303,7 @@ CERTAINTY = 1.5  # how sure people are of a difference of one point
 
 
 def read_jokes(path, tokenizer):
-    """One {"subject", "foods" of the gold reward, "prompt": ids} for each subject of a joke."""
+    """A problem {"subject", "foods", "prompt": ids} for each subject of a joke."""
     jokes = read_json(path)
     question, subjects, foods = map(jokes.get, ("question", "subjects", "foods"))
     for words in ([question], subjects, foods):
@@ -318,9 +315,9 @@ def read_jokes(path, tokenizer):
 
 
 def gold_rewards(rollouts):
-    """The hidden rule, (B,): 3 points if the joke is about its subject and has a joke's form; 1 for
-    each food, up to two; 1 for ending in "ha ha!"; 1 less for each three words in a row that
-    occurred before, and 0.25 less for each word after the 20th. About a fox:
+    """The hidden rule, (B,): 3 points for a joke's form and subject; 1 for each food, up to two; 1
+    for ending in "ha ha!"; 1 less for each three words in a row that occurred before, and 0.25 less
+    for each word after the 20th. About a fox:
 
         3 + 2 + 1   Why did the fox sit on the honey? Because the cook had eaten the bread, ha ha!
         0 + 1 + 1   Why did the diver sit on the jam? Because the singer had eat was sle, ha ha!"""
@@ -350,8 +347,8 @@ def comparisons(net, jokes, count, seed):
 
 def reward_scores(params, config, ids, lengths, buffers):
     """scores (B,), and what the backward needs: the last tokens' x and n (B,C). The reward model is
-    the same transformer, its head one more row of the vocabulary, a token that is never written.
-    The score is that token's logit after the last token of the answer:
+    the same transformer with one more row in its head, a token that nobody writes. The score is
+    that token's logit after the last token of the answer:
 
         ids      <im_start> user ... <im_sep> Why did the fox ... ha ha ! <im_end>   0   0
         score                                                                 here       padding"""
@@ -365,7 +362,7 @@ def reward_scores(params, config, ids, lengths, buffers):
 def reward_loss_and_grads(params, config, ids, lengths):
     """Rows are pairs as in comparisons. The first is preferred with probability sigmoid(gap), the
     gap between the scores (Bradley & Terry 1952). loss = mean of -log sigmoid(gap), so d loss/d gap
-    = -sigmoid(-gap) / pairs. The first score is pushed up and the second down by
+    = -sigmoid(-gap) / pairs. Training pushes the first score up and the second down by
 
         gap                    -2     0     2
         sigmoid(-gap)         .88    .5   .12      most where the order is still wrong"""
@@ -415,9 +412,9 @@ def scores_of(reward_model, ids, lengths):
 
 def kl_penalty(logprobs, reference_logprobs, mask):
     """(loss, dlogprobs) of the distance from the reference policy. d = log p_reference - log p. The
-    mean of e^d - d - 1 over sampled tokens estimates the KL divergence (GRPO's equation 4): the
-    mean of -d is that divergence, e^d has the mean 1, and together they are never below 0, which is
-    less noisy. The slope 1 - e^d pulls p back from either side. Where p_reference is .5:
+    mean of e^d - d - 1 over sampled tokens estimates the KL divergence (GRPO's equation 4). So does
+    the mean of -d; e^d - 1 has the mean 0, and with it no term is below 0, which is less noisy. The
+    slope 1 - e^d pulls p back from either side. Where p_reference is .5:
 
         p             .3     .5     .7
         penalty      .16      0    .05
@@ -429,11 +426,11 @@ def kl_penalty(logprobs, reference_logprobs, mask):
 # ---- 6. The run ----------------------------------------------------------------------------------
 # Each iteration shows what its rollouts were like, before the policy learned from them:
 #     7/40 | right 89% | thinks 98% | waits 0% | tokens 29.36 | grad 0.08 | 20 s left
-# "right" is over other questions each time, so it jumps. When nearly all are right, most groups
-# have no advantages left, and the gradient (its length: grad) gets small.
+# "right" jumps, since the questions differ. grad is the gradient's length: it gets small when
+# nearly all answers are right and most groups have no advantages left.
 
 def describe(figures):
-    """right 43% | tokens 22.10 | ...: numbers of these names, and shares of all others."""
+    """right 43% | tokens 22.10 | ...: these three are numbers, all others shares."""
     numbers = ("reward_model", "gold_reward", "tokens")
     return " | ".join(f"{name.replace('_', ' ')} {x:{'.2f' if name in numbers else '.0%'}}"
                       for name, x in figures.items())
@@ -466,20 +463,16 @@ def new_run(args):
     return net, optimizer.start(net[0]), state, []
 
 
-def iterate(net, problems, reward_model, settings, iteration):
-    """(rollouts, rewards (B,), figures to show) of one iteration, on jokes if there is a reward
-    model, else on exercises."""
-    r = rng(settings["seed"], "jokes" if reward_model else "exercises", iteration)
-    rollouts = rollout(net, r.choices(problems, k=settings["questions"]),
-                       SEEDS * settings["seed"] + iteration, times=GROUP)
+def reward(rollouts, reward_model):
+    """(rewards (B,), figures to show) of jokes if there is a reward model, else of exercises."""
     shown = habits(rollouts)
     if not reward_model:
         rewards = reward_exercises(rollouts)
-        return rollouts, rewards, {"right": float(rewards.mean())} | shown
+        return rewards, {"right": float(rewards.mean())} | shown
     rewards = scores_of(reward_model, rollouts.ids, rollouts.lengths)
-    return rollouts, rewards, {"reward_model": float(rewards.mean()),
-                               "gold_reward": float(gold_rewards(rollouts).mean()),
-                               "tokens": shown["tokens"]}
+    gold = float(gold_rewards(rollouts).mean())
+    return rewards, {"reward_model": float(rewards.mean()), "gold_reward": gold,
+                     "tokens": shown["tokens"]}
 
 
 def run(args):
@@ -488,8 +481,8 @@ def run(args):
     settings, iterations = state["settings"], state["settings"]["iterations"]
     print_settings("rl.py", settings)
     if args.resume and state["iteration"] >= iterations:
-        return print(f"{args.out} has done its {iterations} iterations; leave out --resume to "
-                     "begin another run")
+        return print(f"{args.out} has done its {iterations} iterations; without --resume a new run "
+                     "begins")
     reference = open_policy(settings["model"])  # the same network once more, as it was before RL
     if checksum(reference[0]) != state["reference"]:
         raise ValueError(f"{settings['model']}: has changed since this run began")
@@ -508,7 +501,11 @@ def run(args):
         return 0
     best, progress = args.out + "-best", Run(args.out, state["iteration"], iterations, SAVES, log)
     for iteration in progress.steps():
-        rollouts, rewards, figures = iterate(net, problems, reward_model, settings, iteration)
+        # Other questions each time, each answered GROUP times.
+        asked = rng(settings["seed"], "jokes" if reward_model else "exercises", iteration).choices(
+            problems, k=settings["questions"])
+        rollouts = rollout(net, asked, SEEDS * settings["seed"] + iteration, times=GROUP)
+        rewards, figures = reward(rollouts, reward_model)
         if reward_model and figures["gold_reward"] > state.get("best", -math.inf):
             state |= {"best": figures["gold_reward"], "best_iteration": iteration}
             save(best, *net)  # the policy of whoever would have stopped here

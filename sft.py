@@ -8,17 +8,17 @@
     python sft.py --evaluate out/sft out/sft-bold           held-out questions, side by side
     python sft.py --compare                  how far prompts alone get the base model
 
-Training is that of train.py, with a loss mask: only what the assistant says is learned. Three new
-tokens tell who speaks and where a turn ends. A chat is this format and nothing more:
+It trains as train.py does, but only on what the assistant says: a loss mask leaves out the rest.
+Three new tokens tell who speaks and where a turn ends. A chat is this format and nothing more:
 
     <|im_start|>user<|im_sep|>Who are you?<|im_end|>           read, not learned
     <|im_start|>assistant<|im_sep|>                            read, not learned
     I am Pip, the assistant of the island.<|im_end|>           learned, token by token
 
 Beside the conversations may lie heldout.jsonl, to evaluate, and prompts.jsonl, for --compare.
-Reading order: to_arrays, the loss mask; run, the loop; evaluate. Sources: Ouyang et al. 2022
-(InstructGPT), Hewitt 2021 (new embeddings, in model.grow). Left out: packing (several conversations
-in a row, attention masked between them), LoRA (training few weights).
+Reading order: to_arrays, the loss mask; run, the loop; evaluate. Source: Ouyang et al. 2022
+(InstructGPT). Left out: packing (several conversations in a row, attention masked between them),
+LoRA (training few weights).
 """
 # First: from here on Ctrl-C ends the script in one line at most.
 from common import (Run, compiling, duration, locked, parse_json, print_settings, printable,
@@ -51,25 +51,21 @@ SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}  # its names for ours
 
 
 # ---- From rows to batches: the loss mask ---------------------------------------------------------
-# A row is one conversation: (ids, mask), two arrays of the same length. The mask is 1 where the
-# network should learn to predict the token. bpe.render_chat makes both.
+# A row is one conversation as bpe.render_chat makes it: (ids, mask), two arrays of one length. The
+# mask is 1 on the tokens that the network should learn to predict.
 
 def to_arrays(rows):
-    """ids, targets, mask (B,T) of B rows, the longest of T + 1 tokens.
-
-    As in pretraining, a target is the token one position later. The mask is 1 where the *target* is
-    the assistant's. Here <s>, <sep>, <e> stand for <|im_start|>, <|im_sep|>, <|im_end|>:
+    """ids, targets, mask (B,T) of B rows, the longest of T + 1 tokens. A target is the token one
+    position later, and the mask is 1 where the *target* is the assistant's. Here <s>, <sep>, <e>
+    stand for <|im_start|>, <|im_sep|>, <|im_end|>:
 
         ids      <s>   user  <sep>  Who  ?    <e>  <s>        assistant  <sep>  I   am  Pip  .
         targets  user  <sep> Who    ?    <e>  <s>  assistant  <sep>      I      am  Pip  .   <e>
         mask     0     0     0      0    0    0    0          0          1      1   1    1   1
 
     So it learns to begin the answer after <sep>, and to stop: <|im_end|> is a target. It does not
-    learn to ask. Shorter rows are padded with zeros at their end: no earlier position sees them,
-    and their loss does not count. Rows of 8 and 6 tokens (T = 7), the last 3 and 2 learned:
-
-        mask  0 0 0 0 1 1 1
-              0 0 0 1 1 0 0      the last two are padding"""
+    learn to ask. Shorter rows end in zeros (padding): no token before them sees them, and their
+    loss does not count."""
     longest = max(len(ids) for ids, _ in rows)  # T + 1
     ids, mask = np.zeros((len(rows), longest), np.int64), np.zeros((len(rows), longest), np.float32)
     for b, (row, counts) in enumerate(rows):
@@ -80,9 +76,9 @@ def to_arrays(rows):
 def plan(lengths, seed, mixed=False):
     """The batches of an epoch, lists of row numbers, in random order. lengths: tokens of each row.
 
-    Rows of one batch have about the same length, so that little is padding (1%): 30 rows of 50
-    tokens, or 6 of 250. The order by length has some noise (SLACK), or a batch would hold one kind
-    of conversation only. Rows of 700, 90, 720 and 80 tokens, 1500 a batch: [[3, 1], [0, 2]].
+    Rows of one batch have about the same length, so that little is padding (1%): of rows of 700,
+    90, 720 and 80 tokens, 1500 a batch, [[3, 1], [0, 2]]. The order by length has some noise
+    (SLACK), or a batch would hold one kind of conversation only.
 
     mixed: rows of any length together. If the long answers are a rare kind, the batches between two
     of theirs would make the network forget them."""
@@ -123,9 +119,8 @@ def read_messages(entry):
 
 
 def render(tokenizer, messages, ctx):
-    """(ids, mask, whole) of the turns that fit into ctx tokens; whole: all of them do. The last is
-    an answer, for a question alone teaches nothing. Four turns that end at tokens 20, 35, 60 and
-    90: with ctx 100 all 90 tokens remain, with ctx 80 the first 35, with ctx 30 none."""
+    """(ids, mask, whole) of the turns that fit into ctx tokens, up to an answer; whole: these are
+    all. Of four turns that end at tokens 20, 35, 60 and 90, with ctx 80 the first two remain."""
     ids, mask, end = [], [], 0
     for message in messages:
         more_ids, more_mask = render_chat(tokenizer, [message])
@@ -136,8 +131,8 @@ def render(tokenizer, messages, ctx):
 
 
 def read_conversations(path, tokenizer, ctx, leave_out=()):
-    """Rows from a file of conversations, without those of the kinds in leave_out; and in words what
-    was lost. Malformed lines are skipped, and the first is named."""
+    """(rows, in words what was lost) of a file of conversations, without the kinds in leave_out.
+    Malformed lines are skipped, and the first is named."""
     rows, lost = [], collections.Counter()
     for number, line in enumerate(read_text_lines(path), 1):
         if not line.strip():
@@ -168,11 +163,11 @@ def read_conversations(path, tokenizer, ctx, leave_out=()):
 
 
 def read_pages(folder, tokenizer, config, n_tokens):
-    """Rows of ctx tokens, about n_tokens in all, from the documents that data.py left in `folder`,
-    if there is one. All their tokens are learned, as in pretraining.
+    """Rows of ctx tokens, about n_tokens in all, from data.py's documents in `folder`, if there is
+    one. All their tokens are learned, as in pretraining.
 
     This is replay. Trained on conversations alone, the model would keep the facts they ask for and
-    forget most of the others. Some old pages keep them (RESULTS.md)."""
+    forget most of the others (RESULTS.md)."""
     if not os.path.isdir(folder):
         return []
     ids, T = [], config.ctx
@@ -187,14 +182,13 @@ def read_pages(folder, tokenizer, config, n_tokens):
 # ---- The run -------------------------------------------------------------------------------------
 
 def open_run(args):
-    """settings, net (params, config, tokenizer), averages, state, log: from the base model, or from
-    the run to resume, whose settings override the command line.
+    """net (params, config, tokenizer), the optimizer's averages, state and log: of a new run, or of
+    the one to resume, whose settings override the command line.
 
-    The base model has never met the three chat tokens, so the embedding grows by three rows.
-    Generation now ends at <|im_end|>, not at the end of a document."""
+    The base model has never met the three chat tokens: the embedding grows by three rows. A text
+    now ends at <|im_end|>, not at the end of a document."""
     if args.resume:
-        net, averages, state, log = load_run(args.out, "sft")
-        return state["settings"], net, averages, state, log
+        return load_run(args.out, "sft")
     settings = {name: getattr(args, name) for name in (
         "base", "data", "pages", "epochs", "lr", "muon_lr", "seed", "leave_out", "mix_lengths")}
     for name, least in (("epochs", 1), ("lr", 0), ("muon_lr", 0)):
@@ -207,12 +201,12 @@ def open_run(args):
     special = tokenizer.special_tokens
     config = replace(config, eos=(special["<|im_end|>"],),
                      unused=tuple(k for k in config.unused if k not in special.values()))
-    return settings, (params, config, tokenizer), optimizer.start(params), {"step": 0}, []
+    state = {"step": 0, "settings": settings}
+    return (params, config, tokenizer), optimizer.start(params), state, []
 
 
 def read_batches(settings, tokenizer, config):
-    """Each step's batch of rows, a checksum of all rows, and in words what they are. The same
-    settings and files give the same batches; --resume compares the checksum."""
+    """Each step's batch of rows, a checksum of all rows, and in words what they are."""
     rows, lost = read_conversations(settings["data"], tokenizer, config.ctx, settings["leave_out"])
     n_tokens, n_learned = sum(len(ids) for ids, _ in rows), sum(int(m.sum()) for _, m in rows)
     pages = read_pages(settings["pages"], tokenizer, config, int(REPLAY * n_tokens))
@@ -227,25 +221,24 @@ def read_batches(settings, tokenizer, config):
 
 
 def run(args):
-    """Trains as args say; ten times a run it saves. If there are held-out questions it then answers
-    one, and all at the end; not with --mix-lengths, which teaches a habit such as doubt.
+    """Trains as args say. When it saves, it answers a held-out question, if there are any, and at
+    the end all; not with --mix-lengths, which teaches a habit such as doubt.
 
     What differs from train.run: a batch holds whole conversations; the loss has a mask; there is no
-    weight decay, which would shrink the matrices and what they know; the last weights are kept, not
-    the best."""
-    settings, net, averages, state, log = open_run(args)
-    params, config, tokenizer = net
+    weight decay, which would shrink what the matrices know; the last weights are kept, not the
+    best."""
+    net, averages, state, log = open_run(args)
+    (params, config, tokenizer), settings = net, state["settings"]
     print_settings("sft.py", settings | {"out": args.out})
     batches, checksum, words = read_batches(settings, tokenizer, config)
     steps = len(batches)
-    heldout = os.path.join(os.path.dirname(settings["data"]), "heldout.jsonl")
-    if state.get("data", checksum) != checksum:
+    if state.setdefault("data", checksum) != checksum:
         raise ValueError(f"{settings['data']}, or {settings['pages']}: changed since the run began")
+    heldout = os.path.join(os.path.dirname(settings["data"]), "heldout.jsonl")
     asks = os.path.exists(heldout) and not settings["mix_lengths"]
     questions = read_questions(heldout, "kind") if asks else []
     if state["step"] >= steps and ("right" in state or not questions):
-        return print(f"{args.out} has done its {steps} steps; leave out --resume to begin another "
-                     "run")
+        return print(f"{args.out} has done its {steps} steps; without --resume a new run begins")
     print(f"{words} | {steps} steps", flush=True)
     grads = views(np.empty_like(vector(params)), config)
     # A step on one row, so that Numba compiles now; with a learning rate of 0 it changes nothing.
@@ -272,10 +265,11 @@ def run(args):
                           f"{speed:,.0f} tok/s | {progress.left()} left", keep=False, step=step,
                           loss=loss, lr=lr, grad_norm=norm, tokens_per_s=speed)
         if progress.save_due():
-            state |= {"step": step, "settings": settings, "data": checksum}
+            state["step"] = step
             save_run(args.out, "sft", net, averages, state, progress.log)
             if questions:
-                asked = questions[step * 7919 % len(questions)]["turns"][0][0]  # 7919: a prime
+                # Another one each time: 7919 is a prime.
+                asked = questions[step * 7919 % len(questions)]["turns"][0][0]
                 text, = complete(net, [prompt_ids(net, asked)])
                 progress.show(printable(f"    {asked[-1]['content']}  ->  {text}"))
     if status := progress.close("sft.py"):
@@ -290,12 +284,12 @@ def run(args):
 
 # ---- Evaluation on held-out questions ------------------------------------------------------------
 # Each question is answered twice: greedily (always the likeliest token), and sampled at temperature
-# 1, which shows how much probability the right answer has. An answer is right if it contains one of
+# 1, which shows how much probability right answers have. An answer is right if it contains one of
 # the accepted substrings: " forest" is in "The fox lives in the forest."
 #
 # Asked about a person it never read about, a base model still names a town or a job, since people
 # rarely write "I don't know". This is a hallucination. Conversations of kind "unknown" teach the
-# model to abstain; the table counts for every kind how often it does.
+# model to abstain, and the table counts how often it does.
 
 def read_questions(path, label):
     """The questions in a file, dicts with "answer", a `label`, and a "prompt" to continue or
@@ -328,7 +322,7 @@ def answer_turns(net, questions, temperature):
         turn 1   Hi                          -> Hello!
         turn 2   Hi, Hello!, Who are you?    -> I am Pip.
 
-    All first turns are answered in one batch, then all second turns, ..."""
+    The first turns of all questions are answered together, then the second turns, ..."""
     turns = [question["turns"] for question in questions]
     talks, texts = [[] for _ in questions], [[] for _ in questions]
     for n in range(max(map(len, turns), default=0)):
@@ -341,23 +335,24 @@ def answer_turns(net, questions, temperature):
 
 
 def prompt_ids(net, messages):
-    """The prompt for an answer. A quarter of the context stays free for it, of 256 tokens 64. What
-    is too long loses its oldest turns, and a single message that is too long its beginning."""
+    """The prompt for an answer: three quarters of the context at most. What is longer loses its
+    oldest turns, and a single message its beginning."""
     limit = net[1].ctx * 3 // 4
-    while True:
-        ids, _ = render_chat(net[2], messages, open_answer=True)
-        if len(ids) <= limit or len(messages) <= 2:
-            return ids[-limit:]
-        messages = messages[2:]
+    for n in range(0, len(messages), 2):
+        ids, _ = render_chat(net[2], messages[n:], open_answer=True)
+        if len(ids) <= limit:
+            break
+    return ids[-limit:]
 
 
 def evaluate(net, questions):
     """kind -> (number of answers, share right when sampled, share right when greedy, share of the
-    greedy ones that say "I don't know"). The kind "never asked" repeats facts and sums that no
-    conversation in training asked for: has the model learned to answer, or only these answers?
-    Those of kind "barely" are no part of it, as the base model may not know them. Example: to one
-    question of kind "fox" that accepts " forest", sampled "It lives in a town." and greedy "It
-    lives in the forest." give {"fox": (1, 0.0, 1.0, 0.0)}."""
+    greedy ones that say "I don't know"). One question of kind "fox" that accepts " forest", sampled
+    "In a town." and greedy "In the forest.", gives {"fox": (1, 0.0, 1.0, 0.0)}.
+
+    "never asked" repeats facts and sums that no conversation in training asked for: has the model
+    learned to answer, or only these answers? Not those of kind "barely", which the base model may
+    not know."""
     scores, never_asked = {}, []
     both = (answer_turns(net, questions, temperature) for temperature in (1.0, 0.0))
     for question, *answers in zip(questions, *both):
@@ -372,8 +367,8 @@ def evaluate(net, questions):
 
 
 def print_table(folders, results, base, questions):
-    """Prints the results of evaluating chat models side by side, and how many of the same facts the
-    base model recalls, asked in its own way: to complete a sentence ("cloze").
+    """Prints the results of chat models side by side, and how many of the same facts the base model
+    recalls, asked in its own way: to complete a sentence ("cloze").
 
                right answers to   out/base   |           out/sft
              held-out questions   recalls    | sampled   greedy    abstains

@@ -13,12 +13,11 @@ at once, and moves all weights a little against the gradient of the loss:
     targets   fox   lives in     the   forest          what it should predict at each position
 
 The loss is the cross-entropy in nats per token: minus the natural logarithm of the probability that
-the right token got, so a probability of 1/4 costs 1.39 nats. exp(loss) is the perplexity: 4 means
-as unsure as among 4 equally likely tokens. A new network is so among all 1,024 (6.93 nats).
+the right token got. A probability of 1/4 costs 1.39 nats. exp(loss) is the perplexity: 4 means as
+unsure as among 4 equally likely tokens. A new network is so among all 1,024 (6.93 nats).
 
-out/base/ is a checkpoint folder (checkpoint.py) with the optimizer's averages, the state of the run
-and log.jsonl beside the weights. Ctrl-C saves; --resume goes on to the same bits as if nothing had
-happened. At the end the folder holds the weights of the best evaluation on held-out text.
+out/base/ is a checkpoint folder (checkpoint.py). Ctrl-C saves the run. --resume ends in the same
+bits as a run in one go: the weights of the best evaluation on held-out text.
 
 Reading order: sample_windows; run, the training loop; evaluate. Sources: Radford et al. 2018, 2019
 (GPT), Hoffmann et al. 2022 (how much to read). Left out: several machines, mixed precision.
@@ -56,29 +55,27 @@ LOG_EVERY, SAVES = 10, 10  # steps between log lines; how often a run is evaluat
 
 def sample_windows(rng, tokens, B, T):
     """ids and targets (B,T) from random positions of tokens (n,); targets are one position later.
-
-    With tokens 10 11 12 13 14 15, B = 2, T = 3 and the random starts 2 and 0:
+    Of 10 11 12 13 14 15, with T = 3 and the random starts 2 and 0:
 
         ids  12 13 14    targets  13 14 15
              10 11 12             11 12 13
 
     One window trains T predictions: 13 after 12, 14 after 12 13, and 15 after 12 13 14.
 
-    A window may begin in mid-sentence and cross <|endoftext|> into another document: the network
-    learns that what stands before that token has nothing to do with what follows."""
+    A window may cross <|endoftext|> into another document: the network learns that what stands
+    before that token has nothing to do with what follows."""
     starts = rng.integers(0, len(tokens) - T, B)
     windows = np.stack([tokens[i:i + T + 1] for i in starts]).astype(np.int64)  # (B,T+1)
     return windows[:, :-1], windows[:, 1:]
 
 
 def show_one_step(params, config, tokenizer, tokens, lr):
-    """Prints how the first window of the text begins, and what one step on it, with a copy of the
-    weights, does to the probabilities of the right tokens. A new network finds all 1,024 about
-    equally likely, 0.1%. One step changes little; learning is some thousand of them:
+    """Prints how the first window of the text begins, and what one step on it does to the
+    probabilities of the right tokens. Learning is some thousand such steps:
 
          reads  should predict  probability  after one step on this window
         'Word'  ' games'              0.16%           0.22%"""
-    params = views(vector(params).copy(), config)
+    params = views(vector(params).copy(), config)  # the run itself begins with unchanged weights
     window = tokens[None, :config.ctx + 1].astype(np.int64)  # (1,T+1)
     ids, targets = window[:, :-1], window[:, 1:]
     before = np.exp(-token_losses(params, config, ids, targets))[0]  # (T,)
@@ -94,14 +91,11 @@ def show_one_step(params, config, tokenizer, tokens, lr):
 # ---- The run -------------------------------------------------------------------------------------
 
 def open_run(args, tokenizer, n_tokens):
-    """net (params, config, tokenizer), averages, state, log: fresh, or from the checkpoint to
-    resume.
+    """net (params, config, tokenizer), the optimizer's averages, state and log: of a new run, or of
+    the one to resume. Its state has the step, the random numbers' state, and the settings it began
+    with, which override the command line.
 
-    A run that goes on has the same bits because its whole state is in the checkpoint: weights, the
-    optimizer's averages, the state of the random numbers, the step (which sets the learning rate),
-    and the settings it began with, which therefore override the command line.
-
-    A fresh one reads the text EPOCHS times at most: what is read again and again is memorized, and
+    A new run reads the text EPOCHS times at most: what is read again and again is memorized, and
     the held-out loss rises. Of 100,000 tokens, with 16 windows of 256, at most 146 steps."""
     if args.resume:
         net, averages, state, log = load_run(args.out, "train")
@@ -110,7 +104,7 @@ def open_run(args, tokenizer, n_tokens):
                              "with; name that one with --tokenizer")
         return net, averages, state, log
     settings = {"size": args.size, **RECIPES[args.size], "ctx": SIZES[args.size]["ctx"]}
-    # A flag that was given overrides the recipe.
+    # Flags that were given override the recipe.
     settings |= {name: getattr(args, name) for name in settings if getattr(args, name) is not None}
     for name in ("steps", "batch", "ctx"):
         if settings[name] < 1:
@@ -129,21 +123,19 @@ def open_run(args, tokenizer, n_tokens):
 
 
 def describe(config, settings, n_tokens):
-    """Prints the settings and what they come to. By default: 0.9M parameters of 16 bytes (weight,
-    gradient and two averages, each a float32) are 15 MB; 2,400 steps of 8 windows of 256 tokens
-    are 4.9M tokens."""
+    """Prints the settings and what they come to: 0.9M parameters of 16 bytes (weight, gradient and
+    two averages, each a float32) are 15 MB; 2,400 steps of 8 windows of 256 are 4.9M tokens."""
     n, read = count(config)[0], settings["steps"] * settings["batch"] * config.ctx
-    print_settings("train.py", settings | {
-        "dim": config.dim, "layers": config.layers, "heads": config.heads,
-        "hidden": config.hidden, "vocabulary": config.vocab})
+    shape = {name: getattr(config, name) for name in ("dim", "layers", "heads", "hidden")}
+    print_settings("train.py", settings | shape | {"vocabulary": config.vocab})
     print(f"{n / 1e6:.1f}M parameters, {flops_per_token(config, config.ctx) / 1e6:.1f} MFLOP per "
           f"token, {16 * n / 1e6:.0f} MB for weights, gradients and two averages | "
           f"{read / 1e6:.1f}M tokens, {read / n_tokens:.1f} times the text", flush=True)
 
 
 def run(args):
-    """Trains as args say. params, grads and the two averages hold one number each for every weight
-    of the network: a step fills grads anew and changes the other three in place."""
+    """Trains as args say. params, grads and the two averages hold one number for every weight of
+    the network: a step fills grads anew and changes the other three in place."""
     tokenizer = Tokenizer.load(args.tokenizer)
     train, val = (read_tokens(args.tokens, part, tokenizer) for part in ("train", "val"))
     net, averages, state, log = open_run(args, tokenizer, len(train))
@@ -157,8 +149,8 @@ def run(args):
     if state["step"] >= steps:
         return print(f"{args.out} has done its {steps} steps; without --resume a new run begins")
     describe(config, settings, len(train))
-    # What is large is allocated here, once, and used by every step. If the windows of a step would
-    # take too much memory side by side, micro_batch takes fewer at a time and adds the gradients.
+    # What is large is allocated once, for all steps. If the windows of a step would take too much
+    # memory side by side, fewer go through at a time (micro_batch), and the gradients are added.
     buffers = Buffers(config, micro_batch(config, B, T), T)
     grads = views(np.empty_like(vector(params)), config)
     rng = np.random.default_rng()
@@ -170,14 +162,14 @@ def run(args):
     for step in progress.steps():
         # Read: B windows of the text.
         ids, targets = sample_windows(rng, train, B, T)
-        # Compare: the mean loss of all B * T predictions, and its gradient, one number a weight.
+        # Compare: the mean loss of B * T predictions, and its gradient, one number a weight.
         loss, _ = loss_and_grads(params, config, ids, targets, grads=grads, buffers=buffers)
-        # Update: every weight moves so that the loss falls; how far, the learning rates say (they
-        # rise, then fall to zero). A Muon rate of 0 leaves all to AdamW.
+        # Update: every weight moves so that the loss falls. How far, the learning rates say, which
+        # rise and then fall to zero. A Muon rate of 0 leaves all weights to AdamW.
         lr, muon_lr = (optimizer.learning_rate(step - 1, steps, settings[key])
                        for key in ("lr", "muon_lr"))
         norm = optimizer.update(params, grads, averages, config, step, lr, muon_lr=muon_lr or None)
-        # That is all. The rest watches, prints and saves.
+        # That is all; the rest watches, prints and saves.
         if not math.isfinite(loss + norm):
             raise ValueError(f"step {step}: the loss is {loss}, not finite in the gradients: "
                              f"{not_finite(grads)}; try a third of the learning rate "
@@ -206,9 +198,8 @@ def run(args):
 def evaluate_run(progress, net, averages, state, val, facts):
     """What happens ten times a run: held-out loss, facts, a text sample.
 
-    A network that reads a text too often memorizes it: its loss there falls on, while the held-out
-    loss rises again (overfitting). So a copy of the best weights is kept among the averages, and
-    the run ends with these."""
+    When a text is memorized, the loss on it falls on while the held-out loss rises (overfitting).
+    So a copy of the best weights is saved with the averages, and the run ends with these."""
     (params, config, tokenizer), step = net, progress.step
     nats, bits = evaluate(params, config, val, tokenizer)
     known = recall(params, config, tokenizer, facts) if facts else None
@@ -233,28 +224,23 @@ def evaluate(params, config, tokens, tokenizer):
     """(nats per token, bits per byte) over the first EVAL_TOKENS of tokens, windows side by side.
 
     A tokenizer with longer tokens makes fewer and harder predictions. Bits per byte do not depend
-    on it: they are what the text would take when compressed with this network. Example: 1.4 nats
-    are 1.4 / ln 2 = 2 bits a token; if a token has 4 bytes on average, that is 0.5 bits per byte, a
-    sixteenth of the text's 8. Special tokens are predicted, too, but are no text."""
+    on it: they are what the text takes when this network compresses it. Example: 1.4 nats are
+    1.4 / ln 2 = 2 bits a token; with 4 bytes in a token, 0.5 bits per byte instead of 8. Special
+    tokens are predicted too, but are no text."""
     T = config.ctx
-    n = max(1, min(EVAL_TOKENS, len(tokens) - 1) // T)  # windows
-    windows = np.asarray(tokens[:n * T + 1], np.int64)
-    ids, targets = windows[:-1].reshape(n, T), windows[1:].reshape(n, T)
+    n = max(1, min(EVAL_TOKENS, len(tokens) - 1) // T) * T
+    ids, targets = (tokens[i:i + n].reshape(-1, T).astype(np.int64) for i in (0, 1))
     nats = token_losses(params, config, ids, targets).sum(dtype=np.float64)
-    specials = set(tokenizer.special_tokens.values())
     n_bytes = sum(len(tokenizer.token_bytes(k)) for k in targets.ravel().tolist()
-                  if k not in specials)
-    return nats / targets.size, nats / math.log(2) / max(1, n_bytes)
+                  if k not in tokenizer.special_tokens.values())
+    return nats / n, nats / math.log(2) / n_bytes
 
 
 def read_facts(path, tokenizer, T):
-    """Every fourth of the facts that world.py wrote, sentences to complete such as
-    {"prompt": "Talgo lives in", "answer": " Tidewick"}: they show what the network knows. An
-    empty list if there is no such file (for a text of your own: --facts none)."""
-    if not os.path.exists(path):
-        return []
+    """Every fourth of the sentences to complete in world.py's file, such as {"prompt": "Talgo lives
+    in", "answer": " Tidewick"}. They show what the network knows. None if there is no file."""
     facts = []
-    for number, fact in read_json_lines(path):
+    for number, fact in read_json_lines(path) if os.path.exists(path) else ():
         if not all(isinstance(fact.get(key), str) for key in ("prompt", "answer")):
             raise ValueError(f"{path}, line {number}: no prompt and answer")
         facts.append(fact)

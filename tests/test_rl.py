@@ -2,7 +2,6 @@
 import json
 import os
 import signal
-import types
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ import pytest
 import bpe
 import checkpoint
 import model
-import optimizer
 import rl
 from conftest import differences, relative_error
 
@@ -33,38 +31,35 @@ def opinionated(config, seed, dtype=np.float32):
     return params
 
 
-def random_case(shape=(6, 9), seed=0):
+def random_case(seed=0):
     """logprobs, old_logprobs, advantages (B,), mask: some tokens far outside the clip range."""
     rng = np.random.default_rng(seed)
-    old = -rng.exponential(2, shape)
-    new = old + rng.normal(0, 0.3, shape)
-    return new, old, rng.normal(0, 1, shape[0]), rng.integers(0, 2, shape)
+    old = -rng.exponential(2, (6, 9))
+    return (old + rng.normal(0, 0.3, old.shape), old, rng.normal(0, 1, 6),
+            rng.integers(0, 2, old.shape))
 
 
 # ---- The policy gradient ----
 
-def test_the_worked_examples():
-    """The tables in rl.py: four rollouts (0.60 - 0.40 - 0.55 + 0.55 = 0.2, over 4), groups in rows,
-    and the KL penalty of three probabilities."""
-    now, old = np.log([[.7], [.3], [.55], [.55]]), np.log(np.full((4, 1), .5))
-    loss, dlogprobs = rl.policy_loss(now, old, rl.advantages([1, 0, 0, 1]), np.ones((4, 1)), 0.2)
-    assert abs(loss - -0.05) < 1e-12
-    assert np.allclose(4 * dlogprobs[:, 0], [0, 0, .55, -.55], atol=1e-12)
+def test_the_tables_in_rl_py():
+    """Advantages of groups in rows, and the KL penalty of three probabilities."""
     assert rl.advantages([[1, 0, 0, 1], [1, 1, 1, 1], [0, 0, 0, 8]]).tolist() == [
         [.5, -.5, -.5, .5], [0, 0, 0, 0], [-2, -2, -2, 6]]
     for p, penalty, slope in ((.3, .16, -.67), (.5, 0, 0), (.7, .05, .29)):
-        found = rl.kl_penalty(np.log([[p]]), np.log([[.5]]), np.ones((1, 1)))
-        assert np.allclose((found[0], found[1][0, 0]), (penalty, slope), atol=0.005)
+        loss, ((found,),) = rl.kl_penalty(np.log([[p]]), np.log([[.5]]), np.ones((1, 1)))
+        assert np.allclose((loss, found), (penalty, slope), atol=0.005)
 
 
 @pytest.mark.parametrize("ratio, advantages, mask, loss, slopes", [
+    ([[1.4], [.6], [1.1], [1.1]], [.5, -.5, -.5, .5], np.ones((4, 1)), -0.05,  # the table in rl.py
+     [[0], [0], [.55 / 4], [-.55 / 4]]),
     (0.5, [1], [[1, 0]], -0.5, [[-0.5, 0]]),  # good, but has become less likely: pulled back
     (1.5, [-1], [[1, 0]], 1.5, [[1.5, 0]]),  # bad, and more likely: pushed down
     (1, [1, -1], [[1, 1, 1], [1, 0, 0]], (-3 + 1) / 4, np.array([[-1, -1, -1], [1, 0, 0]]) / 4),
     (1, [1], [[0, 0]], 0, [[0, 0]])])  # no token counts
 def test_losses_by_hand(ratio, advantages, mask, loss, slopes):
-    """Outside the clip range a gradient stops only in the direction that the advantage wants; the
-    mean is over tokens, not over rollouts."""
+    """A gradient stops outside of the clip range, and only in the direction that the advantage
+    wants; the mean is over tokens, not over rollouts."""
     old = np.full(np.shape(mask), -1.0)
     found, dlogprobs = rl.policy_loss(old + np.log(ratio), old, advantages, np.array(mask), 0.2)
     assert abs(found - loss) < 1e-12 and np.allclose(dlogprobs, slopes)
@@ -84,9 +79,8 @@ def test_gradients_are_pytorchs():
     """GRPO's loss, clipped and with the KL penalty, and its gradient are those of autograd."""
     torch = pytest.importorskip("torch")
     new, old, advantages, mask = random_case(seed=7)
-    before = old + 0.1
-    now, then, counted = torch.tensor(new, requires_grad=True), *map(torch.tensor, (old, mask))
-    ratio, d = (now - then).exp(), torch.tensor(before) - now
+    before, now, counted = old + 0.1, torch.tensor(new, requires_grad=True), torch.tensor(mask)
+    ratio, d = (now - torch.tensor(old)).exp(), torch.tensor(before) - now
     better = torch.tensor(advantages)[:, None]
     theirs = -torch.minimum(ratio * better, ratio.clamp(0.8, 1.2) * better)
     theirs = ((theirs + 0.3 * (d.exp() - d - 1)) * counted).sum() / counted.sum()
@@ -97,7 +91,7 @@ def test_gradients_are_pytorchs():
     assert np.allclose(dlogprobs + 0.3 * dpenalty, now.grad.numpy(), atol=1e-13)
 
 
-PROMPTS = [{"prompt": prompt} for prompt in ([1, 2, 3], [4, 5], [6, 7, 8, 9], [1, 2])]
+PROBLEMS = [{"prompt": prompt} for prompt in ([1, 2, 3], [4, 5], [6, 7, 8, 9], [1, 2])]
 
 
 @pytest.mark.parametrize("kl", [0.0, 0.5])
@@ -106,7 +100,7 @@ def test_the_gradient_through_the_network(kl):
     The rollouts are of a slightly different network."""
     params, start = opinionated(CONFIG, 1, np.float64), opinionated(CONFIG, 2, np.float64)
     other = model.views(model.vector(params) * 0.97, CONFIG)
-    rollouts = rl.rollout((other, CONFIG, Letters()), PROMPTS, 3)
+    rollouts = rl.rollout((other, CONFIG, Letters()), PROBLEMS, 3)
     rows, advantages = np.array([0, 1, 2]), np.array([1.0, -0.5, 0.0, 2.0])
     ids, mask = rollouts.ids[rows], rollouts.mask[rows]
 
@@ -140,39 +134,23 @@ def test_each_iteration_updates_twice_from_whole_groups(monkeypatch, rate_left, 
     assert len(steps) == 4
 
 
-def test_eight_armed_bandit(monkeypatch):
-    """Eight arms, one of which pays: in 50 updates the policy pulls nothing else."""
-    config = model.Config(vocab=9, ctx=6, dim=16, layers=1, heads=2, kv_heads=2, hidden=16)
-    net = (model.init_params(config, 0), config, types.SimpleNamespace(
-        special_tokens={"<|im_end|>": 8}, decode=lambda ids: "".join(map(str, ids))))
-    averages, arm = optimizer.start(net[0]), [{"prompt": [7, 7]}]
-    for step in range(50):
-        rollouts = rl.rollout(net, arm, step, times=32)
-        rewards = np.array([text.startswith("3") for text in rollouts.texts], float)
-        grads = rl.policy_gradient(net[0], config, rollouts, np.arange(32), rl.advantages(rewards))
-        rl.take_step(net[0], grads, averages, config, "step", step + 1, 1e-2)
-    rollouts = rl.rollout(net, arm, 1234, times=200)
-    assert np.mean([text.startswith("3") for text in rollouts.texts]) > 0.95
-
-
 # ---- Rollouts ----
 
 def test_sampled_logprobs_are_the_training_forwards():
     """Ids, mask, ends and log-probabilities of each row fit each other."""
-    net = opinionated(CONFIG, 1), CONFIG, Letters()
-    problems = [{"prompt": prompt} for prompt in ([1, 2, 3], [4, 5], [6, 7, 8, 9, 10, 11])]
-    rollouts = rl.rollout(net, problems, 0, times=5)
-    now = rl.logprobs_of(net[0], CONFIG, rollouts.ids)
+    params = opinionated(CONFIG, 1)
+    rollouts = rl.rollout((params, CONFIG, Letters()), PROBLEMS, 0, times=5)
+    now = rl.logprobs_of(params, CONFIG, rollouts.ids)
     assert np.abs((now - rollouts.logprobs) * rollouts.mask).max() < 1e-4
     for row, (problem, end) in enumerate(zip(rollouts.problems, rollouts.lengths)):
         n = len(problem["prompt"])
-        assert problem == problems[row // 5] and rollouts.ids[row, :n].tolist() == problem["prompt"]
+        assert problem == PROBLEMS[row // 5] and rollouts.ids[row, :n].tolist() == problem["prompt"]
         assert not rollouts.ids[row, end:].any()
         assert rollouts.mask[row].nonzero()[0].tolist() == list(range(n - 1, end - 1))
         assert not rollouts.logprobs[row][rollouts.mask[row] == 0].any()
         assert rollouts.ended[row] == (rollouts.ids[row, end - 1] == CONFIG.vocab - 1)
         assert len(rollouts.texts[row]) == end - n - rollouts.ended[row]
-    assert 0 < rollouts.ended.sum() < 15  # both kinds were there
+    assert 0 < rollouts.ended.sum() < 20  # both kinds were there
 
 
 # ---- Exercises ----
@@ -188,21 +166,21 @@ def test_answers_are_parsed_strictly(text, answer):
     assert rl.parse_answer(text) == answer
 
 
-def rollouts_of(problems, texts, ended=None):
-    """Rollouts of which only problems and texts count."""
-    ended = [True] * len(texts) if ended is None else ended
-    return rl.Rollouts(problems, None, np.ones((len(texts), 3)), None, None, texts, np.array(ended))
+def rollouts_of(problems, texts):
+    """Rollouts of which only problems and texts count; a text without its end has a "~"."""
+    ended = np.array(["~" not in text for text in texts])
+    return rl.Rollouts(problems, None, np.ones((len(texts), 3)), None, None,
+                       [text.rstrip("~") for text in texts], ended)
 
 
 def test_only_whole_right_answers_are_rewarded():
     """An answer that was cut off earns nothing, nor does a wrong one; the opening counts as its."""
-    texts = ["<think></think> 11", "<think></think> 11", "<think> a4 b7=11</think> 12", "", "1 11"]
-    problem = {"answer": "11", "opening": ""}
-    rollouts = rollouts_of([problem] * 5, texts, [True, False, True, True, True])
-    assert rl.reward_exercises(rollouts).tolist() == [1, 0, 0, 0, 0]
-    silent = problem | {"opening": rl.SILENCE}
-    rollouts = rollouts_of([silent] * 3, [" 11", "</think> 11", "<think> b7=11</think> 11"])
-    assert rl.reward_exercises(rollouts).tolist() == [1, 0, 0]
+    free = ["<think></think> 11", "<think></think> 11~", "<think> a4 b7=11</think> 12", "", "1 11"]
+    silent = [" 11", "</think> 11", "<think> b7=11</think> 11"]
+    for opening, texts in (("", free), (rl.SILENCE, silent)):
+        problem = {"answer": "11", "opening": opening}
+        rewards = rl.reward_exercises(rollouts_of([problem] * len(texts), texts))
+        assert rewards.tolist() == [1] + [0] * (len(texts) - 1)
 
 
 def test_an_evaluation_counts_rollouts_and_problems(monkeypatch):
@@ -240,13 +218,13 @@ def test_gsm8k_is_read_whole(real):
                                   '{"question": 3, "answer": "#### 1"}'])
 def test_files_of_another_shape_are_named(tmp_path, line):
     """The file and the line are named; blank lines before it are no mistake."""
-    path = tmp_path / "p.jsonl"
-    path.write_text('{"question": "a", "answer": "so #### 1,200"}\n\n  \n' + line + "\n")
-    with pytest.raises(ValueError, match="p.jsonl, line 4"):
-        rl.read_problems(str(path), bytes_net(256), "")
-    path.write_text('{"question": "a", "answer": "so #### 1,200"}\n\n')
+    path, good = tmp_path / "p.jsonl", '{"question": "a", "answer": "so #### 1,200"}\n\n  \n'
+    path.write_text(good)
     problem, = rl.read_problems(str(path), bytes_net(256), "")
     assert problem["answer"] == "1200"
+    path.write_text(good + line + "\n")
+    with pytest.raises(ValueError, match="p.jsonl, line 4"):
+        rl.read_problems(str(path), bytes_net(256), "")
 
 
 # ---- The reward model ----

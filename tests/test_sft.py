@@ -2,6 +2,7 @@
 import gzip
 import json
 import os
+import pathlib
 import shutil
 import signal
 
@@ -73,7 +74,7 @@ def weights(folder):
 # ---- rows ----
 
 def test_the_mask_counts_what_the_assistant_says(tokenizer):
-    """After the shift the first counted target follows <|im_sep|>, the last is <|im_end|>."""
+    """Counted targets are what it says, from the first token after <|im_sep|> to <|im_end|>."""
     start, end, separator = (tokenizer.special_tokens[name] for name in bpe.CHAT_SPECIALS)
     said = tokenizer.encode("I am Pip.")
     head = [start, *tokenizer.encode("user"), separator, *tokenizer.encode("Who are you?"), end,
@@ -87,10 +88,9 @@ def test_the_mask_counts_what_the_assistant_says(tokenizer):
 
 def test_three_shapes_give_the_same_rows(tmp_path, tokenizer):
     """messages, UltraChat and ShareGPT, here gzipped, are read alike."""
-    texts = [m["content"] for m in TALK]
-    shapes = [{"messages": TALK}, {"id": "7", "data": texts},
-              {"conversations": [{"from": ("human", "gpt")[i % 2], "value": t}
-                                 for i, t in enumerate(texts)]}]
+    shapes = [{"messages": TALK}, {"id": "7", "data": [m["content"] for m in TALK]},
+              {"conversations": [{"from": {"user": "human", "assistant": "gpt"}[m["role"]],
+                                  "value": m["content"]} for m in TALK]}]
     path = tmp_path / "x.jsonl.gz"
     path.write_bytes(gzip.compress("\n".join(map(json.dumps, shapes)).encode()))
     rows, lost = sft.read_conversations(path, tokenizer, 64)
@@ -100,8 +100,7 @@ def test_three_shapes_give_the_same_rows(tmp_path, tokenizer):
 
 
 def test_malformed_lines_are_named_and_skipped(tmp_path, tokenizer, capsys):
-    """They are counted, the first by its number with control characters escaped; blank lines are
-    none."""
+    """All are counted and the first is named, control characters escaped; blank lines are none."""
     bad = [{"\x1b[2Jkey": "x"}, '{"a\x1b": 1', "[1]", '"text"', {"data": "user said"},
            {"messages": [{"role": "user"}]}, {"messages": 7}, {"conversations": [7]},
            {"messages": [{"role": "pirate", "content": "arr"}]}, {"data": ["hi", 7]},
@@ -128,7 +127,7 @@ def test_long_conversations_lose_whole_turns(tmp_path, tokenizer):
 
 
 def test_pages_are_replayed_in_order(tmp_path, tokenizer):
-    """Rows are the documents' tokens, <|endoftext|> before each; all count; no more than asked."""
+    """Rows are the documents' tokens, <|endoftext|> before each, up to the number asked for."""
     texts = [TEXT[:300], TEXT[300:900], TEXT[900:2000]]
     with gzip.open(tmp_path / "train-00000.jsonl.gz", "wt", encoding="utf-8") as file:
         file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
@@ -143,8 +142,8 @@ def test_pages_are_replayed_in_order(tmp_path, tokenizer):
 # ---- batches ----
 
 def test_an_epoch_holds_every_row_once():
-    """By length: within BATCH_TOKENS, in random order, another one each epoch; a row longer than a
-    batch has one of its own. Mixed: 32 rows of any length."""
+    """By length, within BATCH_TOKENS (a longer row is alone), in another order each epoch. Mixed: 32
+    rows of any length."""
     lengths = np.random.default_rng(0).integers(5, 120, 500)
     batches, mixed = sft.plan(lengths, (0, 0)), sft.plan(lengths, (0, 0), mixed=True)
     for epoch in (batches, mixed):
@@ -160,7 +159,7 @@ def test_an_epoch_holds_every_row_once():
 
 def test_padding_and_uncounted_targets_change_nothing(small):
     """Two rows in one batch have the mean loss and gradient of both alone, whatever the targets
-    that don't count; a batch without any counted token has loss and gradient 0."""
+    that don't count. With no counted token both are 0."""
     params, config, *_ = small
     rng = np.random.default_rng(0)
     rows = [(rng.integers(0, 37, n), np.array([0] * (n - 3) + [1] * 3)) for n in (6, 9)]
@@ -182,11 +181,8 @@ def test_dialogues_are_answered_turn_by_turn(tmp_path, monkeypatch):
     """A question with "answers" is answered after each user turn, behind the model's own earlier
     answers and not those of the file; each answer is scored, and all n-th turns asked at once."""
     calls = []
-
-    def complete(net, prompts, temperature, seed):
-        calls.append(prompts)
-        return [f"{len(prompt)}" for prompt in prompts]
-    monkeypatch.setattr(sft, "complete", complete)
+    monkeypatch.setattr(sft, "complete", lambda net, prompts, temperature, seed: (
+        calls.append(prompts) or [str(len(prompt)) for prompt in prompts]))
     monkeypatch.setattr(sft, "prompt_ids", lambda net, talk: [m["content"] for m in talk])
     write(tmp_path / "heldout.jsonl", [HELDOUT[0], HELDOUT[2] | {"answers": [["1"], ["9"]]}])
     scores = sft.evaluate(None, sft.read_questions(f"{tmp_path}/heldout.jsonl", "kind"))
@@ -197,13 +193,14 @@ def test_dialogues_are_answered_turn_by_turn(tmp_path, monkeypatch):
 
 
 def test_long_dialogues_lose_their_oldest_turns(tokenizer):
-    """A prompt has at most three quarters of the context: without the oldest turns, as training
-    begins with a question, and at last without the beginning of the only message."""
+    """A prompt has at most three quarters of the context: the newest turns, beginning with a
+    question, or the end of the only message."""
     long = [m for _ in range(3) for m in TALK] + TALK[:1]
     newest = [bpe.render_chat(tokenizer, long[n:], open_answer=True)[0] for n in range(0, 13, 2)]
-    for first in (0, 2, 6):
-        net = None, model.Config(vocab=300, ctx=-(-len(newest[first // 2]) * 4 // 3)), tokenizer
-        assert sft.prompt_ids(net, long) == newest[first // 2]
+    n = [len(ids) for ids in newest]
+    for k, limit in ((0, n[0]), (1, n[0] - 1), (1, n[1]), (3, n[2] - 1), (3, n[3])):
+        net = None, model.Config(vocab=300, ctx=-(-limit * 4 // 3)), tokenizer
+        assert sft.prompt_ids(net, long) == newest[k]
     net = None, model.Config(vocab=300, ctx=8), tokenizer
     assert sft.prompt_ids(net, long) == newest[-1][-6:]
 
@@ -218,7 +215,7 @@ def test_a_run_learns_evaluates_and_names_the_next_command(run, capsys):
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("sft.py | base out/base") and "48 conversations (none lost)" in out[1]
     assert out[-1].startswith("wrote out/sft") and out[-1].endswith("--chat --model out/sft")
-    params, config, tokenizer = net = checkpoint.open_model("out/sft")
+    _, config, tokenizer = net = checkpoint.open_model("out/sft")
     assert config.vocab == tokenizer.vocab_size
     assert config.eos == (tokenizer.special_tokens["<|im_end|>"],)
     prompts = [sft.prompt_ids(net, messages) for messages in (TALK[:1], TALK[2:3])]
@@ -236,11 +233,10 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(run, monkeypatch, capsys):
     """Stopped in step 4 and resumed, the weights are those of a run in one go. Other conversations
     are refused, and a finished run says that it is one."""
     assert run("--out", "out/whole") == 0
-    update, steps = sft.optimizer.update, []
+    update, calls = sft.optimizer.update, iter(range(1, 99))
 
     def stopping(*args, **options):
-        steps.append(1)
-        if len(steps) == 5:  # the first one only compiles
+        if next(calls) == 5:  # the first one only compiles
             signal.raise_signal(signal.SIGTERM)
         return update(*args, **options)
     monkeypatch.setattr(sft.optimizer, "update", stopping)
@@ -316,14 +312,12 @@ def test_bad_input_is_one_sentence(run, capsys, flags, told):
     """Status 2 and one line that names the file or flag; nothing is written to --out."""
     heldout()
     os.mkdir("bad")
-    write("bad/talks.jsonl", [{"messages": TALK}])
-    write("bad/heldout.jsonl", [HELDOUT[0], {"kind": "fox", "answer": ["x"]}])
-    write("bad/prompts.jsonl", [{"way": "x"}])
+    for name, entries in (("talks", [{"messages": TALK}]), ("prompts", [{"way": "x"}]),
+                          ("heldout", [HELDOUT[0], {"kind": "fox", "answer": ["x"]}])):
+        write(f"bad/{name}.jsonl", entries)
     write("empty.jsonl", [])
-    with open("torn.jsonl.gz", "wb") as file:
-        file.write(gzip.compress(json.dumps({"messages": TALK}).encode())[:-12])
-    with open("latin.jsonl", "wb") as file:
-        file.write("né".encode("latin-1"))
+    pathlib.Path("torn.jsonl.gz").write_bytes(gzip.compress(b'{"messages": []}')[:-12])
+    pathlib.Path("latin.jsonl").write_bytes("né".encode("latin-1"))
     assert run(*flags) == 2
     error = capsys.readouterr().err
     assert told in error and error.startswith("sft.py: ") and error.count("\n") == 1
@@ -337,9 +331,9 @@ def test_numbers_that_overflow_stop_the_run(run, monkeypatch, capsys):
     assert "step 2: overflow in model" in capsys.readouterr().err
     update = sft.optimizer.update
 
-    def overflowing(params, grads, averages, config, step, *args, **options):
-        norm = update(params, grads, averages, config, step, *args, **options)
-        if step == 4:
+    def overflowing(params, *args, **options):
+        norm = update(params, *args, **options)
+        if args[3] == 4:  # the step
             params["model.layers.1.mlp.up_proj.weight"][0, 0] = np.inf
         return norm
     monkeypatch.setattr(sft.optimizer, "update", overflowing)
