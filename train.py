@@ -233,7 +233,7 @@ def evaluate(params, config, tokens, tokenizer):
     nats = token_losses(params, config, ids, targets).sum(dtype=np.float64)
     n_bytes = sum(len(tokenizer.token_bytes(k)) for k in targets.ravel().tolist()
                   if k not in tokenizer.special_tokens.values())
-    return nats / n, nats / math.log(2) / n_bytes
+    return nats / n, nats / math.log(2) / max(1, n_bytes)
 
 
 def read_facts(path, tokenizer, T):
