@@ -396,7 +396,7 @@ def test_what_would_change_ids_is_refused_by_name(small, refused):
                   {"content": ""}, {"content": "a", "id": 319}, {"content": "\ud800"},
                   {"lstrip": True}, {"single_word": True}):
         refused(other | {"added_tokens": [other["added_tokens"][0] | token]},
-                "cannot have the id|the same id|surrogates|added tokens with")
+                "cannot have the id|the same id|surrogates|lstrip|single_word")
 
 
 ODD = [None, True, 0, -1, 7, 10**11, 1.5, "", "x", "(", "a b", "\ud800", "Ġ", [], [1], ["a", "b"],
