@@ -150,7 +150,7 @@ def split_pattern(pre_tokenizer):
             return pattern
         case [{"type": "ByteLevel", "add_prefix_space": False, **rest}] if rest.get("use_regex", 1):
             return GPT2_SPLIT
-    raise ValueError("needs a pre_tokenizer other than one Split and ByteLevel")
+    raise ValueError("needs a pre_tokenizer that is not one Split and ByteLevel")
 
 
 def ids_before(post_processor):
