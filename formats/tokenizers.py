@@ -1,8 +1,7 @@
 """Tokenizers of other people: Hugging Face's tokenizer.json and tiktoken's rank files.
 
 Hugging Face lists the merges as pairs, tiktoken only the tokens that they made. Readers return a
-dict, the arguments of bpe.Tokenizer. What would change ids and is not done here is refused by name:
-a network would otherwise read and write nonsense.
+dict, the arguments of bpe.Tokenizer. What would change ids and is not done here is refused by name.
 
 Sources: the `tokenizers` library; tiktoken.
 """
@@ -20,9 +19,9 @@ MAX_VOCAB = 1 << 22  # ids above this are damage: the largest vocabularies have 
 # GPT-2's split pattern, built into Hugging Face's "ByteLevel" step.
 GPT2_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
-# Hugging Face writes each byte as a visible letter: itself if printable, else 256, 257, ... So a
-# space, the 33rd that is not, becomes chr(256 + 32), a G with a dot above. GPT-4 numbers the bytes
-# in this order.
+# Hugging Face writes each byte as a visible letter: itself if printable, else 256, 257, ... A space,
+# the 33rd that is not, becomes chr(256 + 32), a G with a dot above. GPT-4 has the bytes in this
+# order.
 PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 BYTE_ORDER = PRINTABLE + [byte for byte in range(256) if byte not in PRINTABLE]
 LETTER_OF = {byte: chr(byte if k < len(PRINTABLE) else 256 + k - len(PRINTABLE))
@@ -122,7 +121,8 @@ def from_tree(tree):
         if len(set(ids.values())) < len(ids):
             raise ValueError("two tokens have the same id")
         special, plain = [{token["content"]: token["id"] for token in added
-                           if token.get("special", True) == wanted} for wanted in (True, False)]
+                           if bool(token.get("special", True)) == wanted}
+                          for wanted in (True, False)]
         tokens = [None] * (1 + max(ids.values(), default=-1))
         for name, k in ids.items():
             tokens[k] = (name.encode() if name in special or name in plain
@@ -190,8 +190,7 @@ def from_ranks(content):
 
 def from_tokens(tokens):
     """Tokens in the order of their merges, list of bytes (None in a gap) -> arguments of Tokenizer.
-    tiktoken joins any two neighbours whose union is a token, so its file does not say which two
-    parts made one; they are recovered."""
+    Which two parts made a token is not in the file; it is recovered."""
     parts = [token or b"" for token in tokens]
     ids = byte_ids(tokens)[np.frombuffer(b"".join(parts), np.uint8)]
     ends = np.cumsum([len(part) for part in parts])
