@@ -96,7 +96,7 @@ def naive_train(texts, n_merges, pattern=GPT4_SPLIT):
     words = [[bytes([byte]) for byte in word.encode()]
              for text in texts for word in regex.findall(pattern, text)]
     merges = []
-    while len(merges) < n_merges:
+    for _ in range(n_merges):
         counts = collections.Counter(pair for word in words for pair in zip(word, word[1:]))
         if not counts:
             break
@@ -144,8 +144,7 @@ def render_chat(tokenizer, messages, open_answer=False):
 
 # ---- training, fast ------------------------------------------------------------------------------
 # naive_train reads the whole corpus for every merge. But most pre-tokens repeat, 25 of 26 in 5 MB
-# of prose and code. So each distinct one is kept once, with the number of times it occurs; then
-# kernels/pieces.py finds the merges and counts anew only where something was joined.
+# of prose and code. So each distinct one is counted once; kernels/pieces.py does the rest.
 
 MAX_DIGITS = {GPT4_SPLIT: 3, DIGIT_SPLIT: 1}  # the patterns that have a compiled loop
 
@@ -163,7 +162,7 @@ def pre_tokenize(text, pattern):
 
 
 def count_pre_tokens(texts, pattern):
-    """How often each pre-token occurs in these texts: all that training needs to know of them."""
+    """How often each pre-token occurs: all that training needs to know of the texts."""
     counts = collections.Counter()
     for text in texts:
         distinct, numbers = pre_tokenize(text, pattern)
@@ -172,20 +171,20 @@ def count_pre_tokens(texts, pattern):
 
 
 def train(texts, vocab_size, special_tokens=(), pattern=GPT4_SPLIT, workers=None, show=None):
-    """Learn a Tokenizer of vocab_size ids (fewer if the texts run out of pairs): 256 bytes, the
-    merges of naive_train, special tokens. texts may be a stream: memory grows only with the
-    distinct pre-tokens. workers: processes that count, None for one per core. show: e.g. print."""
+    """A Tokenizer of vocab_size ids (fewer if the texts run out of pairs): 256 bytes, the merges of
+    naive_train, special tokens. texts may be a stream: memory grows only with the distinct
+    pre-tokens. workers: processes, None for one per core. show: e.g. print."""
     n_merges = vocab_size - 256 - len(special_tokens)
     if n_merges < 0:
         raise ValueError(f"a vocabulary of {vocab_size} is too small: 256 bytes and "
                          f"{len(special_tokens)} special tokens need {vocab_size - n_merges}")
     check_pattern(pattern)
-    counts = collections.Counter()  # each worker counts a part of the texts
+    counts = collections.Counter()
     work = ((group, pattern) for group, _ in jobs(texts, pattern in MAX_DIGITS))
     for part in map_in_order(count_pre_tokens, work, workers):
         counts.update(part)
     if not counts:
-        raise ValueError("no text to learn a tokenizer from; the corpus is empty")
+        raise ValueError("no text to learn from: the corpus is empty")
     merges, tokens = [], [bytes([byte]) for byte in range(256)]
     for k, (left, right, times, density) in enumerate(find_merges(counts, n_merges), 1):
         merges.append((left, right, len(tokens)))
@@ -200,17 +199,17 @@ def train(texts, vocab_size, special_tokens=(), pattern=GPT4_SPLIT, workers=None
 
 # ---- Tokenizer: encoding, fast -------------------------------------------------------------------
 # naive_encode tries every merge on every pre-token. Here each distinct pre-token is merged once, by
-# the pairs that occur in it (kernels/pieces.py), and then looked up.
+# the pairs that occur in it, and then looked up.
 
 class Tokenizer:
-    """A vocabulary. With the three merges of the idea and END:
+    """A vocabulary. With the three merges of the example above and END:
 
     tokens          id -> bytes: the 256 bytes, b"ow", b"low", b"lowe", b"<|endoftext|>"
     merge_rows      (M,3) ids [left, right, made]: [111,119,256], [108,256,257], [257,101,258]
     special_tokens  name -> id: {"<|endoftext|>": 259}
 
-    Only tokenizers of others have gaps (None in tokens), bytes in another order, and
-    ignore_merges   a pre-token that is a token gets that token, whatever the merges make of it
+    Only other people's have gaps (None in tokens), bytes in another order, and
+    ignore_merges   a pre-token that is a token stays whole, whatever the merges make of it
     added_tokens    name -> id, found in any text although not special
     post_processor  names ids to put before a text; only kept for the file"""
 
@@ -228,7 +227,6 @@ class Tokenizer:
 
     @property
     def vocab_size(self):
-        """Ids are 0 to vocab_size - 1."""
         return len(self.tokens)
 
     @property
@@ -238,11 +236,10 @@ class Tokenizer:
 
     def token_bytes(self, token_id):
         """The bytes that an id stands for; of a special token its name's."""
-        token = self.tokens[token_id] if 0 <= token_id < len(self.tokens) else None
-        if token is None:
-            raise ValueError(f"unknown token id {token_id}: this vocabulary has 0 to "
-                             f"{len(self.tokens) - 1}; were the ids made by another tokenizer?")
-        return token
+        if 0 <= token_id < len(self.tokens) and self.tokens[token_id] is not None:
+            return self.tokens[token_id]
+        raise ValueError(f"unknown token id {token_id}: this vocabulary has 0 to "
+                         f"{len(self.tokens) - 1}; were the ids made by another tokenizer?")
 
     def add_special_tokens(self, names):
         """Give each new name the next id."""
@@ -253,8 +250,8 @@ class Tokenizer:
 
     def fingerprint(self, chat=True):
         """A hash of all that decides ids. Checkpoints and tokens carry it, so that they are never
-        read with another vocabulary, as nonsense. chat=False: without the chat's tokens, which
-        sft.py adds and no document has."""
+        read with another vocabulary. chat=False: without the chat's tokens, which no document has.
+        """
         return fingerprint(self, () if chat else CHAT_SPECIALS)
 
     def encode_ordinary(self, text):
@@ -277,10 +274,10 @@ class Tokenizer:
         ids_of = self.added_tokens | {name: self.special_tokens[name] for name in allowed}
         if not ids_of:
             return self.encode_ordinary(text)
-        # The longest first, or <|a|> would hide <|a|>b. The parentheses keep the names in the list.
+        # The longest first, or <|a|> would hide <|a|>b.
         names = "|".join(map(regex.escape, sorted(ids_of, key=len, reverse=True)))
         ids = []
-        for k, part in enumerate(regex.split(f"({names})", text)):  # every second one is a name
+        for k, part in enumerate(regex.split(f"({names})", text)):  # every second part is a name
             ids += [ids_of[part]] if k % 2 else self.encode_ordinary(part)
         return ids
 
@@ -325,13 +322,8 @@ def readable(token):
 
 
 def show_tokens(tokenizer, text):
-    """Print the tokens of text and below them their ids, on the same colours, or between bars:
-
-    s|low
-    115 257
-    2 tokens, 4 bytes
-
-    Then the bytes of a short text, as numbers and as bits."""
+    """Print the tokens of text (s|low), their ids in the same colours (115 257), how many there
+    are, and the bytes of a short text, as numbers and as bits."""
     ids = tokenizer.encode(text, allowed_special="all")
     tokens = [tokenizer.token_bytes(k) for k in ids]
     codes = [f"30;48;5;{COLOURS[k % len(COLOURS)]}" for k in range(len(ids))]
@@ -345,8 +337,8 @@ def show_tokens(tokenizer, text):
 
 
 def run(args):
-    """Train (unless --tokenizer brings one), then encode both parts. The texts are read twice:
-    reading is cheap, and keeping them would take memory."""
+    """Train (unless --tokenizer brings one), then encode both parts. The texts are read twice, as
+    keeping them would take memory."""
     if args.show is not None:
         if args.gpt4:
             print("excerpt of GPT-4's vocabulary, right only for hello, Hello, world, helloworld")
@@ -366,7 +358,8 @@ def run(args):
             tokenizer.add_special_tokens([END])
         else:
             tokenizer = train(read_texts(args.inputs, docs, "train"), args.vocab_size, [END],
-                              {1: DIGIT_SPLIT, 3: GPT4_SPLIT}[args.digits], args.workers, show_line)
+                              DIGIT_SPLIT if args.digits == 1 else GPT4_SPLIT, args.workers,
+                              show_line)
             show_line(f"learned {tokenizer.vocab_size:,} tokens in "
                       f"{time.perf_counter() - start:.1f} s")
         os.makedirs(f"{staging}/tokens")

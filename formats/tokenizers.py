@@ -1,8 +1,7 @@
 """Tokenizers of other people: Hugging Face's tokenizer.json and tiktoken's rank files.
 
 Hugging Face lists the merges as pairs, tiktoken only the tokens that they made. Readers return a
-dict, the arguments of bpe.Tokenizer. What would change ids and is not done here is refused by name:
-a network would otherwise read and write nonsense.
+dict, the arguments of bpe.Tokenizer. What would change ids and is not done here is refused by name.
 
 Sources: the `tokenizers` library; tiktoken.
 """
@@ -20,9 +19,9 @@ MAX_VOCAB = 1 << 22  # ids above this are damage: the largest vocabularies have 
 # GPT-2's split pattern, built into Hugging Face's "ByteLevel" step.
 GPT2_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
-# Hugging Face writes each byte as a visible letter: itself if printable, else 256, 257, ... So a
-# space, the 33rd that is not, becomes chr(256 + 32), a G with a dot above. GPT-4 numbers the bytes
-# in this order.
+# Hugging Face writes each byte as a visible letter: itself if printable, else 256, 257, ... A space,
+# the 33rd that is not, becomes chr(256 + 32), a G with a dot above. GPT-4 has the bytes in this
+# order.
 PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 BYTE_ORDER = PRINTABLE + [byte for byte in range(256) if byte not in PRINTABLE]
 LETTER_OF = {byte: chr(byte if k < len(PRINTABLE) else 256 + k - len(PRINTABLE))
@@ -101,40 +100,40 @@ def to_tree(tokenizer):
                   "merges": [[words[a], words[b]] for a, b, _ in tokenizer.merge_rows.tolist()]}}
 
 
+# Options of a file, of its model and of its added tokens that change ids.
+NOT_DONE = {"normalizer", "truncation", "padding", "dropout", "continuing_subword_prefix",
+            "end_of_word_suffix", "byte_fallback", "lstrip", "rstrip", "single_word"}
+
+
 def from_tree(tree):
-    """Content of a tokenizer.json -> arguments of Tokenizer; refuses what is not done here."""
+    """Content of a tokenizer.json -> arguments of Tokenizer."""
     try:
         model, vocab, added = tree["model"], tree["model"]["vocab"], tree["added_tokens"]
-        pattern = split_pattern(tree["pre_tokenizer"] or {"type": "none"})
-        refused = {f"model type {model['type']}": model["type"] != "BPE",
-                   "a pre_tokenizer other than one Split and ByteLevel": pattern is None}
-        refused |= {name: tree.get(name) for name in ("normalizer", "truncation", "padding")}
-        refused |= {name: model.get(name) for name in (
-            "dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")}
-        refused |= {f"added tokens with {name}": any(token.get(name) for token in added)
-                    for name in ("lstrip", "rstrip", "single_word")}
-        if any(refused.values()):
-            raise ValueError("needs what is not done here: "
-                             + ", ".join(name for name, found in refused.items() if found))
-        special, plain = [{token["content"]: token["id"] for token in added
-                           if token.get("special", True) == wanted} for wanted in (True, False)]
-        named = special | plain
-        ids = vocab | named
-        for name, k in [*vocab.items(), *special.items(), *named.items()]:
+        refused = {name for part in (tree, model, *added) for name in NOT_DONE & part.keys()
+                   if part[name]} | {model["type"]} - {"BPE"}
+        if refused:
+            raise ValueError(f"needs what is not done here: {', '.join(sorted(refused))}")
+        entries = [*vocab.items(), *((token["content"], token["id"]) for token in added)]
+        ids = dict(entries)
+        for name, k in entries:
             if type(k) is not int or not 0 <= k < MAX_VOCAB or ids[name] != k or not name:
                 raise ValueError(f"token {name!r:.40} cannot have the id {k!r:.40}")
         if len(set(ids.values())) < len(ids):
             raise ValueError("two tokens have the same id")
+        special, plain = [{token["content"]: token["id"] for token in added
+                           if bool(token.get("special", True)) == wanted}
+                          for wanted in (True, False)]
         tokens = [None] * (1 + max(ids.values(), default=-1))
         for name, k in ids.items():
-            tokens[k] = (name.encode() if name in named
+            tokens[k] = (name.encode() if name in special or name in plain
                          else bytes([BYTE_OF[letter] for letter in name]))
         # Older files have merges as strings "LEFT RIGHT".
         pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
         rows = [(vocab[left], vocab[right], vocab[left + right]) for left, right in pairs]
         ids_before(post_processor := tree.get("post_processor"))  # refuses what is not done here
         return {"tokens": tokens, "merge_rows": rows, "special_tokens": special,
-                "pattern": pattern, "ignore_merges": bool(model.get("ignore_merges")),
+                "pattern": split_pattern(tree["pre_tokenizer"] or {}),
+                "ignore_merges": bool(model.get("ignore_merges")),
                 "added_tokens": plain, "post_processor": post_processor}
     except (LookupError, TypeError, AttributeError, UnicodeError) as error:
         raise ValueError(f"damaged, or no byte-level BPE: {type(error).__name__} "
@@ -142,31 +141,33 @@ def from_tree(tree):
 
 
 def split_pattern(pre_tokenizer):
-    """The pattern that a pre_tokenizer splits by: a lone ByteLevel splits as GPT-2 did; or there is
-    one Split and a ByteLevel that does not split. None if it does anything else."""
-    *splits, last = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
-    gpt2 = bool(last.get("use_regex", True))
-    if last["type"] != "ByteLevel" or last["add_prefix_space"] or len(splits) + gpt2 != 1:
-        return None
-    if gpt2:
-        return GPT2_SPLIT
-    split, pattern = splits[0], splits[0].get("pattern", {}).get("Regex")
-    plain = split["type"] == "Split" and split["behavior"] == "Isolated" and not split.get("invert")
-    return pattern if plain and pattern and isinstance(pattern, str) else None
+    """The pattern that a pre_tokenizer splits by: that of a Split before a ByteLevel that does not
+    split; GPT-2's if there is only a ByteLevel."""
+    match pre_tokenizer.get("pretokenizers", [pre_tokenizer]):
+        case [{"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated",
+               "invert": False},
+              {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}] if pattern:
+            return pattern
+        case [{"type": "ByteLevel", "add_prefix_space": False, **rest}] if rest.get("use_regex", 1):
+            return GPT2_SPLIT
+    raise ValueError("needs a pre_tokenizer that is not one Split and ByteLevel")
 
 
 def ids_before(post_processor):
-    """The ids that a post_processor puts before a text; ValueError if it does anything else. Llama
-    3's template is <|begin_of_text|>, then the text: [128000]."""
+    """The ids that a post_processor puts before a text. Llama 3's template is <|begin_of_text|>,
+    then the text: [128000]."""
     steps = (post_processor or {"processors": []}).get("processors", [post_processor])
     ids = []
-    for step in [step for step in steps if step["type"] != "ByteLevel"]:  # which changes no ids
-        *before, text = step["single"] if step["type"] == "TemplateProcessing" else [{}]
-        if "Sequence" not in text or any("SpecialToken" not in item for item in before):
-            raise ValueError("needs what is not done here: a post_processor that does more than "
-                             "put tokens before a text")
-        for item in before:
-            ids += step["special_tokens"][item["SpecialToken"]["id"]]["ids"]
+    for step in steps:
+        match step:
+            case {"type": "ByteLevel"}:
+                pass  # changes no ids
+            case {"type": "TemplateProcessing", "single": [*before, {"Sequence": _}]}:
+                for item in before:
+                    ids += step["special_tokens"][item["SpecialToken"]["id"]]["ids"]
+            case _:
+                raise ValueError("needs a post_processor that does more than put tokens before a "
+                                 "text; this is not done here")
     return ids
 
 
@@ -189,8 +190,7 @@ def from_ranks(content):
 
 def from_tokens(tokens):
     """Tokens in the order of their merges, list of bytes (None in a gap) -> arguments of Tokenizer.
-    tiktoken joins any two neighbours whose union is a token, so its file does not say which two
-    parts made one; they are recovered."""
+    Which two parts made a token is not in the file; it is recovered."""
     parts = [token or b"" for token in tokens]
     ids = byte_ids(tokens)[np.frombuffer(b"".join(parts), np.uint8)]
     ends = np.cumsum([len(part) for part in parts])

@@ -46,9 +46,8 @@ def read_texts(inputs, folder, part):
 
 def jobs(texts, divide):
     """Group texts into jobs of about JOB_CHARS: (list of texts, whether the last one ends there).
-    divide: a longer text becomes several jobs, to keep all cores busy; only for the patterns of
-    PRE_TOKEN_END. With JOB_CHARS = 5, ["a cat sat", "on"] becomes (["a cat"], False), ([" sat",
-    "on"], True)."""
+    divide: a longer text becomes several jobs; only for the patterns of PRE_TOKEN_END. With
+    JOB_CHARS = 5, ["a cat sat", "on"] becomes (["a cat"], False), ([" sat", "on"], True)."""
     group, size = [], 0
     for text in [texts] if isinstance(texts, str) else texts:
         start = 0
@@ -67,8 +66,8 @@ def jobs(texts, divide):
 # ---- tokens --------------------------------------------------------------------------------------
 
 def write_tokens(path, arrays):
-    """Stream arrays into one .npy; returns [number of tokens, checksum]. The header needs that
-    number, so it is written last."""
+    """Stream arrays into one .npy; returns [number of tokens, checksum]. The header, which has the
+    number, is written last."""
     n, checksum, dtype = 0, 0, np.dtype(np.uint16)
     with open(path, "wb") as file:
         file.seek(HEADER)

@@ -1,7 +1,7 @@
 """Compiled loops over texts: n-grams, shingles, MinHash, clusters of near-duplicates.
 
 Words become 64-bit hashes, and only these are compared. crawl/rules.py and crawl/duplicates.py say
-why; the tests do the same with dicts and sets.
+why.
 
 Sources: FNV-1a (Fowler, Noll, Vo; RFC 9923), the finalizer of SplitMix64 (Steele and others, 2014),
 MinHash (Broder 1997), union-find with path halving (Tarjan and van Leeuwen 1984).
@@ -49,9 +49,8 @@ def hash_text(text):
 
 
 # ---- n-grams -------------------------------------------------------------------------------------
-# They are counted in a hash table (open addressing): an array of keys, at least twice as long as
-# there are words. A key belongs in slot `key mod size` or, if another key is there, in the next
-# free one (0). Size 8, keys 3, 11, 5 in this order: slots 3, 4 (3 was taken), 5.
+# They are counted in a hash table with open addressing: a key belongs in slot `key mod size` or, if
+# another key is there, in the next free one (0). Size 8, keys 3, 11, 5: slots 3, 4 (3 is taken), 5.
 
 @njit(cache=True)
 def n_gram_chars(ids, lengths):
@@ -147,9 +146,9 @@ def band_keys(shingles, functions, n_bands, n_rows):
 
 @njit(cache=True)
 def unite(root, keys, order):
-    """Union-find, root (n,) changes in place: texts with equal keys (n,) come under the same root.
-    order: (n,) the texts sorted by key, so equal ones are neighbours. On its way to the root each
-    text skips one step (path halving), so the next walk is shorter."""
+    """Union-find, in place: texts with equal keys (n,) come under the same root (n,). order: (n,)
+    the texts sorted by key. On its way to the root each text skips one step (path halving), so the
+    next walk is shorter."""
     for i in range(1, len(order)):
         if keys[order[i]] == keys[order[i - 1]]:
             a, b = order[i], order[i - 1]

@@ -1,8 +1,8 @@
 """The loops of byte-level BPE, compiled: pre-tokenize, find the merges, merge.
 
 bpe.py tells the idea in three short functions; the tests hold these loops equal to them. A hash
-table is an array `slots` of entry numbers: 0 is free, k + 1 stands for entry k. An entry lies in
-the slot that its hash names, or in the next free one after it. Skip at first.
+table is an array `slots`: 0 is free, k + 1 stands for entry k, which lies in the slot that its hash
+names or in the next free one after it. Skip at first.
 """
 import bisect
 import collections
@@ -30,7 +30,7 @@ def character_kinds():
     every = "".join(map(chr, range(0x110000)))
     for kind, members in ((LETTER, r"\p{L}+"), (NUMBER, r"\p{N}+"), (WHITESPACE, r"\s+"),
                           (SPACE, " "), (LINE_END, r"[\r\n]")):
-        # A space is whitespace too, and so is a line end: the later, narrower kind wins.
+        # A space and a line end are whitespace too: the later, narrower kind wins.
         for run in regex.finditer(members, every):
             kinds[run.start():run.end()] = kind
     return kinds
@@ -38,13 +38,13 @@ def character_kinds():
 
 @numba.njit(cache=True)
 def pre_token_bounds(points, kinds, max_digits, bounds):
-    """regex.findall(GPT4_SPLIT, text): a pre-token's first one or two characters decide which
-    alternative of the pattern matches. points, kinds: code points and their kinds, (n + 2,), with
-    two of NOTHING at the end, so that looking ahead needs no test. Pre-token k becomes
-    bounds[k]:bounds[k + 1]; returns how many there are."""
+    """regex.findall(GPT4_SPLIT, text). The first one or two characters of a pre-token decide which
+    alternative of the pattern matches. points, kinds: code points and their kinds, (n + 2,); the
+    last two are NOTHING, so looking ahead needs no test. Pre-token k is bounds[k]:bounds[k + 1];
+    returns how many there are."""
     n, i = 0, 0
     while kinds[i] != NOTHING:
-        # A pre-token begins at i; j finds where it ends. 32 is the bit that makes an A an a.
+        # A pre-token begins at i and ends before j. 32 is the bit that makes an A an a.
         kind, j = kinds[i], i + 1
         next1, next2, quote = points[j] | 32, points[j + 1] | 32, points[i] == APOSTROPHE
         if quote and (next1 in SDMT or points[j] == LONG_S):  # '(?i:[sdmt]...
@@ -82,8 +82,8 @@ def empty_slots(n):
 
 @numba.njit(cache=True)
 def number_distinct(points, bounds, slots, firsts, numbers):
-    """Number the distinct pre-tokens in order of appearance. Writes numbers (n,), that of each
-    pre-token, and firsts, where each distinct one appears first; returns how many are distinct."""
+    """Number the distinct pre-tokens in order of appearance. Writes numbers (n,), one for each
+    pre-token, and firsts, where each distinct one comes first; returns how many are distinct."""
     n = 0
     for k in range(len(numbers)):
         start, length = bounds[k], bounds[k + 1] - bounds[k]
@@ -91,7 +91,7 @@ def number_distinct(points, bounds, slots, firsts, numbers):
         for i in range(start, start + length):
             key = absorb(key, points[i])
         slot = np.int64(key >> np.uint64(40)) & (len(slots) - 1)
-        while slots[slot]:  # maybe another pre-token with this hash; compare the characters
+        while slots[slot]:  # maybe by another pre-token; compare the characters
             first, i = firsts[slots[slot] - 1], 0
             while i < length and points[bounds[first] + i] == points[start + i]:
                 i += 1
@@ -123,8 +123,8 @@ def pre_token_spans(text, max_digits):
 @numba.njit(cache=True)
 def find_pair(slots, rows, left, right):
     """The slot of a pair of ids in a hash table of rows [left, right, ...], or the free slot where
-    it belongs. Knuth's multiplicative hashing: both ids in one number, times an odd constant near
-    2**64 / golden ratio; the upper half of that is well mixed."""
+    it belongs. Knuth's multiplicative hashing: the upper half of a product with an odd constant
+    near 2**64 / golden ratio is well mixed."""
     slot = (np.uint64(left << 32 | right) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
     slot = np.int64(slot) & (len(slots) - 1)
     while slots[slot] and (rows[slots[slot] - 1, 0] != left or rows[slots[slot] - 1, 1] != right):
@@ -134,8 +134,8 @@ def find_pair(slots, rows, left, right):
 
 @numba.njit(cache=True)
 def join(ids, start, end, left, right, new):
-    """bpe.join_pair in place: replace the pair by the id `new` in ids[start:end]; returns the new
-    end."""
+    """bpe.join_pair in place: the pair becomes the id `new` in ids[start:end]; returns the new end.
+    """
     i = j = start  # read at i, write at j
     while i < end:
         ids[j] = ids[i]
@@ -148,31 +148,29 @@ def join(ids, start, end, left, right, new):
 
 # ---- train ---------------------------------------------------------------------------------------
 # naive_train reads the whole corpus for every merge. Two ideas save that:
-#   1. Each distinct pre-token is kept once, as a "word" with a weight, the number of occurrences:
-#      5 MB of prose and code are 1.2 million pre-tokens, but 45,000 words.
+#   1. Each distinct pre-token is kept once, as a "word" with a weight, the number of occurrences.
 #   2. A merge changes only the words that contain its pair, so each pair has a list of them. Their
 #      pairs are subtracted from the counts, and after the merge their new pairs are added.
 #
-# An example with two words: "xaby" of weight 3 and "ab" of weight 2. The most frequent pair is
-# (a,b); it becomes the token ab.
+# Two words, "xaby" of weight 3 and "ab" of weight 2. The most frequent pair is (a,b):
 #                         (x,a)  (a,b)  (b,y)  (x,ab)  (ab,y)
 #     counts at first        3      5      3
 #     x a b y -> x ab y     -3     -3     -3      +3      +3
 #     a b     -> ab                -2
 #     counts now             0      0      0       3       3
-# Only the two words on the list of (a,b) were read. "xaby" goes on the lists of (x,ab) and (ab,y).
-# It stays on those of (x,a) and (b,y), which does no harm: nothing in it would be joined.
+# "xaby" goes on the lists of (x,ab) and (ab,y). It stays on those of (x,a) and (b,y), which does no
+# harm: nothing in it would be joined.
 #
-# Pair k is rows[k] = [left id, right id], found by `slots`; counts[k] is how often it occurs. Its
-# list of words is linked: newest[k] is the newest entry, entry e stands for the word word_of[e],
-# and older[e] is the entry before it (0: none). used = [number of pairs, of entries].
+# Pair k is rows[k] = [left id, right id] and occurs counts[k] times. Its words are a linked list:
+# newest[k] is the newest entry, entry e stands for the word word_of[e], and older[e] is the entry
+# before it (0: none). used = [number of pairs, of entries].
 # At first, entries 1, 2, 3 are "xaby" on the lists of (x,a), (a,b), (b,y); entry 4 is "ab" on that
 # of (a,b). So newest of (a,b) is 4, older[4] is 2, and older[2] is 0.
 Pairs = collections.namedtuple("Pairs", "slots rows counts newest word_of older used")
 
 
 def empty_pairs(size):
-    """Pairs with space for so many pairs, and as many entries in the lists of words."""
+    """Pairs with space for `size` pairs, and as many entries."""
     newest, word_of, older = np.zeros((3, size), np.int32)
     word_of[0] = -1  # no word
     return Pairs(empty_slots(size), np.zeros((size, 2), np.int64), np.zeros(size, np.int64),
@@ -181,8 +179,8 @@ def empty_pairs(size):
 
 @numba.njit(cache=True)
 def count_pairs(pairs, word, ids, start, end, amount, new):
-    """Add `amount` to the count of each pair in the word ids[start:end]. It goes on the lists of
-    those that have an id >= new: on the others it is already."""
+    """Add `amount` to the count of each pair in the word ids[start:end], and put the word on the
+    lists of those with an id >= new: it is on the others already."""
     used = pairs.used
     for i in range(start + 1, end):
         left, right = ids[i - 1], ids[i]
@@ -222,8 +220,8 @@ def most_frequent(pairs, ranks):
 
 @numba.njit(cache=True)
 def join_everywhere(pairs, pair, ids, starts, ends, weights, new):
-    """Replace the pair by the id `new` in the words on its list, and correct the counts. Words
-    shrink in place: ends[w] moves down. Returns how many tokens fewer the corpus has."""
+    """Replace the pair by the id `new` in the words on its list, and correct the counts. ends[w]
+    moves down as word w shrinks. Returns how many tokens fewer the corpus has."""
     (left, right), entry, fewer = pairs.rows[pair], pairs.newest[pair], 0
     while entry:
         word, entry = pairs.word_of[entry], pairs.older[entry]
@@ -269,7 +267,7 @@ def find_merges(counts, n_merges):
 
 @numba.njit(cache=True)
 def merge_table(rows, slots):
-    """Enter all merges, [left, right, made], into the hash table."""
+    """Enter all merges, rows of [left, right, made]."""
     for k in range(len(rows)):
         slots[find_pair(slots, rows, rows[k, 0], rows[k, 1])] = k + 1
     return slots
@@ -278,8 +276,7 @@ def merge_table(rows, slots):
 @numba.njit(cache=True)
 def merge(ids, start, end, slots, rows):
     """Merge ids[start:end] in place, the earliest learned pair first; returns the new end. Each
-    round reads the whole pre-token, which suits a few bytes; a million random letters without a
-    space take 25 s."""
+    round reads the whole pre-token: a million random letters without a space take 25 s."""
     while True:
         best = len(rows) + 1
         for i in range(start + 1, end):
@@ -301,8 +298,7 @@ def merge_all(ids, ends, slots, rows):
 
 
 def merge_words(words, byte_ids, slots, rows):
-    """Words, list of str -> the ids of each, tuples. One call merges them all, laid end to end.
-    byte_ids (256,): the id of each byte."""
+    """Words, list of str -> the ids of each, tuples. byte_ids (256,): the id of each byte."""
     encoded = [word.encode() for word in words]
     ends = np.cumsum([len(word) for word in encoded])
     starts, ids = [0, *ends.tolist()], byte_ids[np.frombuffer(b"".join(encoded), np.uint8)]
