@@ -14,8 +14,7 @@ under its forward, and tests/test_model.py compares all gradients with central d
 PyTorch. dx means d loss/d x, of x's shape; weights are (out, in), as in PyTorch's nn.Linear.
 
 Reading order: Config; decoder_block and its backward, the heart; loss_and_grads, half of a training
-step; decode, which writes text. The operations themselves (attention, rmsnorm, ...) are in
-kernels/plain.py.
+step; decode, which writes text. The operations (attention, rmsnorm, ...) are in kernels/plain.py.
 
 Sources: Touvron et al. 2023 (LLaMA), Su et al. 2021 (rotary embedding), Ainslie et al. 2023
 (grouped-query attention), Press & Wolf 2017 (tied embedding). Left out: dropout, biases, mixtures
@@ -86,12 +85,13 @@ SIZES = {  # name, about the number of parameters -> everything but the vocabula
 # A block works on R = B*T rows, one a token. In the 1M network with 8 windows of 256 tokens, x is
 # 2048 x 128, q, k and v together 2048 x 384 (12 heads of 32), g and u 2048 x 688, a 2048 x 344.
 # Every line writes into an array that was allocated once: `saved` keeps what this layer's backward
-# needs, `buffers` serve all layers in turn. w holds the layer's weights (BlockWeights).
+# needs, `buffers` serve all layers in turn.
 
 def decoder_block(w, config, saved, buffers, out):
-    """out (R,C) = the residual stream after one layer, from saved.x (R,C)."""
+    """out (R,C) = the residual stream after one layer with weights w, from saved.x (R,C)."""
     x, qkv, o, lse, mid, gu = saved
-    n, a, by_row, by_text = buffers.n, buffers.a, buffers.by_row, buffers.by_text
+    n, a = buffers.n, buffers.a
+    by_row, by_text = buffers.by_row, buffers.by_text  # shapes: (R,heads,D), (B,T,heads,D)
 
     # mid = x + attention(rmsnorm(x))
     rmsnorm(x, w.norm1, config.eps, n)  # (R,C)
@@ -114,7 +114,7 @@ def decoder_block_backward(w, dw, config, saved, buffers):
 
     Read it beside decoder_block, from that one's last line up. Two rules give all of it:
         out = x + f(x):  d loss/d x = d loss/d out + what comes back through f. So dx stays, and
-        each of the two branches adds its part (the last thing of rmsnorm_backward).
+        each of the two branches adds its part (in rmsnorm_backward).
         y = n @ w.T, y_ri = sum_j n_rj w_ij:  dn = dy @ w and dw = dy.T @ n, summed over rows.
     The forward did not keep n and a. To compute them once more costs little beside the products."""
     x, qkv, o, lse, mid, gu = saved
@@ -146,7 +146,7 @@ def decoder_block_backward(w, dw, config, saved, buffers):
 
 def transformer(params, config, ids, buffers, cache=None):
     """The residual stream (R,C) after the last block, for ids (B,T). A cache, if given, keeps each
-    layer's keys and values (prefill)."""
+    layer's keys and values."""
     np.take(params["model.embed_tokens.weight"], ids.reshape(-1), axis=0, out=buffers.saved[0].x)
     # Each block writes where the next one keeps its input, so nothing is copied.
     outs = [saved.x for saved in buffers.saved[1:]] + [buffers.x]
@@ -160,8 +160,7 @@ def transformer(params, config, ids, buffers, cache=None):
 
 
 def transformer_backward(params, grads, config, ids, buffers):
-    """Adds to grads, last to the embedding's, from buffers.dx: the gradient of what transformer
-    returned."""
+    """Adds to grads, from buffers.dx: the gradient of what transformer returned."""
     layers = zip(block_weights(params, config), block_weights(grads, config), buffers.saved)
     for w, dw, saved in reversed(list(layers)):
         decoder_block_backward(w, dw, config, saved, buffers)
@@ -257,8 +256,8 @@ def next_logits(params, config, x):
 
 
 class Cache:
-    """The KV cache: keys (after rope) and values (L,B,G,S,D) of what B sequences hold so far, and
-    their lengths (B,). S: the most tokens a sequence can have, at most ctx."""
+    """The KV cache: keys (after rope) and values (L,B,G,S,D) of B sequences, and their lengths (B,)
+    so far. S: the most tokens a sequence can have, at most ctx."""
 
     def __init__(self, params, config, B, S):
         self.params = pack(params, config)
@@ -271,9 +270,9 @@ class Cache:
 
 
 def prefill(config, cache, ids, lengths):
-    """Fills the cache with prompts ids (B,T), of which row b counts lengths[b]. What follows there
-    is padding: no earlier position sees it, and decode overwrites it. Returns the logits (B,V) of
-    each row's last token."""
+    """Fills the cache with prompts ids (B,T), the first lengths[b] of row b. The rest of a row is
+    padding: no earlier position sees it, and decode overwrites it. Returns the logits (B,V) of each
+    row's last token."""
     ids, params = check_ids(ids, config), cache.params
     if len(ids) > cache.k.shape[1] or ids.shape[1] > cache.k.shape[3]:
         raise ValueError(f"prompts {ids.shape} don't fit into a cache {cache.k.shape}")
@@ -319,8 +318,7 @@ def decode(config, cache, ids, rows):
 #      |<----------------- matrices (2 axes): weight decay ---------------------------->|
 
 def shapes(config):
-    """name -> shape, by Hugging Face's names in the flat vector's order: matrices, then norms.
-    Within a layer q, k, v and gate, up are neighbours, for block_weights."""
+    """Hugging Face's name -> shape, in the flat vector's order."""
     C, F, kv = config.dim, config.hidden, config.kv_heads * config.head_dim
     block = {"self_attn.q_proj": (C, C), "self_attn.k_proj": (kv, C), "self_attn.v_proj": (kv, C),
              "self_attn.o_proj": (C, C), "mlp.gate_proj": (F, C), "mlp.up_proj": (F, C),
@@ -350,8 +348,7 @@ def flops_per_token(config, T):
 
 
 def views(flat, config):
-    """The named parameters as views into a flat vector of count(config) numbers: to change one is
-    to change the other."""
+    """The named parameters as views into a flat vector: to change one is to change the other."""
     return dict(zip(shapes(config), unflatten(flat, shapes(config).values())))
 
 
@@ -376,10 +373,10 @@ def pack(params, config):
 
 
 def init_params(config, seed=0, dtype=np.float32):
-    """Matrices from N(0, 0.02^2); the two that write into the residual stream are smaller by
-    sqrt(2L) (GPT-2): 2L terms are summed there, so its variance doesn't grow with depth. Norms
-    start as 1. With numbers this small all tokens are equally likely, and the first loss is near
-    log(V): 6.93 for V = 1024."""
+    """Norms start as 1, matrices from N(0, 0.02^2). The two that write into the residual stream are
+    smaller by sqrt(2L) (GPT-2): 2L terms are summed there, so its variance doesn't grow with depth.
+    With numbers this small all tokens are equally likely: the first loss is near log(V), 6.93 for
+    V = 1024."""
     rng, params = np.random.default_rng(seed), views(np.ones(count(config)[0], dtype), config)
     for name, p in params.items():
         if p.ndim == 2:
@@ -414,9 +411,8 @@ BlockWeights = namedtuple("BlockWeights", "norm1 qkv o norm2 gate_up down")
 
 def block_weights(params, config):
     """The BlockWeights of each layer (or their gradients), all views. q_proj, k_proj and v_proj are
-    three matrices in a checkpoint. They are neighbours in the flat vector, so the same numbers can
-    be read as one matrix of H + 2G heads, D rows each, and one product takes the place of three.
-    gate and up likewise."""
+    neighbours in the flat vector, so the same numbers can be read as one matrix of H + 2G heads, D
+    rows each, and one product takes the place of three. gate and up likewise."""
     C, F, L, flat = config.dim, config.hidden, config.layers, vector(params)
     first = (1 if config.tied else 2) * config.vocab * C  # where layer 0 begins
     block = [(config.all_heads * config.head_dim, C), (C, C), (2 * F, C), (C, F)]
@@ -427,8 +423,7 @@ def block_weights(params, config):
 
 
 def output_head(params, config):
-    """The output head (V,C): the embedding itself when tied, whose gradient is then the sum of what
-    both of its uses add."""
+    """The output head (V,C): the embedding itself when tied. Then both uses add to its gradient."""
     return params["model.embed_tokens.weight" if config.tied else "lm_head.weight"]
 
 
@@ -439,7 +434,7 @@ Saved = namedtuple("Saved", "x qkv o lse mid gu")  # what a block keeps for its 
 
 class Buffers:
     """For micro-batches of B sequences of T tokens, R = B*T rows. In training each layer has a
-    Saved of its own; without, one serves all layers in turn. The other arrays serve all layers."""
+    Saved of its own; otherwise one serves all layers, as all other arrays do."""
 
     def __init__(self, config, B, T, dtype=np.float32, training=True):
         C, F, D, R = config.dim, config.hidden, config.head_dim, B * T
@@ -490,20 +485,17 @@ def rope_tables(config, T, dtype=np.float32):
     0.00018: so slowly that a context of 256 is less than a hundredth of a turn."""
     D = config.head_dim
     speed = config.theta ** (-np.arange(0, D, 2) / D)  # radians a position
-    # Llama 3.1 stretches the slow pairs for a longer context: a pair that made fewer than `low`
-    # turns over the original context turns `factor` times slower, one with more than `high` stays,
-    # and between them it is a mixture.
-    if config.rope_scaling:
+    if config.rope_scaling:  # Llama 3.1 slows down the slow pairs, for a longer context
         factor, low, high, original = config.rope_scaling
         turns = original * speed / (2 * np.pi)
-        keep = np.clip((turns - low) / (high - low), 0, 1)
+        keep = np.clip((turns - low) / (high - low), 0, 1)  # below `low` turns: `factor` slower
         speed = speed * (keep + (1 - keep) / factor)
     angles = np.outer(np.arange(T), speed)
     return np.cos(angles).astype(dtype), np.sin(angles).astype(dtype)
 
 
 def check_ids(ids, config):
-    """ids (B,T) in one block of memory, or ValueError: the kernels don't check bounds, so a wrong
+    """ids (B,T) in one block of memory, or ValueError: the kernels don't check bounds, and a wrong
     id would read or write other memory."""
     ids = np.ascontiguousarray(ids)
     wrong = ids[(ids < 0) | (ids >= config.vocab)]
