@@ -14,15 +14,15 @@ under its forward, and tests/test_model.py compares all gradients with central d
 PyTorch. dx means d loss/d x, of x's shape; weights are (out, in), as in PyTorch's nn.Linear.
 
 Reading order: Config; decoder_block and its backward, the heart; loss_and_grads, half of a training
-step; decode, which writes text. The operations themselves (attention, rmsnorm, ...) are in
-kernels/plain.py.
+step; decode, which writes text. The operations (attention, rmsnorm, ...) are in kernels/plain.py.
 
 Sources: Touvron et al. 2023 (LLaMA), Su et al. 2021 (rotary embedding), Ainslie et al. 2023
 (grouped-query attention), Press & Wolf 2017 (tied embedding). Left out: dropout, biases, mixtures
 of experts, half precision (no gain on a CPU).
 """
+import math
+from collections import namedtuple
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -78,98 +78,92 @@ SIZES = {  # name, about the number of parameters -> everything but the vocabula
 
 
 # ---- The decoder block, forward and under it backward --------------------------------------------
-# One layer works on R = B*T rows, one a token; beside it the 1M network with 8 windows of 256:
-#     x                                             (R,C)         2048 x 128, the residual stream
-#     n = rmsnorm(x)                                (R,C)
-#     q, k, v = n @ w.qkv.T, split into heads       (R,(H+2G)D)   2048 x 384: 12 heads of 32
-#     q, k = rope(q), rope(k)                                     rotated by their positions
-#     o = attention(q, k, v)                        (R,C)         2048 x 128: 4 heads of 32
-#     mid = x + o @ w.o.T                           (R,C)
-#     n = rmsnorm(mid)                              (R,C)
-#     g, u = n @ w.gate_up.T                        (R,2F)        2048 x 688
-#     a = silu(g) u                                 (R,F)         2048 x 344
-#     out = mid + a @ w.down.T                      (R,C)         2048 x 128, the next layer's x
-# The functions below are this, line by line. They write into arrays that are allocated once: saved
-# keeps what this layer's backward needs, buffers serves all layers.
+# Attention moves information between tokens; SwiGLU works on each token alone. Both read a normed
+# copy n of the residual stream x and add to x, which itself is never normed: so gradients pass
+# through any number of layers without being scaled.
+#
+# A block works on R = B*T rows, one a token. In the 1M network with 8 windows of 256 tokens, x is
+# 2048 x 128, q, k and v together 2048 x 384 (12 heads of 32), g and u 2048 x 688, a 2048 x 344.
+# Every line writes into an array that was allocated once: `saved` keeps what this layer's backward
+# needs, `buffers` serve all layers in turn.
 
 def decoder_block(w, config, saved, buffers, out):
-    """out (R,C) = the residual stream after one layer, from saved.x (R,C). w: BlockWeights.
+    """out (R,C) = the residual stream after one layer with weights w, from saved.x (R,C)."""
+    x, qkv, o, lse, mid, gu = saved
+    n, a = buffers.n, buffers.a
+    by_row, by_text = buffers.by_row, buffers.by_text  # shapes: (R,heads,D), (B,T,heads,D)
 
-    Attention moves information between tokens; SwiGLU works on each token alone. Both read a
-    normed copy of the stream, which itself is never normed: so gradients pass through any number
-    of layers without being scaled."""
     # mid = x + attention(rmsnorm(x))
-    rmsnorm(saved.x, w.norm1, config.eps, buffers.n)
-    matmul(buffers.n, w.qkv, trans_b=True, out=saved.qkv.reshape(len(out), -1))  # (R,(H+2G)D)
-    rope(saved.qkv, config.heads + config.kv_heads, *buffers.angles, 1)  # positions, cos, sin
-    qkv, o = (x.reshape(buffers.heads) for x in (saved.qkv, saved.o))  # views (B,T,heads,D)
-    fused_attention_forward(qkv, config.heads, o, saved.lse)
-    np.copyto(saved.mid, saved.x)  # to which the product below adds
-    matmul(saved.o, w.o, trans_b=True, out=saved.mid, accumulate=True)  # (R,C)
+    rmsnorm(x, w.norm1, config.eps, n)  # (R,C)
+    matmul(n, w.qkv, trans_b=True, out=qkv)  # q, k, v = n @ w.qkv.T  (R,(H+2G)D)
+    rope(qkv.reshape(by_row), config.heads + config.kv_heads, *buffers.angles, 1)  # q and k
+    fused_attention_forward(qkv.reshape(by_text), config.heads, o.reshape(by_text), lse)  # o (R,C)
+    np.copyto(mid, x)
+    matmul(o, w.o, trans_b=True, out=mid, accumulate=True)  # mid = x + o @ w.o.T  (R,C)
 
     # out = mid + swiglu(rmsnorm(mid))
-    rmsnorm(saved.mid, w.norm2, config.eps, buffers.n)
-    matmul(buffers.n, w.gate_up, trans_b=True, out=saved.gu)  # (R,2F)
-    swiglu(saved.gu, buffers.a)  # (R,F)
-    np.copyto(out, saved.mid)
-    matmul(buffers.a, w.down, trans_b=True, out=out, accumulate=True)  # (R,C)
+    rmsnorm(mid, w.norm2, config.eps, n)  # (R,C)
+    matmul(n, w.gate_up, trans_b=True, out=gu)  # g, u = n @ w.gate_up.T  (R,2F)
+    swiglu(gu, a)  # a = silu(g) u  (R,F)
+    np.copyto(out, mid)
+    matmul(a, w.down, trans_b=True, out=out, accumulate=True)  # out = mid + a @ w.down.T  (R,C)
 
 
 def decoder_block_backward(w, dw, config, saved, buffers):
     """Turns buffers.dx (R,C) from d loss/d out into d loss/d saved.x; adds to the gradients dw.
 
     Read it beside decoder_block, from that one's last line up. Two rules give all of it:
-        out = x + f(x):  d loss/d x = d loss/d out + what comes back through f. So buffers.dx
-        stays, and each of the two branches adds its part (the last thing of rmsnorm_backward).
+        out = x + f(x):  d loss/d x = d loss/d out + what comes back through f. So dx stays, and
+        each of the two branches adds its part (in rmsnorm_backward).
         y = n @ w.T, y_ri = sum_j n_rj w_ij:  dn = dy @ w and dw = dy.T @ n, summed over rows.
     The forward did not keep n and a. To compute them once more costs little beside the products."""
-    dx, n = buffers.dx, buffers.n
+    x, qkv, o, lse, mid, gu = saved
+    n, a, by_row, by_text = buffers.n, buffers.a, buffers.by_row, buffers.by_text
+    dx, dn, do, dqkv = buffers.dx, buffers.dn, buffers.do, buffers.dqkv
+
     # The feed-forward layer: out = mid + a @ w.down.T
-    matmul(dx, w.down, out=buffers.a)  # d loss/d a (R,F)
-    swiglu_backward(saved.gu, buffers.a)  # saved.gu is its gradient now, and buffers.a is a again
-    matmul(dx, buffers.a, trans_a=True, out=dw.down, accumulate=True)  # (C,F)
-    rmsnorm(saved.mid, w.norm2, config.eps, n)
-    matmul(saved.gu, n, trans_a=True, out=dw.gate_up, accumulate=True)  # (2F,C)
-    matmul(saved.gu, w.gate_up, out=buffers.dn)  # (R,C)
-    rmsnorm_backward(buffers.dn, saved.mid, w.norm2, config.eps, dx, dw.norm2)
+    matmul(dx, w.down, out=a)  # a holds da (R,F)
+    swiglu_backward(gu, a)  # in place: gu is now dgu, and a is a again
+    matmul(dx, a, trans_a=True, out=dw.down, accumulate=True)  # (C,F)
+    rmsnorm(mid, w.norm2, config.eps, n)
+    matmul(gu, n, trans_a=True, out=dw.gate_up, accumulate=True)  # (2F,C)
+    matmul(gu, w.gate_up, out=dn)  # (R,C)
+    rmsnorm_backward(dn, mid, w.norm2, config.eps, dx, dw.norm2)
+
     # Now dx is d loss/d mid. Attention: mid = x + o @ w.o.T
-    matmul(dx, w.o, out=buffers.do)  # (R,C)
-    matmul(dx, saved.o, trans_a=True, out=dw.o, accumulate=True)  # (C,C)
-    do, dqkv, qkv, o = (x.reshape(buffers.heads)  # (B,T,heads,D), views
-                        for x in (buffers.do, buffers.dqkv, saved.qkv, saved.o))
-    fused_attention_backward(do, qkv, config.heads, o, saved.lse, dqkv)
-    rope(buffers.dqkv, config.heads + config.kv_heads, *buffers.angles, -1)  # rotates back
-    dqkv = buffers.dqkv.reshape(len(dx), -1)  # (R,(H+2G)D)
-    rmsnorm(saved.x, w.norm1, config.eps, n)
+    matmul(dx, w.o, out=do)  # (R,C)
+    matmul(dx, o, trans_a=True, out=dw.o, accumulate=True)  # (C,C)
+    fused_attention_backward(do.reshape(by_text), qkv.reshape(by_text), config.heads,
+                             o.reshape(by_text), lse, dqkv.reshape(by_text))
+    rope(dqkv.reshape(by_row), config.heads + config.kv_heads, *buffers.angles, -1)  # rotates back
+    rmsnorm(x, w.norm1, config.eps, n)
     matmul(dqkv, n, trans_a=True, out=dw.qkv, accumulate=True)  # ((H+2G)D,C)
-    matmul(dqkv, w.qkv, out=buffers.dn)  # (R,C)
-    rmsnorm_backward(buffers.dn, saved.x, w.norm1, config.eps, dx, dw.norm1)
+    matmul(dqkv, w.qkv, out=dn)  # (R,C)
+    rmsnorm_backward(dn, x, w.norm1, config.eps, dx, dw.norm1)
 
 
 # ---- All layers ----------------------------------------------------------------------------------
 
 def transformer(params, config, ids, buffers, cache=None):
-    """The residual stream (R,C) after the last block, for ids (B,T): a token's embedding, to which
-    every layer adds. Each block writes where the next one keeps its input, so nothing is copied.
-    A cache, if given, keeps each layer's keys and values (prefill)."""
-    outs = [saved.x for saved in buffers.saved[1:]] + [buffers.x]
+    """The residual stream (R,C) after the last block, for ids (B,T). A cache, if given, keeps each
+    layer's keys and values."""
     np.take(params["model.embed_tokens.weight"], ids.reshape(-1), axis=0, out=buffers.saved[0].x)
-    texts = np.arange(ids.size) // ids.shape[1]  # each row's
+    # Each block writes where the next one keeps its input, so nothing is copied.
+    outs = [saved.x for saved in buffers.saved[1:]] + [buffers.x]
     for layer, w in enumerate(block_weights(params, config)):
-        decoder_block(w, config, buffers.saved[layer], buffers, outs[layer])
+        saved = buffers.saved[layer]
+        decoder_block(w, config, saved, buffers, outs[layer])
         if cache:
-            store_kv(buffers.saved[layer].qkv, cache.k[layer], cache.v[layer], texts,
-                     buffers.angles[0])  # positions
+            store_kv(saved.qkv.reshape(buffers.by_row), cache.k[layer], cache.v[layer],
+                     buffers.texts, buffers.angles[0])
     return buffers.x
 
 
 def transformer_backward(params, grads, config, ids, buffers):
-    """Adds to grads, last to the embedding's, from buffers.dx: the gradient of what transformer
-    returned."""
-    weights, dweights = block_weights(params, config), block_weights(grads, config)
-    for layer in reversed(range(config.layers)):
-        decoder_block_backward(weights[layer], dweights[layer], config, buffers.saved[layer],
-                               buffers)
+    """Adds to grads, from buffers.dx: the gradient of what transformer returned."""
+    layers = zip(block_weights(params, config), block_weights(grads, config), buffers.saved)
+    for w, dw, saved in reversed(list(layers)):
+        decoder_block_backward(w, dw, config, saved, buffers)
     scatter_add(buffers.dx, ids.reshape(-1), grads["model.embed_tokens.weight"])
 
 
@@ -188,33 +182,44 @@ def loss_and_grads(params, config, ids, targets, mask=None, grads=None, buffers=
     weights (B,T), instead of a mask, may be negative: the loss is the sum of weights * losses
     (rl.py's policy gradient). Given grads are overwritten, and with given buffers nothing large is
     allocated. Raises ValueError for ids outside the vocabulary."""
-    params, ids, targets = checked(params, config, ids, targets)
+    params = pack(params, config)
     if weights is None:
-        mask = np.ones(ids.shape) if mask is None else np.asarray(mask, np.float64)
+        mask = np.ones(np.shape(ids)) if mask is None else np.asarray(mask, np.float64)
         weights = mask / max(mask.sum(), 1e-30)
     weights = np.asarray(weights, vector(params).dtype)
     if grads is None:
         grads = views(np.empty_like(vector(params)), config)
-    vector(grads)[:] = 0  # every product below adds
-    loss = 0.0
+    vector(grads)[:] = 0
+    losses = token_losses(params, config, ids, targets, buffers, weights, grads)
+    return float(np.vdot(losses.astype(np.float64), weights)), grads
+
+
+def token_losses(params, config, ids, targets, buffers=None, weights=None, grads=None):
+    """Loss in nats of each target (B,T), minus the log of its probability. If grads are given, adds
+    to them the gradient of the sum of weights * losses."""
+    params, ids, targets = pack(params, config), check_ids(ids, config), check_ids(targets, config)
+    losses = np.empty(ids.shape, vector(params).dtype)
+    weights = np.zeros_like(losses) if weights is None else weights
+    if ids.ndim != 2 or not ids.shape == targets.shape == weights.shape:
+        raise ValueError(f"ids {ids.shape}, targets {targets.shape} and mask or weights "
+                         f"{weights.shape} must all be (B,T)")
     # Each micro-batch goes forward and back before the next: the buffers hold one at a time.
-    for rows, part in micro_batches(config, ids, buffers, vector(params).dtype):
+    for rows, part in micro_batches(config, ids, buffers, losses.dtype):
         x = transformer(params, config, ids[rows], part)
-        losses = head_loss(params, grads, config, x, targets[rows], weights[rows], part)
-        loss += float(np.dot(losses.astype(np.float64), weights[rows].reshape(-1)))
-        transformer_backward(params, grads, config, ids[rows], part)
-    return loss, grads
+        flat = [array[rows].reshape(-1) for array in (targets, weights, losses)]  # (R,), views
+        head_loss(params, grads, config, x, *flat, part)
+        if grads is not None:
+            transformer_backward(params, grads, config, ids[rows], part)
+    return losses
 
 
-def head_loss(params, grads, config, x, targets, weights, buffers):
-    """Losses (R,) of x (R,C) through the final norm and the output head, and the way back:
-    buffers.dx (R,C), and what head and norm add to grads. With grads None, only the losses.
+def head_loss(params, grads, config, x, targets, weights, losses, buffers):
+    """Writes losses (R,) of x (R,C) through the final norm and the output head. Unless grads is
+    None, goes the way back: to buffers.dx (R,C), and adds to the gradients of head and norm.
 
-    targets, weights (B,T): a weight is what a token's loss counts in the total. The logits (R,V)
-    would be the largest array of all. So they are computed HEAD_ROWS rows at a time, turned into
-    their gradient in place, multiplied back, and overwritten by the next rows."""
+    The logits (R,V) would be the largest array of all. So they are computed HEAD_ROWS rows at a
+    time, turned into their gradient in place, multiplied back, and overwritten by the next rows."""
     norm, head, n = params["model.norm.weight"], output_head(params, config), buffers.n
-    targets, weights, losses = targets.reshape(-1), weights.reshape(-1), np.empty(len(x), x.dtype)
     rmsnorm(x, norm, config.eps, n)
     for i in range(0, len(x), HEAD_ROWS):
         rows = slice(i, i + HEAD_ROWS)
@@ -228,18 +233,6 @@ def head_loss(params, grads, config, x, targets, weights, buffers):
     if grads is not None:
         buffers.dx[...] = 0
         rmsnorm_backward(buffers.dn, x, norm, config.eps, buffers.dx, grads["model.norm.weight"])
-    return losses
-
-
-def token_losses(params, config, ids, targets, buffers=None):
-    """Loss in nats of each target (B,T), minus the log of its probability; no gradients."""
-    params, ids, targets = checked(params, config, ids, targets)
-    out = np.zeros(ids.shape, vector(params).dtype)  # also the weights, which only gradients need
-    for rows, part in micro_batches(config, ids, buffers, out.dtype):
-        x = transformer(params, config, ids[rows], part)
-        losses = head_loss(params, None, config, x, targets[rows], out[rows], part)
-        out[rows] = losses.reshape(-1, ids.shape[1])
-    return out
 
 
 # ---- Inference: all positions at once, or token by token with a KV cache -------------------------
@@ -263,23 +256,23 @@ def next_logits(params, config, x):
 
 
 class Cache:
-    """The KV cache: keys (after rope) and values (L,B,G,S,D) of what B sequences hold so far, and
-    their lengths (B,). S: the most tokens a sequence can have, at most ctx."""
+    """The KV cache: keys (after rope) and values (L,B,G,S,D) of B sequences, and their lengths (B,)
+    so far. S: the most tokens a sequence can have, at most ctx."""
 
     def __init__(self, params, config, B, S):
         self.params = pack(params, config)
         dtype = vector(self.params).dtype
         shape = (config.layers, B, config.kv_heads, min(S, config.ctx), config.head_dim)
-        self.k, self.v = np.empty(shape, dtype), np.empty(shape, dtype)
+        self.k, self.v = empty(dtype, shape, shape)
         self.lengths = np.zeros(B, np.int64)
         self.cos, self.sin = rope_tables(config, shape[3], dtype)
         self.layers = list(zip(block_weights(self.params, config), self.k, self.v))
 
 
 def prefill(config, cache, ids, lengths):
-    """Fills the cache with prompts ids (B,T), of which row b counts lengths[b]. What follows there
-    is padding: no earlier position sees it, and decode overwrites it. Returns the logits (B,V) of
-    each row's last token."""
+    """Fills the cache with prompts ids (B,T), the first lengths[b] of row b. The rest of a row is
+    padding: no earlier position sees it, and decode overwrites it. Returns the logits (B,V) of each
+    row's last token."""
     ids, params = check_ids(ids, config), cache.params
     if len(ids) > cache.k.shape[1] or ids.shape[1] > cache.k.shape[3]:
         raise ValueError(f"prompts {ids.shape} don't fit into a cache {cache.k.shape}")
@@ -295,11 +288,11 @@ def decode(config, cache, ids, rows):
 
     decoder_block once more, for one new row a sequence: its k and v join the cache, and its q meets
     all of it. Finished sequences are just not in rows."""
-    params, positions = cache.params, cache.lengths[rows]
+    positions = cache.lengths[rows]
     if positions.max() >= cache.k.shape[3]:
         raise ValueError(f"the cache holds {cache.k.shape[3]} tokens a sequence, and one is full")
     cache.lengths[rows] = positions + 1
-    x = params["model.embed_tokens.weight"][ids]  # (N,C)
+    x = cache.params["model.embed_tokens.weight"][ids]  # (N,C)
     N, F, D = len(ids), config.hidden, config.head_dim
     n, qkv, o, gu, a = empty(x.dtype, x.shape, (N, config.all_heads, D), (N, config.heads, D),
                              (N, 2 * F), (N, F))
@@ -315,30 +308,7 @@ def decode(config, cache, ids, rows):
         matmul(n, w.gate_up, trans_b=True, out=gu)  # (N,2F)
         swiglu(gu, a)  # (N,F)
         matmul(a, w.down, trans_b=True, out=x, accumulate=True)  # (N,C)
-    return next_logits(params, config, x)
-
-
-# ---- What the kernels need to be true (skip at first) --------------------------------------------
-
-def check_ids(ids, config):
-    """ids (B,T) in one block of memory, or ValueError: the kernels don't check bounds, so a wrong
-    id would read or write other memory."""
-    ids = np.ascontiguousarray(ids)
-    wrong = ids[(ids < 0) | (ids >= config.vocab)]
-    if wrong.size:
-        raise ValueError(f"token id {wrong[0]} is outside the model's vocabulary of "
-                         f"{config.vocab}: is it the tokenizer it was trained with?")
-    if ids.shape[-1] > config.ctx:
-        raise ValueError(f"{ids.shape[-1]} tokens exceed the model's context of {config.ctx}")
-    return ids
-
-
-def checked(params, config, ids, targets):
-    """params, ids and targets (B,T) as the kernels want them, or ValueError."""
-    ids, targets = check_ids(ids, config), check_ids(targets, config)
-    if ids.shape != targets.shape or ids.ndim != 2:
-        raise ValueError(f"ids {ids.shape} and targets {targets.shape} must both be (B,T)")
-    return pack(params, config), ids, targets
+    return next_logits(cache.params, config, x)
 
 
 # ---- Parameters (skip at first): one flat vector, and named views into it ------------------------
@@ -348,26 +318,24 @@ def checked(params, config, ids, targets):
 #      |<----------------- matrices (2 axes): weight decay ---------------------------->|
 
 def shapes(config):
-    """name -> shape, by Hugging Face's names in the flat vector's order: matrices, then norms.
-    Within a layer q, k, v and gate, up are neighbours, for block_weights."""
+    """Hugging Face's name -> shape, in the flat vector's order."""
     C, F, kv = config.dim, config.hidden, config.kv_heads * config.head_dim
     block = {"self_attn.q_proj": (C, C), "self_attn.k_proj": (kv, C), "self_attn.v_proj": (kv, C),
              "self_attn.o_proj": (C, C), "mlp.gate_proj": (F, C), "mlp.up_proj": (F, C),
              "mlp.down_proj": (C, F), "input_layernorm": (C,), "post_attention_layernorm": (C,)}
-    matrices, norms = {"model.embed_tokens.weight": (config.vocab, C)}, {}
+    names = {"model.embed_tokens.weight": (config.vocab, C)}
     if not config.tied:
-        matrices["lm_head.weight"] = (config.vocab, C)
+        names["lm_head.weight"] = (config.vocab, C)
     for layer in range(config.layers):
-        for name, shape in block.items():
-            kind = matrices if len(shape) == 2 else norms
-            kind[f"model.layers.{layer}.{name}.weight"] = shape
-    return matrices | norms | {"model.norm.weight": (C,)}
+        names |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in block.items()}
+    names["model.norm.weight"] = (C,)
+    return dict(sorted(names.items(), key=lambda item: len(item[1]) == 1))  # stable: norms last
 
 
 def count(config):
     """Number of parameters, and how many of them are in matrices (which come first)."""
-    sizes = [(int(np.prod(shape)), len(shape)) for shape in shapes(config).values()]
-    return sum(n for n, _ in sizes), sum(n for n, axes in sizes if axes == 2)
+    total = sum(math.prod(shape) for shape in shapes(config).values())
+    return total, total - (2 * config.layers + 1) * config.dim
 
 
 def flops_per_token(config, T):
@@ -380,8 +348,7 @@ def flops_per_token(config, T):
 
 
 def views(flat, config):
-    """The named parameters as views into a flat vector of count(config) numbers: to change one is
-    to change the other."""
+    """The named parameters as views into a flat vector: to change one is to change the other."""
     return dict(zip(shapes(config), unflatten(flat, shapes(config).values())))
 
 
@@ -393,32 +360,28 @@ def vector(params):
 def pack(params, config):
     """params as views of one flat vector: themselves if they are, else copies in a new one."""
     for name, shape in shapes(config).items():
-        if name not in params or params[name].shape != shape:
-            found = params[name].shape if name in params else "nothing"
+        found = params[name].shape if name in params else "nothing"
+        if found != shape:
             raise ValueError(f"parameter {name}: expected {shape}, found {found}")
-    base = vector(params)
-    if base is not None and base.size == count(config)[0] and all(
-            p.base is base for p in params.values()):
+    base, (n, _) = vector(params), count(config)
+    if base is not None and base.size == n and all(p.base is base for p in params.values()):
         return params
-    packed = views(np.empty(count(config)[0], params["model.norm.weight"].dtype), config)
+    packed = views(np.empty(n, params["model.norm.weight"].dtype), config)
     for name, p in packed.items():
         p[...] = params[name]
     return packed
 
 
 def init_params(config, seed=0, dtype=np.float32):
-    """Matrices from N(0, 0.02^2); the two that write into the residual stream are smaller by
-    sqrt(2L) (GPT-2): 2L terms are summed there, so its variance doesn't grow with depth. Norms
-    start as 1. With numbers this small all tokens are equally likely, and the first loss is near
-    log(V): 6.93 for V = 1024."""
-    rng = np.random.default_rng(seed)
-    params = views(np.empty(count(config)[0], dtype), config)
+    """Norms start as 1, matrices from N(0, 0.02^2). The two that write into the residual stream are
+    smaller by sqrt(2L) (GPT-2): 2L terms are summed there, so its variance doesn't grow with depth.
+    With numbers this small all tokens are equally likely: the first loss is near log(V), 6.93 for
+    V = 1024."""
+    rng, params = np.random.default_rng(seed), views(np.ones(count(config)[0], dtype), config)
     for name, p in params.items():
-        if p.ndim == 1:
-            p[:] = 1
-        else:
-            residual = name.endswith(("o_proj.weight", "down_proj.weight"))
-            std = INIT_STD / np.sqrt(2 * config.layers) if residual else INIT_STD
+        if p.ndim == 2:
+            into_stream = name.endswith(("o_proj.weight", "down_proj.weight"))
+            std = INIT_STD / np.sqrt(2 * config.layers) if into_stream else INIT_STD
             p[:] = rng.normal(0, std, p.shape)
     return params
 
@@ -443,67 +406,54 @@ def not_finite(arrays):
     return next((name for name, x in arrays.items() if not np.isfinite(x).all()), None)
 
 
-class BlockWeights(NamedTuple):
-    """One block's matrices (out, in) and norms, or their gradients. q, k, v are joined into one
-    matrix, head by head: H heads of q, G of k, G of v, D rows each; gate and up likewise."""
-    norm1: np.ndarray  # (C,)
-    qkv: np.ndarray  # ((H+2G)D, C)
-    o: np.ndarray  # (C, C)
-    norm2: np.ndarray  # (C,)
-    gate_up: np.ndarray  # (2F, C)
-    down: np.ndarray  # (C, F)
+BlockWeights = namedtuple("BlockWeights", "norm1 qkv o norm2 gate_up down")
 
 
 def block_weights(params, config):
-    """The BlockWeights of each layer, all views. q_proj, k_proj and v_proj are three matrices in a
-    checkpoint. They are neighbours in the flat vector, so the same numbers can be read as one
-    matrix of (H+2G)D rows, and one product takes the place of three."""
-    C, F, out = config.dim, config.hidden, []
+    """The BlockWeights of each layer (or their gradients), all views. q_proj, k_proj and v_proj are
+    neighbours in the flat vector, so the same numbers can be read as one matrix of H + 2G heads, D
+    rows each, and one product takes the place of three. gate and up likewise."""
+    C, F, L, flat = config.dim, config.hidden, config.layers, vector(params)
+    first = (1 if config.tied else 2) * config.vocab * C  # where layer 0 begins
     block = [(config.all_heads * config.head_dim, C), (C, C), (2 * F, C), (C, F)]
-    start = (1 if config.tied else 2) * config.vocab * C  # where layer 0 begins
-    matrices = unflatten(vector(params)[start:], block * config.layers)
-    for layer in range(config.layers):
-        norm1, norm2 = (params[f"model.layers.{layer}.{name}_layernorm.weight"]
-                        for name in ("input", "post_attention"))
-        qkv, o, gate_up, down = (next(matrices) for _ in block)
-        out.append(BlockWeights(norm1, qkv, o, norm2, gate_up, down))
-    return out
+    matrices = unflatten(flat[first:], block * L)  # qkv, o, gate_up, down of each layer
+    norms = unflatten(flat[count(config)[1]:], [(C,)] * 2 * L)
+    return [BlockWeights(next(norms), next(matrices), next(matrices),
+                         next(norms), next(matrices), next(matrices)) for _ in range(L)]
 
 
 def output_head(params, config):
-    """The output head (V,C): the embedding itself when tied, whose gradient is then the sum of what
-    both of its uses add."""
+    """The output head (V,C): the embedding itself when tied. Then both uses add to its gradient."""
     return params["model.embed_tokens.weight" if config.tied else "lm_head.weight"]
 
 
 # ---- Buffers (skip at first): every activation has its array, allocated once ---------------------
 
-class Saved(NamedTuple):
-    """What a block keeps for its backward."""
-    x: np.ndarray  # (R,C) residual stream that came in
-    qkv: np.ndarray  # (R,H+2G,D) after rope
-    o: np.ndarray  # (R,C) outputs of H heads of D = C/H numbers
-    lse: np.ndarray  # (B,H,T) log of the softmax's denominator
-    mid: np.ndarray  # (R,C) residual stream after attention
-    gu: np.ndarray  # (R,2F) gate and up
+Saved = namedtuple("Saved", "x qkv o lse mid gu")  # what a block keeps for its backward
 
 
 class Buffers:
     """For micro-batches of B sequences of T tokens, R = B*T rows. In training each layer has a
-    Saved of its own; without, one serves all layers in turn. The other arrays serve all layers."""
+    Saved of its own; otherwise one serves all layers, as all other arrays do."""
 
     def __init__(self, config, B, T, dtype=np.float32, training=True):
         C, F, D, R = config.dim, config.hidden, config.head_dim, B * T
-        qkv, logits = (R, config.all_heads, D), (min(R, HEAD_ROWS), config.vocab)
-        saved = (R, C), qkv, (R, C), (B, config.heads, T), (R, C), (R, 2 * F)  # Saved's shapes
-        self.saved = [Saved(*empty(dtype, *saved)) for _ in range(config.layers if training else 1)]
-        self.saved *= config.layers // len(self.saved)
+        qkv, logits = (R, config.all_heads * D), (min(R, HEAD_ROWS), config.vocab)
+        saved = ((R, C),  # x, the residual stream that comes in
+                 qkv,  # after rope
+                 (R, C),  # o, the outputs of H heads of D = C/H numbers
+                 (B, config.heads, T),  # lse, the log of the softmax's denominator
+                 (R, C),  # mid, the residual stream after attention
+                 (R, 2 * F))  # gu, gate and up
+        n = config.layers if training else 1
+        self.saved = [Saved(*empty(dtype, *saved)) for _ in range(n)] * (config.layers // n)
         self.n, self.x, self.a = empty(dtype, (R, C), (R, C), (R, F))
         if training:
             self.dx, self.dn, self.do, self.dqkv, self.logits = empty(
                 dtype, (R, C), (R, C), (R, C), qkv, logits)
-        self.B, self.T, self.heads = B, T, (B, T, -1, D)  # rows (R,...) as heads (B,T,heads,D)
-        self.angles = np.tile(np.arange(T), B), *rope_tables(config, T, dtype)
+        self.B, self.by_row, self.by_text = B, (R, -1, D), (B, T, -1, D)  # shapes for heads
+        self.texts, positions = np.divmod(np.arange(R), T)  # each row's
+        self.angles = positions, *rope_tables(config, T, dtype)
 
 
 def empty(dtype, *shapes):
@@ -535,13 +485,23 @@ def rope_tables(config, T, dtype=np.float32):
     0.00018: so slowly that a context of 256 is less than a hundredth of a turn."""
     D = config.head_dim
     speed = config.theta ** (-np.arange(0, D, 2) / D)  # radians a position
-    # Llama 3.1 stretches the slow pairs for a longer context: a pair that made fewer than `low`
-    # turns over the original context turns `factor` times slower, one with more than `high` stays,
-    # and between them it is a mixture.
-    if config.rope_scaling:
+    if config.rope_scaling:  # Llama 3.1 slows down the slow pairs, for a longer context
         factor, low, high, original = config.rope_scaling
         turns = original * speed / (2 * np.pi)
-        keep = np.clip((turns - low) / (high - low), 0, 1)
+        keep = np.clip((turns - low) / (high - low), 0, 1)  # below `low` turns: `factor` slower
         speed = speed * (keep + (1 - keep) / factor)
     angles = np.outer(np.arange(T), speed)
     return np.cos(angles).astype(dtype), np.sin(angles).astype(dtype)
+
+
+def check_ids(ids, config):
+    """ids (B,T) in one block of memory, or ValueError: the kernels don't check bounds, and a wrong
+    id would read or write other memory."""
+    ids = np.ascontiguousarray(ids)
+    wrong = ids[(ids < 0) | (ids >= config.vocab)]
+    if wrong.size:
+        raise ValueError(f"token id {wrong[0]} is outside the model's vocabulary of "
+                         f"{config.vocab}: is it the tokenizer it was trained with?")
+    if ids.shape[-1] > config.ctx:
+        raise ValueError(f"{ids.shape[-1]} tokens exceed the model's context of {config.ctx}")
+    return ids

@@ -1,23 +1,22 @@
 """This is the complete algorithm of the network; the rest of the folder is efficiency.
 
 Every operation in NumPy, forward and, right under it, backward. model.py puts them together. With
-PLAIN=1 every script trains and samples on this file: slowly, in a debugger step by step.
+PLAIN=1 every script runs on this file: slowly, but step by step in a debugger.
 
     PLAIN=1 python train.py --size 0.3M --steps 20 --out out/plain
 
 Shapes: B texts of T tokens are R = B*T rows, one row of C numbers a token: the residual stream,
 to which every layer adds. H query heads and G key/value heads have D numbers each, the feed-forward
-layer has F inside, the vocabulary V tokens. By default B = 8, T = 256, R = 2048, C = 128,
-H = G = 4, D = 32, F = 344, V = 1024.
+layer has F inside, the vocabulary V tokens. By default B = 8, T = 256, C = 128, H = G = 4, D = 32,
+F = 344, V = 1024.
 
 Backward: dx means d loss/d x and has x's shape. dx = 3 says: if x grows by 0.01, the loss grows by
 0.03. A backward gets dy for the forward's output y and finds dx by the chain rule: for y = 5 x,
 dx = 5 dy. If x reaches the loss in several ways, what comes back on each is added up.
 
-The functions write into arrays that they are given. tests/test_kernels.py compares the fast ones
-with these, and each backward with differences; it runs the lines with >>>.
-
-Reading order: from top to bottom. Sources: Vaswani et al. 2017 (attention), Su et al. 2021 (rope),
+Most functions write into arrays that they are given. Read from top to bottom.
+tests/test_kernels.py runs the lines with >>>, and compares each backward with differences and each
+fast kernel with this file. Sources: Vaswani et al. 2017 (attention), Su et al. 2021 (rope),
 Ainslie et al. 2023 (grouped heads), Zhang and Sennrich 2019 (RMSNorm), Shazeer 2020 (SwiGLU),
 Loshchilov and Hutter 2019 (AdamW), Fan et al. 2018 (top-k), Holtzman et al. 2020 (top-p).
 """
@@ -90,15 +89,15 @@ def rmsnorm_backward(dn, x, weight, eps, dx, dweight):
 
 
 # ---- Rotary position embedding (rope): where a token stands --------------------------------------
-# Attention (the next section; read it first if you like) compares vectors q and k of D numbers, and
-# alone does not know the order of tokens. So q and k are rotated by an angle that grows with their
-# position t: their numbers j and j + D/2 are a point (x, y), rotated by t * speed_j, where speed_j
-# is 1 for the first pair and far less for the last:
+# Attention (the next section; read it first if you like) takes dot products of vectors q and k of
+# D numbers, and alone does not know the order of tokens. So q and k are rotated by an angle that
+# grows with their position t: their numbers j and j + D/2 are a point (x, y), rotated by
+# t * speed_j, where speed_j is 1 for the first pair and far less for the last:
 #     x' = x cos - y sin,   y' = y cos + x sin
-# Attention takes the dot product of q and k. Rotated by a and by b they have the same one as if
-# only one of them were rotated, by b - a: it depends on how far apart two tokens are, not on where
-# they stand. At speed 1 two equal points (1, 0) at positions 1 and 2 have cos(2 - 1) = 0.54, at 11
-# and 12 too. Fast pairs tell neighbours apart, slow pairs the two ends of a long text.
+# If both points turn by the same angle, their dot product stays. So it depends on how far apart two
+# tokens are, not on where they stand: at speed 1, two points (1, 0) have cos(2 - 1) = 0.54 at
+# positions 1 and 2, and at 11 and 12 too. Fast pairs tell neighbours apart, slow pairs the two ends
+# of a long text.
 
 def rope(qkv, rotated, positions, cos, sin, sign):
     """Rotates the first `rotated` heads (q and k, not v) of qkv (R,H+2G,D) in place.
@@ -244,8 +243,8 @@ def swiglu(gu, a):
 
 
 def swiglu_backward(gu, da):
-    """In place: gu (R,2F) becomes its gradient, and da (R,F) becomes a again, which the gradient of
-    the weights behind it needs: to compute a twice is cheaper than to keep it.
+    """In place: gu (R,2F) becomes its gradient, and da (R,F) becomes a again: the gradient of the
+    next matrix needs a, and to compute it twice is cheaper than to keep it.
 
     p = sigmoid(g) has the derivative p (1 - p), and silu = g p. So from a = silu u:
         du = da silu,     d silu/d g = p + g p (1 - p),     dg = da u (p + silu (1 - p))"""
@@ -302,14 +301,6 @@ def sum_of_squares(x):
     return float((x.astype(np.float64) ** 2).sum())
 
 
-def nesterov(grads, m1, scale, momentum):
-    """For Muon, on flat vectors, in place: m1, the running average, comes up to date; grads become
-    that average with themselves mixed in once more (Nesterov's look ahead)."""
-    g = grads * scale
-    m1 += (1 - momentum) * (g - m1)
-    grads[...] = (1 - momentum) * g + momentum * m1
-
-
 def unflatten(x, shapes):
     """Yields a view of each of these shapes, which lie one after another in a flat vector x."""
     start = 0
@@ -319,9 +310,19 @@ def unflatten(x, shapes):
         start += size
 
 
+# ---- Muon, the other optimizer (skip at first) ---------------------------------------------------
+
+def nesterov(grads, m1, scale, momentum):
+    """On flat vectors, in place: m1, the running average, comes up to date; grads become that
+    average with themselves mixed in once more (Nesterov's look ahead)."""
+    g = grads * scale
+    m1 += (1 - momentum) * (g - m1)
+    grads[...] = (1 - momentum) * g + momentum * m1
+
+
 def orthogonalize(x, shapes, coefficients, steps):
-    """For Muon, in place: the flat vector x holds matrices of these shapes, one after another. Of
-    each, U S V^T, about U V^T is left: all of S near 1.
+    """In place: the flat vector x holds matrices of these shapes, one after another. Of each,
+    U S V^T, about U V^T is left: all of S near 1.
 
     It needs no decomposition. For an odd polynomial f(s) = a s + b s^3 + c s^5,
         a X + b (X X^T) X + c (X X^T)^2 X  =  U f(S) V^T,          as X X^T = U S^2 U^T,
@@ -348,8 +349,8 @@ def probabilities(logits, temperature=1.0, top_k=0, top_p=1.0):
     """What a token is sampled from: logits (V,) -> probabilities (V,), float64.
 
     A temperature below 1 sharpens them, above 1 flattens them. top_k keeps only the k likeliest (0:
-    all). top_p keeps only the smallest set of likeliest that together has at least this share: few
-    where the network is sure, many where it is not."""
+    all). top_p keeps the fewest of the likeliest that together have at least this share: few where
+    the network is sure, many where it is not."""
     p = np.exp((logits - logits.max()).astype(np.float64) / temperature)  # the likeliest one's is 1
     if 0 < top_k < len(p):
         p[p < np.sort(p)[-top_k]] = 0
@@ -362,8 +363,8 @@ def probabilities(logits, temperature=1.0, top_k=0, top_p=1.0):
 
 def sample_tokens(logits, temperature, top_k, top_p, numbers, tokens, logprobs):
     """Writes tokens (N,), sampled from logits (N,V) with random numbers (N,) from [0,1), and their
-    logprobs (N,), in nats, at temperature 1 with nothing left out. Temperature 0 takes the
-    likeliest (greedy). Lay the probabilities end to end: a number points at one of them, 0.6 at the
+    logprobs (N,) in nats, at temperature 1 with nothing left out. Temperature 0 takes the likeliest
+    (greedy). Else lay the probabilities end to end: a number points at one of them, 0.6 at the
     second of (0.5, 0.3, 0.2)."""
     for i, row in enumerate(logits):
         tokens[i] = row.argmax()
