@@ -2,18 +2,16 @@
 
     norm = update(params, grads, averages, config, step, lr, muon_lr=...)
 
-params and grads are dicts of views into one flat vector each (model.py). averages holds what the
-optimizer remembers between steps, in two more such vectors: with the number of the step they resume
-a run to the same bits.
+params and grads are dicts of views into one flat vector each (model.py). averages are two more such
+vectors, what the optimizer remembers: with the step's number they resume a run to the same bits.
 
 Every optimizer here is "weights -= learning rate x direction". They differ in the direction:
     gradient descent   the gradient itself: steep directions get nearly all of the movement
     AdamW              each number of the gradient over its usual size: about +1 or -1 everywhere
     Muon               each matrix with all its directions made equally strong
 
-Reading order: from top to bottom. Sources: AdamW (Loshchilov & Hutter 2019), clipping (Pascanu et
-al. 2013), warm-up and linear decay to zero (Bergsma et al. 2025), Muon (Jordan et al. 2024). Left
-out: all that several machines would need.
+Sources: AdamW (Loshchilov & Hutter 2019), clipping (Pascanu et al. 2013), warm-up and linear decay
+to zero (Bergsma et al. 2025), Muon (Jordan et al. 2024).
 """
 import math
 
@@ -23,7 +21,7 @@ from kernels import adamw, nesterov, orthogonalize, sum_of_squares, unflatten
 from model import count, vector
 
 WARMUP = 0.05  # share of the steps in which the learning rate rises
-CLIP = 1.0  # gradients longer than this are shortened to it
+CLIP = 1.0  # longer gradients are shortened to it: no odd batch throws the weights far off
 # AdamW's averages look back over about 1 / (1 - beta) steps: 10 for the gradient, 20 for its square
 # (GPT-3's value; the usual 0.999 would remember the first, wild steps for a thousand).
 BETA1, BETA2, EPS = 0.9, 0.95, 1e-8
@@ -34,8 +32,6 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of s, s^3, s^5 (Jordan
 NS_STEPS = 3  # they take 5; our losses are the same with 3, which cost 40% less
 
 
-# ---- The length of a step ------------------------------------------------------------------------
-
 def learning_rate(step, steps, peak):
     """Of step 0, 1, ...: rises linearly over the first WARMUP of all steps, then falls to zero.
 
@@ -44,14 +40,6 @@ def learning_rate(step, steps, peak):
     Example, 100 steps, peak 1: 0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 0.989, ... 0.011."""
     warmup = max(1, int(WARMUP * steps))
     return peak * min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
-
-
-def clip_scale(grads):
-    """(norm, scale): the length of the whole gradient, and the factor that brings it to CLIP.
-
-    So one odd batch can't throw the weights far off. Example: (3, 4) has norm 5 and scale 0.2."""
-    norm = math.sqrt(sum_of_squares(vector(grads)))
-    return norm, CLIP / norm if norm > CLIP else 1.0
 
 
 # ---- AdamW: every number by itself ---------------------------------------------------------------
@@ -77,21 +65,23 @@ def update(params, grads, averages, config, step, lr, decay=DECAY, muon_lr=None)
     Use grads no more: Muon overwrites its part.
 
     muon_lr None: AdamW for everything. Otherwise Muon takes the matrices inside the blocks (q, k,
-    v, o, gate, up, down), which follow one another in the flat vector. AdamW keeps the norms, which
-    are vectors, and the embedding and output head: their rows are tokens, a look-up and no map
-    between directions. averages["m1"] is Muon's average too; it needs no m2."""
-    norm, scale = clip_scale(grads)
+    v, o, gate, up, down). AdamW keeps the norms, which are vectors, and the embedding and output
+    head: their rows are tokens, a look-up and no map between directions. In the flat vector:
+        embedding, head | the blocks' matrices | norms
+    averages["m1"] is Muon's average too; it needs no m2."""
     p, g, m1, m2 = vector(params), vector(grads), averages["m1"], averages["m2"]
-    matrices = count(config)[1]  # numbers in matrices, which come first and decay
-    parts = [(0, p.size)]  # from where to where AdamW works
+    norm = math.sqrt(sum_of_squares(g))
+    scale = CLIP / max(CLIP, norm)  # (3, 4) has norm 5 and is scaled by 0.2
+    matrices = count(config)[1]  # how many numbers stand before the norms; they decay
+    end = matrices
     if muon_lr is not None:
         shapes = [w.shape for name, w in params.items() if w.ndim == 2 and ".layers." in name]
-        blocks = slice(matrices - sum(math.prod(shape) for shape in shapes), matrices)
+        end -= sum(math.prod(shape) for shape in shapes)
+        blocks = slice(end, matrices)
         muon(p[blocks], g[blocks], m1[blocks], scale, muon_lr, decay, shapes, step)
-        parts = [(0, blocks.start), (matrices, p.size)]
-    for i, j in parts:
-        adamw(p[i:j], g[i:j], m1[i:j], m2[i:j], scale, lr, BETA1, BETA2, EPS, decay,
-              max(0, min(j, matrices) - i), step)
+    for i, j, n_decayed in ((0, end, end), (matrices, p.size, 0)):
+        adamw(p[i:j], g[i:j], m1[i:j], m2[i:j], scale, lr, BETA1, BETA2, EPS, decay, n_decayed,
+              step)
     return norm
 
 
@@ -103,12 +93,11 @@ def update(params, grads, averages, config, step, lr, decay=DECAY, muon_lr=None)
 # same matrix with all of S set to 1: what is rare is learned as fast as what is frequent.
 
 def muon(params, grads, m1, scale, lr, decay, shapes, step):
-    """One Muon step in place, on flat vectors that hold matrices of these shapes one after another;
-    step counts from 1.
+    """One Muon step in place, on flat vectors of matrices of these shapes; step counts from 1.
 
     The direction is the average, and once more this step's gradient (Nesterov), for a look at where
-    the average is going. A matrix taller than wide moves by sqrt(rows / columns) more: each of its
-    outputs adds up fewer inputs, so that one learning rate serves all shapes."""
+    the average is going. A matrix taller than wide moves by sqrt(rows / columns) more, since each
+    of its outputs adds up fewer inputs: one learning rate serves all shapes."""
     momentum = MOMENTUM_START + (MOMENTUM - MOMENTUM_START) * min(1, step / MOMENTUM_STEPS)
     nesterov(grads, m1, scale, momentum)  # grads become the directions, in place
     orthogonalize(grads, shapes, NEWTON_SCHULZ, NS_STEPS)  # kernels/plain.py says how
