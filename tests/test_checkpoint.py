@@ -261,7 +261,7 @@ def test_broken_files_are_named_with_what_is_wrong(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("changes, why", [
-    ({"model_type": "gpt2"}, "'gpt2'"), ({"attention_bias": True}, "biases"),
+    ({"model_type": "gpt2"}, "'gpt2'"), ({"attention_bias": True}, "attention_bias"),
     ({"head_dim": 99}, "head_dim"), ({"hidden_act": "gelu"}, "'gelu'"),
     ({"rope_scaling": {"type": "yarn"}}, "'yarn'"), ({"rope_scaling": "linear"}, "linear"),
     ({"num_key_value_heads": 3}, "must divide"), ({"vocab_size": 10**12}, "vocab_size"),
