@@ -310,10 +310,10 @@ def chat(net, system, how):
                 print("(/reset, /save FILE after a first answer, /quit)")
             elif text:
                 asked = [*messages, {"role": "user", "content": text}]
-                old, (forgotten, _) = forgotten, trim(net, system + asked)
-                if forgotten > old:
-                    print(paint(f"(the context is full: the first {forgotten} messages are not "
-                                "read)", "2"))
+                n, _ = trim(net, system + asked)
+                if n > forgotten:
+                    print(paint(f"(the context is full: the first {n} messages are not read)", "2"))
+                forgotten = n
                 said = reply(net, system + asked, how | {"seed": how["seed"] + len(asked)})
                 messages = [*asked, {"role": "assistant", "content": said}]
         except EOFError:
