@@ -5,12 +5,11 @@
     optimizer.safetensors   its running averages    state.json, log.jsonl   the run so far
 
 The first four are a Hugging Face model folder (LlamaForCausalLM); the others let training go on to
-the same bits. Nothing is pickled, so opening a model can't run code. The folder is replaced as a
-whole or not at all (common.staged), and checksums tell a damaged file.
+the same bits. Nothing is pickled, so opening a model can't run code. The folder is replaced whole
+or not at all (common.staged), and checksums tell a damaged file.
 
-Also read: folders of other Llama-family models (in parts, in half precision, with tied or untied
-head, grouped queries, Llama 3's rope scaling), and llama2.c's .bin files with their tokenizer.
-Everything becomes float32.
+Also read, and made float32: other Llama-family models (in parts, in half precision, with Llama 3's
+rope scaling), and llama2.c's .bin files with their tokenizer.
 
 Reading order: save, load, open_model; the formats are in formats/huggingface.py and
 formats/llama2c.py. Source: transformers' modeling_llama.py for the names of the parameters.
@@ -26,13 +25,13 @@ import numpy as np
 from bpe import CHAT_SPECIALS, END, Tokenizer
 from common import read_json, read_json_lines, recover, staged
 from formats import llama2c
-from formats.huggingface import (describe, read_safetensors, read_sizes, seal, unseal, weight_files,
-                                 write_json, write_safetensors)
+from formats.huggingface import (describe, read_safetensors, read_sealed, seal, sizes_of,
+                                 weight_files, write_json, write_safetensors)
 from model import Config, count, pack, shapes, vector, views
 
-FILES = ("config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json",
-         "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-         "optimizer.safetensors", "state.json", "log.jsonl")  # what belongs to a checkpoint
+FILES = ("config.json", "generation_config.json", "model.safetensors*", "model-*.safetensors",
+         "tokenizer.json", "tokenizer_config.json", "optimizer.safetensors", "state.json",
+         "log.jsonl")  # what belongs to a checkpoint
 
 # bpe.render_chat in Jinja, the template language of the Hugging Face hub. For the messages of user
 # "Hi" and assistant "Yes" it writes, without the spaces,
@@ -50,17 +49,16 @@ CHAT_TEMPLATE = (
 
 def save(folder, params, config, tokenizer=None, averages=None, state=None, log=None):
     """Writes a checkpoint folder. tokenizer: a bpe.Tokenizer; averages: name -> flat vector of the
-    optimizer; state: a dict for JSON; log: a list of dicts. What belonged to the checkpoint before
-    and is not given now goes: old averages must not stay beside new weights. ValueError if `folder`
-    holds other things."""
+    optimizer; state: a dict for JSON; log: a list of dicts. Files of an older checkpoint that are
+    not written anew are removed: old averages must not stay beside new weights."""
     check_out(folder)
     with staged(folder, FILES) as new:
-        config_json = describe(config)
+        content = describe(config)
         if tokenizer is not None:
-            config_json["tokenizer_fingerprint"] = tokenizer.fingerprint()
+            content["tokenizer_fingerprint"] = tokenizer.fingerprint()
             tokenizer.save(f"{new}/tokenizer.json")
             write_json(f"{new}/tokenizer_config.json", describe_tokenizer(tokenizer, config))
-        write_json(f"{new}/config.json", seal(config_json))
+        write_json(f"{new}/config.json", seal(content))
         write_safetensors(f"{new}/model.safetensors", params)
         if averages is not None:
             write_safetensors(f"{new}/optimizer.safetensors", averages)
@@ -75,8 +73,6 @@ def check_out(folder):
     """Refuses a folder that is neither empty nor a checkpoint. Training calls it before it begins,
     or the work of hours would end in this error."""
     recover(folder)
-    if os.path.isfile(folder):
-        raise ValueError(f"{folder}: is a file, not a folder to save a checkpoint in")
     # live.jsonl is the log of a run that has not saved yet; "*" leaves out hidden files.
     names = sorted({*glob.glob("*", root_dir=folder)} - {"live.jsonl"})
     if names and "config.json" not in names:
@@ -90,49 +86,47 @@ def load(path):
     if os.path.isfile(path):
         config = Config(**llama2c.read_sizes(path))
         return pack(llama2c.read_weights(path, config, shapes(config)), config), config
-    config = read_config(path)
-    files, n = weight_files(path), count(config)[0]
-    # A damaged config could ask for more memory than there is. In half precision, n parameters have
-    # 2n bytes.
-    if 2 * n > sum(map(os.path.getsize, files)):
+    config, files = read_config(path), weight_files(path)
+    # A damaged config.json could ask for more memory than there is. n parameters in half precision
+    # have 2n bytes.
+    if 2 * (n := count(config)[0]) > sum(map(os.path.getsize, files)):
         raise ValueError(f"{path}: config.json has {n:,} parameters, more than the weight files "
-                         "hold: these are cut short, or it is damaged")
-    params = views(np.empty(n, np.float32), config)
-    missing = list(params)
+                         "hold: one of them is cut short or damaged")
+    params, missing = views(np.empty(n, np.float32), config), shapes(config)
     for file in files:
         for name, numbers in read_safetensors(file):
-            if name in missing and numbers.shape == params[name].shape:
-                params[name][...] = numbers
-                missing.remove(name)
-            elif name in params:
-                raise ValueError(f"{file}: {name} is {numbers.shape} or there twice, config.json "
-                                 f"says {params[name].shape}")
-            # Passed over: a copy of the tied embedding, and angles, which we compute.
-            elif name != "lm_head.weight" and "rotary_emb" not in name:
-                raise ValueError(f"{file}: unexpected {name}; only plain Llama networks are read")
+            # Passed over: angles, which we compute, and a copy of the tied embedding.
+            if "rotary_emb" in name or name == "lm_head.weight" and config.tied:
+                continue
+            shape = missing.pop(name, "none, or no second one")
+            if numbers.shape != shape:
+                raise ValueError(f"{file}: has {name} of shape {numbers.shape}, where a Llama of "
+                                 f"config.json's sizes has {shape}")
+            params[name][...] = numbers
     if missing:
-        raise ValueError(f"{path}: {len(missing)} weights are missing, the first is {missing[0]}")
+        raise ValueError(f"{path}: {len(missing)} weights are missing, such as {min(missing)}")
     return params, config
 
 
 def read_config(folder):
     """The Config of a checkpoint folder."""
     recover(folder)
-    if not os.path.exists(os.path.join(folder, "config.json")):
-        raise ValueError(f"{folder}: no checkpoint there (no config.json); "
-                         "python train.py makes one")
-    sizes = read_sizes(folder)
+    path, more = f"{folder}/config.json", f"{folder}/generation_config.json"
+    if not os.path.exists(path):
+        raise ValueError(f"{path}: no checkpoint there; python train.py makes one")
+    content = read_sealed(path)
+    # How a text ends may stand in generation_config.json too, which goes before config.json.
+    eos = read_json(more).get("eos_token_id") if os.path.exists(more) else None
     try:
-        return Config(**sizes)
+        return Config(**sizes_of(content if eos is None else content | {"eos_token_id": eos}))
     except ValueError as error:
-        raise ValueError(f"{folder}/config.json: {error}") from None
+        raise ValueError(f"{path}: {error}") from None
 
 
 def open_model(path, tokenizer_path=None):
-    """(params, config, tokenizer) of a checkpoint. It must be the tokenizer it was trained with:
-    with another, id 300 means another word. Our checkpoints have its fingerprint in config.json; of
-    others only the number of tokens can be compared. tokenizer_path: for models without one, such
-    as llama2.c's."""
+    """(params, config, tokenizer) of a checkpoint. tokenizer_path: for models without one, such as
+    llama2.c's. It must be the one of training: with another, id 300 means another word. Our
+    config.json has its fingerprint; of others only the number of tokens can be compared."""
     params, config = load(path)
     file = tokenizer_path or f"{path}/tokenizer.json"
     if not os.path.exists(file):
@@ -150,8 +144,8 @@ def open_model(path, tokenizer_path=None):
 
 
 def describe_tokenizer(tokenizer, config):
-    """Content of tokenizer_config.json. It names no token that does not exist: transformers would
-    give that an id outside of the embedding."""
+    """Content of tokenizer_config.json. It names only tokens that exist: to others transformers
+    would give ids outside of the embedding."""
     content = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.ctx}
     # A chat model ends its turn with <|im_end|>, a base model its document with END.
     if ends := [name for name in ("<|im_end|>", END) if name in tokenizer.special_tokens]:
@@ -164,9 +158,8 @@ def describe_tokenizer(tokenizer, config):
 # ---- runs that stop and go on: train.py, sft.py, rl.py -------------------------------------------
 
 def save_run(out, stage, net, averages, state, log):
-    """Saves a run of the script `stage`: net (params, config, tokenizer), the optimizer's averages,
-    the log, and the state to go on from: the step, the settings, and where the random numbers
-    stand, so that the next ones are those of an uninterrupted run."""
+    """Saves a run of the script `stage`. net: (params, config, tokenizer). state: what else it needs
+    to go on to the same bits, such as the step, the settings and how far the random numbers are."""
     save(out, *net, averages, {"stage": stage} | state, log)
 
 
@@ -176,11 +169,11 @@ def load_run(out, stage):
     path = f"{out}/state.json"
     if not os.path.exists(path):
         raise ValueError(f"{path}: no run to go on with there; leave out --resume to begin one")
-    state = unseal(read_json(path), path)
+    state = read_sealed(path)
     if state.get("stage") != stage:
         raise ValueError(f"{path}: not a run of {stage}.py; --out names the folder to go on in")
     net = open_model(out)
-    # Copies, as an array that is mapped from a file can't be written to.
+    # Copies, as arrays that are mapped from a file can't be written to.
     averages = {name: np.array(x) for name, x in read_safetensors(f"{out}/optimizer.safetensors")}
     if any(x.shape != vector(net[0]).shape for x in averages.values()):
         raise ValueError(f"{out}/optimizer.safetensors: does not fit the parameters")

@@ -8,9 +8,8 @@
     python sample.py --model stories260K.bin --tokenizer tok512.bin      llama2.c's files work too
 
 Reading order: naive_generate, which is all of inference; stream, the same with a KV cache; then the
-terminal, three demonstrations and the chat. Reads a checkpoint (out/base/; with --chat out/sft/)
-and out/tokens/ (zip, regurgitation). Starts in 1 s, writes 6,800 tokens/s with 0.9M parameters
-(Zen 5).
+terminal, the demonstrations and the chat. Reads a checkpoint (out/base/; with --chat out/sft/) and
+out/tokens/ (zip, regurgitation). Writes 6,800 tokens/s with 0.9M parameters (Zen 5).
 
 Sources: Fan et al. 2018 (top-k), Holtzman et al. 2020 (top-p), Pope et al. 2022 (KV cache), Carlini
 et al. 2023 (memorization). Left out: beam search, repetition penalties, speculative decoding.
@@ -59,9 +58,9 @@ SEARCHED, PASSAGE, QUOTED, PASSAGES = 5_000_000, 128, 4, 32
 # flattens them to (0.51, 0.31, 0.19). With top_k = 2, or top_p = 0.8, Dunmore could not be sampled.
 
 def naive_generate(params, config, ids, max_new_tokens, temperature=1, top_k=0, top_p=1, seed=0):
-    """All of inference: the network reads the whole text, the next token is sampled and appended,
-    and the network reads again (autoregressive generation). ids: a list; temperature above 0.
-    Returns the new ids."""
+    """All of inference: the network reads the text, the next token is sampled and appended, and the
+    network reads again (autoregressive generation). ids: a list; temperature above 0. Returns the
+    new ids."""
     text, rng = list(ids), np.random.default_rng((seed, 0))
     for _ in range(max_new_tokens):
         logits = forward(params, config, np.array([text]))[0, -1]  # (V,), for the next token
@@ -86,9 +85,8 @@ def stream(params, config, prompts, max_new_tokens, temperature=1.0, top_k=None,
 
     A row ends with an id in stop, after max_new_tokens, or with config.ctx tokens in all.
     Temperature 0 takes the likeliest token (greedy). Row b has its own random numbers, from
-    (seed, b), or seed[b] if seed is a list: its text does not depend on the other rows. Only as
-    many rows as memory should hold are written at once. logprobs are the network's own, before
-    temperature, top_k and top_p: what rl.py learns from."""
+    (seed, b), or from seed[b] of a list: its text does not depend on the other rows. logprobs are
+    the network's own, before temperature, top_k and top_p: rl.py learns from them."""
     top_k, top_p = min(top_k or 0, config.vocab), 1.0 if top_p is None else float(top_p)
     check_sampling(prompts, max_new_tokens, temperature, top_k, top_p)
     prompts = [fit(prompt, config, max_new_tokens) for prompt in prompts]
@@ -121,9 +119,9 @@ def stream(params, config, prompts, max_new_tokens, temperature=1.0, top_k=None,
 
 def generate(params, config, ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None, seed=0,
              stop=()):
-    """`stream` collected: the new ids after the prompts ids, B lists, each ending with the stop id
-    that it met, if any; for an array (B,T) without stop an array (B,n). With 9 as the stop id
-    generate(params, config, [[7, 3], [5]], 3, stop=[9]) may return [[4, 8, 4], [6, 9]]."""
+    """`stream` collected: B lists of new ids, with the stop ids; for an array (B,T) without stop an
+    array (B,n). generate(params, config, [[7, 3], [5]], 3, stop=[9]) may return
+    [[4, 8, 4], [6, 9]]."""
     new = [[] for _ in ids]
     for rows, tokens, _, _ in stream(params, config, ids, max_new_tokens, temperature, top_k, top_p,
                                      seed, stop):
@@ -146,7 +144,7 @@ def check_sampling(prompts, max_new_tokens, temperature, top_k, top_p):
 
 
 def fit(prompt, config, max_new_tokens):
-    """The prompt. One that fills the context keeps only its end: half the context, or all but
+    """The prompt; of one that fills the context only the end: half the context, or all but
     max_new_tokens if that is more. Of 256: the last 236 for 20 new tokens, 128 for 200."""
     if len(prompt) < config.ctx:
         return prompt
@@ -156,11 +154,9 @@ def fit(prompt, config, max_new_tokens):
 
 
 def split_rows(config, lengths, max_new_tokens):
-    """Arrays of row numbers, the batches: rows with prompts of these lengths, in order of length
-    (little padding), as many at a time as fit into BATCH_BYTES.
-
-    A token of the 25M network takes 12,320 numbers of 4 bytes, a text of 260 tokens 13 MB, so 20
-    such texts go together."""
+    """Arrays of row numbers, the batches: in order of the prompts' lengths, so that there is little
+    padding, as many rows at a time as fit into BATCH_BYTES. A token of the 25M network takes 12,320
+    numbers of 4 bytes, a text of 260 tokens 13 MB: 20 such texts go together."""
     # Numbers a token: keys and values of all layers, and about the activations of one.
     numbers = (2 * config.layers * config.kv_heads * config.head_dim
                + 8 * config.dim + 3 * config.hidden)
@@ -176,7 +172,7 @@ def prefill_once(config, cache, prompts):
 
     Of prompts [7, 3], [5], [7, 3] it reads [[7, 3], [5, 0]]: shorter ones are padded on the right,
     where causal attention never looks."""
-    number_of = {}  # each different prompt -> its number; in the example above which is 0, 1, 0
+    number_of = {}  # different prompt -> its number; which is 0, 1, 0 in the example
     which = [number_of.setdefault(tuple(prompt), len(number_of)) for prompt in prompts]  # (B,)
     lengths, T = np.array([len(prompt) for prompt in number_of]), max(map(len, prompts))
     ids = np.array([*itertools.zip_longest(*number_of, fillvalue=0)], np.int64).T
@@ -192,8 +188,8 @@ def prefill_once(config, cache, prompts):
 
 def write(net, steps, how, new, candidates=False):
     """Prints the steps of `stream` for one text as they come, thoughts dimmed, or the candidates
-    for each token; and why it ends unless the network ended it. The new ids are appended to new,
-    where the caller finds them even if Ctrl-C interrupts."""
+    for each token; then why it ends, unless the network ended it. The ids are appended to new,
+    where the caller finds them after Ctrl-C too."""
     _, config, tokenizer = net
     # A token may end inside a character: "é" is two bytes. The decoder keeps the first until the
     # second has come.
@@ -213,8 +209,8 @@ def write(net, steps, how, new, candidates=False):
 
 
 def print_candidates(tokenizer, logits, token):
-    """The likeliest next tokens as bars, the sampled one marked. They show the network's own
-    probabilities (V,): so one sees when a token of 2% was sampled, and what comes of it."""
+    """The likeliest next tokens as bars, before temperature, top_k and top_p, and the sampled one
+    marked: so one sees when a token of 2% was sampled, and what comes of it."""
     p = probabilities(logits)
     top = np.argsort(-p)[:CANDIDATES].tolist()
     for k in top if token in top else [*top, token]:
@@ -225,13 +221,13 @@ def print_candidates(tokenizer, logits, token):
 
 
 # ---- what a base model is: three demonstrations --------------------------------------------------
-# Dreams: several texts from one prompt. A base model has no answer in mind, only a probability for
-# every text that might follow. What it writes looks like its training text, but nobody wrote it:
-# names and numbers are hallucinations. `run` below writes them; the other two are here.
+# Dreams, which `run` writes below: several texts from one prompt. A base model has no answer in
+# mind, only a probability for every text that might follow. What it writes looks like its training
+# text, but nobody wrote it: names and numbers are hallucinations.
 
 def regurgitation(net, train, val):
     """Memorization: how far does the network recite a text word for word, given its first tokens?
-    The held-out passages show how much of it is chance: anybody can finish a common phrase."""
+    Held-out passages show how much of it is chance: anybody can finish a common phrase."""
     params, config, tokenizer = net
     T = min(PASSAGE, config.ctx)
     given, passages = T // 4, find_passages(train[:SEARCHED], val[:SEARCHED], T)
@@ -239,7 +235,7 @@ def regurgitation(net, train, val):
     kinds = f"quoted {QUOTED} times or more", "once in the training text", "held out"
     for kind, texts in zip(kinds, passages):
         if not len(texts):
-            continue  # no passage of this kind
+            continue
         written = generate(params, config, texts[:, :given], T - given, temperature=0)
         # Hits up to the first miss: of 1 1 0 1 the running product is 1 1 0 0, its sum 2.
         right = np.cumprod(written == texts[:, given:], axis=1).sum(axis=1)
@@ -251,8 +247,8 @@ def regurgitation(net, train, val):
 
 
 def find_passages(train, val, T):
-    """Passages of T tokens, three arrays (N,T): some that occur QUOTED times or more, some that
-    occur once, in train, and some that occur once, in val."""
+    """Passages of T tokens, three arrays (N,T): some that occur QUOTED times or more; some that
+    occur once, in train; some that occur once, in val."""
     text = np.concatenate([train, val]).astype(np.uint64)
     windows = np.lib.stride_tricks.sliding_window_view(text, T)  # the T tokens from each position
     # Hashes modulo 2**64: different passages hardly ever have equal ones. np.unique sorts by them,
@@ -266,8 +262,7 @@ def find_passages(train, val, T):
 
 def lossy_zip(net, train, val):
     """To predict is to compress: arithmetic coding writes a token of probability p in -log2 p bits,
-    one of 1/8 in 3 bits, a certain one in none. So the loss on held-out text is a file size, here
-    beside those of gzip and xz."""
+    one of 1/8 in 3 bits. So the loss on held-out text is a file size, as are gzip's and xz's."""
     params, config, tokenizer = net
     T = config.ctx
     n = min(ZIPPED, len(val) - 1) // T * T
@@ -277,24 +272,25 @@ def lossy_zip(net, train, val):
     text = b"".join(tokenizer.token_bytes(k) for k in targets.ravel().tolist()
                     if k not in tokenizer.special_tokens.values())
     print(f"{len(text):,} bytes of held-out text, in bits per byte:")
-    for name, n_bits in (("plain", 8 * len(text)), ("gzip", 8 * len(gzip.compress(text))),
-                         ("xz", 8 * len(lzma.compress(text))), ("network", nats / np.log(2))):
-        print(f"{name:>10} {n_bits / len(text):5.2f} {'█' * round(BAR * n_bits / len(text) / 8)}")
+    for name, n_bytes in (("plain", len(text)), ("gzip", len(gzip.compress(text))),
+                          ("xz", len(lzma.compress(text))), ("network", nats / np.log(2) / 8)):
+        share = n_bytes / len(text)
+        print(f"{name:>10} {8 * share:5.2f} {'█' * round(BAR * share)}")
     print(f"Perplexity, exp(loss): {np.exp(nats / n):.2f} a token. gzip and xz start from nothing; "
           f"these {count(config)[0]:,} parameters are a lossy zip of {len(train):,} tokens.")
 
 
 # ---- chat ----------------------------------------------------------------------------------------
-# The network remembers nothing. At each turn it reads the whole conversation again, as far as it
-# fits, as one text that ends where the assistant speaks, and continues it up to <|im_end|>:
+# The network remembers nothing. At each turn it reads the conversation again, as far as it fits, as
+# one text that ends where the assistant speaks, and continues it up to <|im_end|>:
 #
 #     <|im_start|>user<|im_sep|>Hi<|im_end|><|im_start|>assistant<|im_sep|>
 
 def chat(net, system, how):
-    """A conversation on the terminal. system: a list of one message or none."""
+    """A conversation on the terminal. system: a list of at most one message."""
     _, config, tokenizer = net
     render_chat(tokenizer, system)  # ValueError if it has no chat tokens: a base model
-    messages, forgotten = [], 0  # forgotten: how many of messages fell out
+    messages, forgotten = [], 0  # the first `forgotten` messages are not read any more
     with contextlib.suppress(ImportError):  # Windows lacks it
         import readline  # noqa: F401, gives input() arrow keys and history
     print("/reset starts anew, /save FILE adds the chat to a file, /quit ends, Ctrl-C interrupts")
@@ -318,8 +314,8 @@ def chat(net, system, how):
                 if n > forgotten:
                     print(paint(f"(the context is full: the first {n} messages are not read)", "2"))
                 forgotten = n
-                answer = reply(net, system + asked, how | {"seed": how["seed"] + len(asked)})
-                messages = [*asked, {"role": "assistant", "content": answer}]
+                said = reply(net, system + asked, how | {"seed": how["seed"] + len(asked)})
+                messages = [*asked, {"role": "assistant", "content": said}]
         except EOFError:
             return print()
         except (ValueError, OSError) as error:
@@ -327,8 +323,7 @@ def chat(net, system, how):
 
 
 def reply(net, messages, how):
-    """Prints the assistant's answer to a conversation and returns its text. Ctrl-C ends the answer;
-    what was written before stays in the conversation."""
+    """Prints the assistant's answer and returns its text, also if Ctrl-C ends it early."""
     print(paint("assistant> ", "32"), end="", flush=True)
     new = []
     try:
@@ -358,8 +353,8 @@ def answer(net, messages, max_new_tokens, seed, stop, **how):
 
 def trim(net, messages, written=0):
     """(n, ids): the prompt for an answer, without the oldest n messages, so that there is room for
-    the tokens of the answer that are already written, and for ANSWER_SHARE of the context. The
-    system's message stays. Questions fall out with their answers: it begins as in training."""
+    the answer's `written` tokens and ANSWER_SHARE of the context. The system's message stays.
+    Questions fall out with their answers, so the prompt begins as in training."""
     _, config, tokenizer = net
     limit = int(config.ctx * (1 - ANSWER_SHARE)) - written
     system = [message for message in messages[:1] if message["role"] == "system"]
@@ -373,14 +368,14 @@ def trim(net, messages, written=0):
 # ---- what train.py, sft.py and rl.py ask of a network (skip at first) ----------------------------
 
 def stop_ids(config, tokenizer):
-    """The ids at which a text ends. A trained assistant ends its turn with <|im_end|>; a worse one
-    may begin the next turn instead, so the chat's other special tokens end it too."""
+    """The ids at which a text ends. An assistant ends its turn with <|im_end|>; a bad one may begin
+    the next turn instead, so the chat's other special tokens end it too."""
     special = tokenizer.special_tokens
     return {*config.eos, *(special[name] for name in CHAT_SPECIALS if name in special)}
 
 
 def complete(net, prompts, temperature=0.0, max_new_tokens=64, seed=0):
-    """The texts that the network writes after prompts, lists of ids; without the stop ids."""
+    """The texts that the network writes after prompts, lists of ids."""
     params, config, tokenizer = net
     stop = stop_ids(config, tokenizer)
     new = generate(params, config, prompts, max_new_tokens, temperature, seed=seed, stop=stop)
@@ -388,8 +383,8 @@ def complete(net, prompts, temperature=0.0, max_new_tokens=64, seed=0):
 
 
 def recall(params, config, tokenizer, facts):
-    """The share of facts {"prompt", "answer"} that the network completes: each token of the answer
-    is the likeliest. A single forward pass shows it, since the network predicts at every position:
+    """The share of facts {"prompt", "answer"} whose answer is the likeliest, token by token. A
+    single forward pass shows it, since the network predicts at every position:
 
         index      0      1      2     3     4
         ids        Talgo  lives  in    Tide  wick      the prompt has 3 tokens, the answer 2
@@ -405,8 +400,7 @@ def recall(params, config, tokenizer, facts):
 # ---- the command (skip at first) -----------------------------------------------------------------
 
 def run(args):
-    """Opens the model, prints the settings, and does what they ask for: a chat, a demonstration
-    on out/tokens/, or texts from a prompt."""
+    """A chat, a demonstration on out/tokens/, or texts from a prompt."""
     for flag, least in (("tokens", 1), ("samples", 1), ("seed", 0)):
         if getattr(args, flag) < least:
             raise ValueError(f"--{flag} {getattr(args, flag)}: must be at least {least}")

@@ -28,22 +28,19 @@ def read_sizes(path):
 def read_weights(path, config, shapes):
     """name -> float32 array; the file has each kind of weight for all layers. shapes: of each name.
 
-    llama2.c rotates neighbours (0,1), (2,3) ... where we rotate halves, so the rows of q and k are
-    put in another order: in each head the even ones first, then the odd ones. Scores don't change,
-    as q and k are reordered alike."""
-    shapes = shapes | {"angles": (config.ctx, config.head_dim)}
+    llama2.c's rope rotates neighbours (0,1), (2,3) ... where ours rotates halves. So in each head
+    the even rows of q and k go first, then the odd ones. Scores don't change: both move alike."""
+    shapes = shapes | {"angles": (config.ctx, config.head_dim)}  # we compute these
     names = ["model.embed_tokens.weight", *(f"model.layers.{layer}.{kind}.weight" for kind in KINDS
                                             for layer in range(config.layers)),
              "model.norm.weight", "angles"] + ([] if config.tied else ["lm_head.weight"])
-    size, needed = os.path.getsize(path), 28 + 4 * sum(math.prod(shapes[name]) for name in names)
-    if size != needed:
-        raise ValueError(f"{path}: has {size} bytes, its header asks for {needed}: cut short or "
+    sizes = [math.prod(shapes[name]) for name in names]
+    found, needed = os.path.getsize(path), 28 + 4 * sum(sizes)
+    if found != needed:
+        raise ValueError(f"{path}: has {found} bytes, its header asks for {needed}: cut short or "
                          "damaged")
-    with open(path, "rb") as file:
-        file.seek(28)
-        arrays = {name: np.fromfile(file, np.float32, math.prod(shapes[name])).reshape(shapes[name])
-                  for name in names}
-    del arrays["angles"]  # we compute them
+    parts = np.split(np.fromfile(path, np.float32, offset=28), np.cumsum(sizes)[:-1])
+    arrays = {name: part.reshape(shapes[name]) for name, part in zip(names, parts)}
     for name, x in arrays.items():
         if "q_proj" in name or "k_proj" in name:
             heads = x.reshape(-1, config.head_dim // 2, 2, config.dim)  # (heads, pairs, 2, dim)
@@ -52,12 +49,12 @@ def read_weights(path, config, shapes):
 
 
 class Tokenizer:
-    """The tokenizer of llama2.c's models, with the methods of bpe.Tokenizer that sampling uses.
+    """Their tokenizer, with the methods of bpe.Tokenizer that sampling uses.
 
-    Its file: int32 longest length, then per token float32 score, int32 length, bytes. As in
+    The file: int32 longest length, then per token float32 score, int32 length, bytes. As in
     SentencePiece, text begins with a space, nothing pre-tokenizes, and the pair whose union scores
     best merges first: with ab -2 and ba -1, "aba" becomes a ba. Id 1 comes before every document;
-    3 to 258 are the bytes, for characters that are no token of their own."""
+    3 to 258 are the bytes, for characters that are no token."""
 
     def __init__(self, path):
         with open(path, "rb") as file:
@@ -76,15 +73,14 @@ class Tokenizer:
         self.vocab_size, self.special_tokens = len(self.tokens), {"<|endoftext|>": 1}
 
     def fingerprint(self):
-        """A hash that no checkpoint of ours asks for."""
+        """Never that of a checkpoint of ours."""
         return "llama2.c"
 
     def token_bytes(self, token_id):
-        """The bytes that an id stands for."""
         return self.tokens[token_id]
 
     def encode(self, text):
-        """Ids of text: its characters, then merge by merge. Slow, but prompts are short."""
+        """Ids of text, a list. Slow, but prompts are short."""
         ids = []
         for c in map(str.encode, " " + text if text else ""):
             ids += [self.ids[c]] if c in self.ids else [byte + 3 for byte in c]

@@ -135,10 +135,10 @@ def test_the_context_is_filled_and_never_passed(net, capsys):
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_ids_without_a_token_are_never_sampled(net, temperature):
     """Padding of the vocabulary can be the likeliest of all: it still is never written."""
-    free = sample.generate(*net, [[1], [2], [3]], 15, temperature)
-    unused = tuple(set(sum(free, [])))
-    new = sample.generate(net[0], replace(CONFIG, unused=unused), [[1], [2], [3]], 15, temperature)
-    assert [len(row) for row in new] == [15] * 3 and not set(sum(new, [])) & set(unused)
+    unused = sum(sample.generate(*net, [[1], [2], [3]], 15, temperature), [])
+    config = replace(CONFIG, unused=tuple(set(unused)))
+    new = sum(sample.generate(net[0], config, [[1], [2], [3]], 15, temperature), [])
+    assert len(new) == 45 and not set(new) & set(unused)
 
 
 @pytest.mark.parametrize("ids,how,said", [
@@ -187,13 +187,13 @@ def test_recall_counts_what_greedy_decoding_would_write(tokenizer):
 
 @pytest.fixture
 def written(monkeypatch, capsys, tokenizer):
-    """written(ids, new) -> what is printed while new is written; what is painted in capitals."""
+    """written(new) -> what is printed while the ids new are written; painted text in capitals."""
     def run(new, max_new_tokens=9, logits=(), **how):
         steps = (([0], [token], [0.0], [logits]) for token in new)
         monkeypatch.setattr(sample, "paint", lambda text, code: text.upper())
-        net, written = (None, replace(CONFIG, ctx=50), tokenizer), []
-        sample.write(net, steps, {"stop": {269}, "max_new_tokens": max_new_tokens}, written, **how)
-        assert written == new
+        net, ids = (None, replace(CONFIG, ctx=50), tokenizer), []
+        sample.write(net, steps, {"stop": {269}, "max_new_tokens": max_new_tokens}, ids, **how)
+        assert ids == new
         return capsys.readouterr().out
     return run
 
@@ -368,9 +368,10 @@ def test_an_answer_that_fills_the_context_goes_on(monkeypatch, chatty):
     read = [next(n for n, ids in enumerate(asked) if ids == prompt[:len(ids)])
             for prompt in prompts]
     assert len(prompts) > 1 and read == sorted(set(read))
-    assert all(100 - len(prompt) >= 6 for prompt in prompts)
+    written = 0
     for n, prompt in zip(read, prompts):  # the answer so far stands behind the question
-        assert prompt[len(asked[n]):] == [65] * (len(prompt) - len(asked[n]))
+        assert prompt == asked[n] + [65] * written and len(prompt) <= 94
+        written += 100 - len(prompt)
 
 
 def test_ctrl_c_ends_an_answer_and_sigterm_the_chat(chat, tmp_path):
