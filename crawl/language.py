@@ -16,8 +16,8 @@ from collections import Counter, defaultdict
 from common import read_text_lines
 
 FUNCTION_WORDS = os.path.join(os.path.dirname(__file__), "function_words.txt")
-# The first word of a letter's Unicode name is its script (GREEK SMALL LETTER ALPHA); the languages of
-# scripts that only one uses. Japanese and Chinese share the letters called CJK.
+# The first word of a letter's Unicode name is its script (GREEK SMALL LETTER ALPHA). These scripts
+# tell the language; CJK are the Chinese characters, which Japanese uses too.
 SCRIPTS = {
     "GREEK": "el", "ARMENIAN": "hy", "HEBREW": "he", "DEVANAGARI": "hi", "BENGALI": "bn",
     "GURMUKHI": "pa", "GUJARATI": "gu", "TAMIL": "ta", "TELUGU": "te", "KANNADA": "kn",
