@@ -16,30 +16,27 @@ from collections import Counter, defaultdict
 from common import read_text_lines
 
 FUNCTION_WORDS = os.path.join(os.path.dirname(__file__), "function_words.txt")
-# First and last code point, and the language or, in capitals, a script of several languages.
-SCRIPTS = (
-    "0041-024F LATIN 1E00-1EFF LATIN 0370-03FF el 1F00-1FFF el 0400-052F CYRILLIC 0531-058F hy "
-    "0591-05FF he 0600-06FF ARABIC 0750-077F ARABIC FB50-FDFF ARABIC FE70-FEFC ARABIC 0900-097F hi "
-    "0980-09FF bn 0A00-0A7F pa 0A80-0AFF gu 0B80-0BFF ta 0C00-0C7F te 0C80-0CFF kn 0D00-0D7F ml "
-    "0D80-0DFF si 0E00-0E7F th 0E80-0EFF lo 1000-109F my 10A0-10FF ka 1100-11FF ko AC00-D7AF ko "
-    "1200-137F am 1780-17FF km 3040-30FF ja 3400-4DBF zh 4E00-9FFF zh"
-)
+# The first word of a letter's Unicode name is its script (GREEK SMALL LETTER ALPHA). These scripts
+# tell the language; CJK are the Chinese characters, which Japanese uses too.
+SCRIPTS = {
+    "GREEK": "el", "ARMENIAN": "hy", "HEBREW": "he", "DEVANAGARI": "hi", "BENGALI": "bn",
+    "GURMUKHI": "pa", "GUJARATI": "gu", "TAMIL": "ta", "TELUGU": "te", "KANNADA": "kn",
+    "MALAYALAM": "ml", "SINHALA": "si", "THAI": "th", "LAO": "lo", "MYANMAR": "my",
+    "GEORGIAN": "ka", "HANGUL": "ko", "ETHIOPIC": "am", "KHMER": "km", "HIRAGANA": "ja",
+    "KATAKANA": "ja", "KATAKANA-HIRAGANA": "ja", "CJK": "zh"}
 WORD = re.compile(r"[^\W\d_]+")
 LANGUAGE_SAMPLE = 10_000  # characters looked at; 1,500 words are more than enough
 
 
 @functools.cache
-def language_tables():
-    """code point -> language or script; script -> {word: the languages that have it}."""
-    scripts, words = {}, defaultdict(lambda: defaultdict(list))
-    for span, name in re.findall(r"(\S+) (\S+)", SCRIPTS):
-        first, last = (int(point, 16) for point in span.split("-"))
-        scripts.update(dict.fromkeys(range(first, last + 1), name))
+def function_words():
+    """script -> {word: the languages that have it}."""
+    words = defaultdict(lambda: defaultdict(list))
     for line in read_text_lines(FUNCTION_WORDS):
         script, code, *listed = line.split()
         for word in listed:
             words[script][word].append(code)
-    return scripts, words
+    return words
 
 
 def identify_language(text):
@@ -50,12 +47,13 @@ def identify_language(text):
     score = share of the script's letters x min(1, f / 0.20) x b^2 / (b^2 + r^2).
     "their" among nine unknown words: 1 x 0.1 / 0.20 x 1 = 0.5, under the threshold of 0.65. With
     b = 30 and r = 10 the last factor is 900 / 1000; with b = r it is 1/2, and nothing passes."""
-    scripts, words = language_tables()
+    words = function_words()
     text = unicodedata.normalize("NFC", text[:LANGUAGE_SAMPLE])
     letters = Counter()
     for character, n in Counter(text).items():
         if character.isalpha():
-            letters[scripts.get(ord(character), "und")] += n
+            script = unicodedata.name(character, "und").split()[0]
+            letters[SCRIPTS.get(script, script if script in words else "und")] += n
     if letters["ja"] * 10 > letters["zh"]:  # Japanese mixes its kana with Chinese characters
         letters["ja"] += letters.pop("zh", 0)
     if not letters.total():

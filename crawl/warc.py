@@ -1,7 +1,7 @@
 """Files become pages: WARC and WET files, HTML, JSON lines and plain text, gzipped or not.
 
-    file -> unpack_members: pieces of bytes -> read_warc, read_json_pages: pages as they lie in the
-    file -> open_page: HTML or text
+    file -> unpack_members: bytes in pieces -> read_warc, read_json_pages: pages as they lie in
+    the file -> open_page: HTML or text
 
 The last arrow (undo HTTP's encodings, decode characters) costs ten times more than the others and
 is left to the workers. Nothing in a file from the web is trusted, and damage costs only the record
@@ -12,6 +12,7 @@ Standard. Skip at first: everything but Page and open_page.
 """
 import itertools
 import json
+import mmap
 import os
 import re
 import sys
@@ -97,26 +98,27 @@ def read_files(files, report):
     """Yields the pages of all files; page.done counts the bytes of the input up to a page."""
     before = 0
     for path in files:
-        pieces, kind, size = unpack_members(path, report), kind_of(path), os.path.getsize(path)
-        if kind == "warc":
-            pages = read_warc(path, pieces, report)
-        elif kind == "json":
-            pages = read_json_pages(path, pieces, report)
-        else:
-            body = b""
-            while len(body) <= MAX_TEXT and (piece := next(pieces, None)):
-                body += piece[1] or b""
-            pages = [Page(kind, body, done=size)]
-        for page in pages:
-            page.done += before
-            yield page
-        before += size
+        with open(path, "rb") as file:
+            kind, pieces = kind_of(path), unpack_members(path, file, report)
+            if kind == "warc":
+                pages = read_warc(path, pieces, report)
+            elif kind == "json":
+                pages = read_json_pages(path, pieces, report)
+            else:
+                body = b""
+                while len(body) <= MAX_TEXT and (piece := next(pieces, b"")) != b"":
+                    body += piece or b""
+                pages = [Page(kind, body)]
+            for page in pages:
+                page.done = before + file.tell()
+                yield page
+            before += os.path.getsize(path)
 
 
 def read_json_pages(path, pieces, report):
     """Yields a page for each line {"text" or "html", optionally "url", "id"}."""
     number, rest = 0, b""
-    for offset, piece in itertools.chain(pieces, [(os.path.getsize(path), b"\n")]):
+    for piece in itertools.chain(pieces, [b"\n"]):
         *lines, rest = [b""] if piece is None else (rest + piece).split(b"\n")
         rest = rest[:MAX_RECORD]  # a longer line is reported as no JSON
         for number, line in enumerate(lines, number + 1):
@@ -127,61 +129,52 @@ def read_json_pages(path, pieces, report):
                 kind = "text" if row.get("html") is None else "html"
                 body = row[kind].encode("utf-8", "replace")
                 url, name = (CONTROL.sub("", str(row.get(key) or "")) for key in ("url", "id"))
-                yield Page(kind, body, url, name, done=offset)
+                yield Page(kind, body, url, name)
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                report(f'{path}: line {number} near byte {offset} is not {{"text": ...}}; skipped')
+                report(f'{path}: line {number} is not {{"text": ...}}; skipped')
 
 
 # ---- gzip ----------------------------------------------------------------------------------------
-
-def unpack_members(path, report):
-    """Yields (offset, bytes): pieces of a file, unpacked if it is gzip, and where each, or its gzip
-    member, begins. A .warc.gz is a chain of members, one a record; other files are one long member.
-    At damage it yields (offset, None), what was begun is void, and goes on at the next member."""
-    with open(path, "rb") as file:
-        if file.read(2) != b"\x1f\x8b":
-            file.seek(0)
-            while piece := file.read(16 * CHUNK):
-                yield file.tell() - len(piece), piece
-            return
-        start, size = 0, os.path.getsize(path)
-        while start < size:
-            try:
-                yield from unpack_member(file, start)
-                start = file.tell()
-            except (zlib.error, EOFError) as error:
-                report(f"{path}: damaged gzip member at byte {start}: {error}; skipped")
-                yield start, None
-                start = find_member(file, start + 1)
+MEMBER_START = re.compile(rb"\x1f\x8b\x08[\x00-\x1f]")  # magic number, deflate, flags
 
 
-def unpack_member(file, start):
-    """Yields (offset, bytes) of the gzip member at `start` and leaves the file behind it. Up to
+def unpack_members(path, file, report):
+    """Yields the bytes of a file in pieces, unpacked if it is gzip. A .warc.gz is a chain of gzip
+    members, one a record; other files are one long member. At damage it yields None, what was begun
+    is void, and goes on at the next member."""
+    if file.read(2) != b"\x1f\x8b":
+        file.seek(0)
+        while piece := file.read(16 * CHUNK):
+            yield piece
+        return
+    start, size = 0, os.path.getsize(path)
+    while start < size:
+        file.seek(start)
+        try:
+            yield from unpack_member(file)
+            start = file.tell()
+        except (zlib.error, EOFError) as error:
+            report(f"{path}: damaged gzip member at byte {start}: {error}; skipped")
+            yield None
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                match = MEMBER_START.search(content, start + 1)
+                start = match.start() if match else size
+
+
+def unpack_member(file):
+    """Yields the bytes of the gzip member that begins here, and leaves the file behind it. Up to
     MAX_HELD bytes come in one piece, if their checksum is right; more come as they are unpacked."""
-    file.seek(start)
-    inflate, held, offset = zlib.decompressobj(31), bytearray(), start
+    inflate, held = zlib.decompressobj(31), bytearray()
     while not inflate.eof and (packed := inflate.unconsumed_tail or file.read(CHUNK)):
         held += inflate.decompress(packed, 16 * CHUNK)
         if len(held) > MAX_HELD:
-            yield offset, bytes(held)
-            held, offset = bytearray(), file.tell()
+            yield bytes(held)
+            held.clear()
     if held:
-        yield offset, bytes(held)
+        yield bytes(held)
     if not inflate.eof:
         raise EOFError("the file ends inside it")
     file.seek(-len(inflate.unused_data), os.SEEK_CUR)
-
-
-def find_member(file, start):
-    """The first offset >= start where a gzip member may begin (magic number, deflate, flags), or
-    the end of the file."""
-    file.seek(start)
-    window = b""
-    while piece := file.read(CHUNK):
-        window = window[-3:] + piece
-        if match := re.search(rb"\x1f\x8b\x08[\x00-\x1f]", window):
-            return file.tell() - len(window) + match.start()
-    return file.tell()
 
 
 # ---- WARC ----------------------------------------------------------------------------------------
@@ -204,7 +197,7 @@ RECORD_END, LINE_ENDS = re.compile(rb"\r?\n\r?\n|[\r\n]*\Z"), re.compile(rb"[\r\
 def read_warc(path, pieces, report):
     """Yields the responses (WARC) and conversions (WET), with one record in memory at a time."""
     buffer, at, before, lost = b"", 0, 0, False  # before: bytes of records before the buffer
-    for offset, piece in itertools.chain(pieces, [(0, b"")]):
+    for piece in itertools.chain(pieces, [b""]):
         if piece is None:  # what was begun in this member is void
             buffer, at, before, lost = b"", 0, before + len(buffer), False
             continue
@@ -229,7 +222,7 @@ def read_warc(path, pieces, report):
             if (headers["warc-type"], is_http) in (("response", True), ("conversion", False)):
                 yield Page("http" if is_http else "text", block,
                            headers["warc-target-uri"].strip("<>"), headers["warc-record-id"],
-                           headers["warc-identified-payload-type"], offset)
+                           headers["warc-identified-payload-type"])
 
 
 def parse_record(buffer, at, at_end):

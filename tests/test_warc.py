@@ -47,8 +47,8 @@ def test_records_may_lie_across_any_piece_boundary(tmp_path, monkeypatch):
     monkeypatch.setattr(warc, "MAX_HELD", 300)
     assert last_digits(read(write(tmp_path, gzip.compress(content), "x.warc.gz"))[0]) == "01234"
     for size in (1, 2, 3, 7, 50):
-        monkeypatch.setattr(warc, "unpack_members", lambda path, report, size=size: (
-            (at, content[at : at + size]) for at in range(0, len(content), size)))
+        monkeypatch.setattr(warc, "unpack_members", lambda path, file, report, size=size: (
+            content[at : at + size] for at in range(0, len(content), size)))
         assert last_digits(read(path)[0]) == "01234"
 
 
