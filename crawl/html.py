@@ -1,21 +1,20 @@
 """A page becomes its main text: what a reader came for, without menus, adverts and footers.
 
     html -> page_events: text and tags -> cut_blocks: blocks of text, and the elements around them
-         -> choose_blocks: scores, pruning, the best element -> extract_text: lines
+         -> choose_blocks: scores, pruning, the best subtree -> extract_text: lines
+
+A block is scored by its characters, and the subtree with the largest sum is the main text. No page
+can make this slow: each tag is matched once. Start at choose_blocks, which scores a small page.
 
 The idea, text length against link length, is that of Boilerpipe (Kohlschuetter and others, 2010)
-and Readability. FineWeb uses trafilatura; `python tests/bench_data.py` compares the two. Time is
-linear in the size of any page. Start at choose_blocks, which scores a small page.
+and Readability. FineWeb uses trafilatura; `python tests/bench_data.py` compares the two.
 """
 import functools
 import html as html_entities
 import itertools
 import re
 from collections import Counter
-from dataclasses import dataclass
 from typing import NamedTuple
-
-import numpy as np
 
 from crawl.warc import CONTROL, decode_html
 
@@ -71,23 +70,20 @@ NEW_LINE, NEW_CELL = "\x1e", "\x1f"
 BREAKS = {"br": NEW_LINE, "td": NEW_CELL, "th": NEW_CELL}
 
 
-@dataclass(slots=True)
-class Element:
-    """An element of the page. Elements and blocks are in page order, so the blocks inside one are
-    a range: blocks[element.first : element.end]."""
+class Element(NamedTuple):
+    """An element of the page that may hold blocks; number 0 is the page itself."""
+    parent: int  # its number
     tag: str
     unseen: bool  # its text is never shown, or never the page's own
     noise: bool  # its tag and names speak against it
     main: bool  # they speak for it
-    first: int
-    end: int = -1  # known once the element ends
 
 
 class Block(NamedTuple):
     """A piece of text between two tags that break lines."""
     text: str
     links: int  # characters that are links
-    tag: str  # of the innermost element around it
+    owner: int  # number of the innermost element around it
     prefix: str  # "- " for the first block of a list item
 
 
@@ -148,14 +144,14 @@ def tidy(text, verbatim):
 
 
 def cut_blocks(html):
-    """Page -> (elements, blocks). Element 0 is the page itself. An end tag of what is not open is
-    ignored; any other also ends the elements inside: "<div><p>a</div>b" ends the p."""
-    page, blocks = Element("", False, False, False, 0), []
-    elements, stack, n_open = [page], [page], Counter()  # stack: the open elements
+    """Page -> (elements, blocks), both in page order. An end tag of what is not open is ignored;
+    any other also ends the elements inside: "<div><p>a</div>b" ends the p."""
+    elements, blocks = [Element(0, "", False, False, False)], []
+    stack, n_open = [0], Counter()  # open elements, the innermost last; how many of each tag
     pieces, links, in_link, bullet = [], 0, False, ""
     for text, tag, attributes in itertools.chain(page_events(html), [(None, "/", "")]):
         if not tag:
-            if not stack[-1].unseen:
+            if not elements[stack[-1]].unseen:
                 pieces.append(text)
                 links += len(text.strip()) if in_link else 0
             continue
@@ -163,27 +159,25 @@ def cut_blocks(html):
             in_link = tag == "a" and "href" in attributes.lower()
             continue
         text = "".join(pieces)  # every other tag ends a block
+        pieces.clear()
         if text and not text.isspace() and VISIBLE.search(text := tidy(text, n_open["pre"])):
-            blocks.append(Block(text, links, stack[-1].tag, bullet))
+            blocks.append(Block(text, links, stack[-1], bullet))
             bullet = ""
-        pieces, links = [], 0
-        if closing := tag[0] == "/":
-            bullet, tag = "", tag[1:]
-            n_left = max(n_open[tag] - 1, 0)
-        elif tag in VOID:
-            continue
-        while n_open[tag] > n_left if closing else stack[-1].tag in ENDS.get(tag, ("p",)):
-            ended = stack.pop()
-            ended.end = len(blocks)
-            n_open[ended.tag] -= 1
-        if not closing:
-            unseen = tag in UNSEEN or stack[-1].unseen
-            stack.append(Element(tag, unseen, *weigh_names(tag, attributes), len(blocks)))
-            elements.append(stack[-1])
+        links = 0
+        if tag[0] == "/":
+            bullet, ended = "", ""
+            while n_open[tag[1:]] and ended != tag[1:]:
+                ended = elements[stack.pop()].tag
+                n_open[ended] -= 1
+        elif tag not in VOID:
+            for other in ENDS.get(tag, ("p",)):
+                if elements[stack[-1]].tag == other:
+                    n_open[elements[stack.pop()].tag] -= 1
+            unseen = tag in UNSEEN or elements[stack[-1]].unseen
+            elements.append(Element(stack[-1], tag, unseen, *weigh_names(tag, attributes)))
+            stack.append(len(elements) - 1)
             n_open[tag] += 1
             bullet = "- " if tag == "li" else bullet
-    for element in stack:
-        element.end = len(blocks)
     return elements, blocks
 
 
@@ -206,61 +200,64 @@ def choose_blocks(elements, blocks, prune):
        article: body has -19 - 35 + 250 = 196, the article 2 * (-35 + 250) = 430 and wins.
     4. Inside it remove containers with a negative sum (lists and tables: without cost, since their
        items are short by nature) and blocks that are nearly all link. Left: the heading and p."""
-    ranges = np.array([(element.first, element.end) for element in elements]).T
+    n, owners = len(elements), [elements[block.owner] for block in blocks]
     # 1. Score.
-    prose = np.array([len(block.text) - 2 * block.links for block in blocks], int)
-    scores = prose - np.array([COST.get(block.tag, COST_ELSE) for block in blocks], int)
-    # 2. Prune.
-    left = np.ones(len(blocks), bool)
-    if prune:
-        noise = np.array([element.noise for element in elements])
-        positive = sums_inside(ranges, scores.clip(0))
-        left = is_outside(ranges[:, noise & (2 * positive < positive[0])], len(blocks))
-    # 3. Choose.
-    sums = sums_inside(ranges, scores * left)
-    best = int(np.argmax(sums * [1 + element.main for element in elements]))
-    first, end = ranges[:, best].tolist()
-    # 4. Remove. The elements inside the best one come behind it.
-    without_cost = sums_inside(ranges, prose * left)
-    bad = [e for e in np.flatnonzero(sums < 0).tolist() if e > best
-           and elements[e].tag not in LEAVES
-           and (elements[e].tag not in LISTS or without_cost[e] < 0)]
-    left &= is_outside(ranges[:, bad], len(blocks))
-    chosen = [i for i in range(first, end)
-              if left[i] and blocks[i].links <= 0.8 * len(blocks[i].text)]
-    return find_lead(blocks, scores, left, first) + drop_loose_ends(blocks, scores, chosen)
+    scores = [len(block.text) - 2 * block.links - COST.get(owner.tag, COST_ELSE)
+              for block, owner in zip(blocks, owners)]
+    # 2. Prune. Elements are in page order: parents come before their children.
+    positive = subtree_sums(elements, blocks, [max(score, 0) for score in scores])
+    removed = [False] * n
+    for e, element in enumerate(elements):
+        removed[e] = removed[element.parent] or (
+            prune and element.noise and 2 * positive[e] < positive[0])
+    left = [not removed[block.owner] for block in blocks]
+    # 3. Choose. The elements inside the best one follow it, up to the first with an older parent.
+    sums = subtree_sums(elements, blocks, [score * here for score, here in zip(scores, left)])
+    best = max(range(n), key=lambda e: sums[e] * (1 + elements[e].main))
+    end = next((e for e in range(best + 1, n) if elements[e].parent < best), n)
+    # 4. Remove containers and links inside it.
+    sums_without_cost = subtree_sums(elements, blocks, [
+        (len(block.text) - 2 * block.links) * here for block, here in zip(blocks, left)])
+    kept = {best}
+    for e in range(best + 1, end):
+        tag = elements[e].tag
+        good = tag in LEAVES or (sums_without_cost if tag in LISTS else sums)[e] >= 0
+        if elements[e].parent in kept and good and not removed[e]:
+            kept.add(e)
+    chosen = [i for i, block in enumerate(blocks)
+              if block.owner in kept and block.links <= 0.8 * len(block.text)]
+    first = next((i for i, block in enumerate(blocks) if best <= block.owner < end), 0)
+    tags = [owner.tag for owner in owners]
+    return find_lead(tags, scores, left, first) + drop_loose_ends(tags, scores, blocks, chosen)
 
 
-def sums_inside(ranges, values):
-    """(2, E) ranges of blocks, (B,) a value for each block -> (E,) the sums over the ranges."""
-    total = np.zeros(len(values) + 1, int)
-    np.cumsum(values, out=total[1:])
-    return total[ranges[1]] - total[ranges[0]]
+def subtree_sums(elements, blocks, values):
+    """A value for each block -> for each element the sum over all blocks in it."""
+    sums = [0] * len(elements)
+    for block, value in zip(blocks, values):
+        sums[block.owner] += value
+    for e in range(len(elements) - 1, 0, -1):  # backwards: children come after their parents
+        sums[elements[e].parent] += sums[e]
+    return sums
 
 
-def is_outside(ranges, n):
-    """(n,) bool: does a block lie in none of the ranges? As many began before it as ended."""
-    begun, ended = (np.bincount(side, minlength=n + 1) for side in ranges)
-    return np.cumsum(begun - ended)[:n] == 0
-
-
-def find_lead(blocks, scores, left, first):
-    """The h1 before block `first`, where the best element begins, and the prose between the two;
-    without an h1, a heading just before it. left: (B,) bool, the blocks that are not pruned."""
+def find_lead(tags, scores, left, first):
+    """The h1 before the chosen element and the prose between the two, or a heading just before it.
+    tags: of each block's owner; left: is the block not pruned?; first: of the chosen element."""
     for i in range(first - 1, -1, -1):
-        if blocks[i].tag == "h1" and left[i]:
+        if tags[i] == "h1" and left[i]:
             return [i] + [j for j in range(i + 1, first) if scores[j] > 0 and left[j]]
-    return [i for i in range(first)[-1:] if blocks[i].tag in HEADINGS and left[i]]
+    return [first - 1] if first and tags[first - 1] in HEADINGS and left[first - 1] else []
 
 
-def drop_loose_ends(blocks, scores, chosen):
+def drop_loose_ends(tags, scores, blocks, chosen):
     """The chosen blocks without headings over removed link lists ("Related") and without labels at
     the end ("Share this")."""
     is_link_list = [2 * block.links > len(block.text) for block in blocks] + [True]
     kept = set(chosen)
     result = [i for i in chosen
-              if blocks[i].tag not in HEADINGS or i + 1 in kept or not is_link_list[i + 1]]
-    while result and scores[result[-1]] < 0 and blocks[result[-1]].tag not in ITEMS:
+              if tags[i] not in HEADINGS or i + 1 in kept or not is_link_list[i + 1]]
+    while result and scores[result[-1]] < 0 and tags[result[-1]] not in ITEMS:
         result.pop()
     return result
 
@@ -270,19 +267,22 @@ def extract_text(html):
     "- ", tabs separate the cells of a table row, code keeps its lines."""
     html = decode_html(html) if isinstance(html, bytes) else html
     elements, blocks = cut_blocks(CONTROL.sub(" ", html))
-    text = join_blocks(blocks, choose_blocks(elements, blocks, prune=True))
+    text = join_blocks(elements, blocks, choose_blocks(elements, blocks, prune=True))
     if len(text) < SHORT:
-        text = max(text, join_blocks(blocks, choose_blocks(elements, blocks, prune=False)), key=len)
+        weaker = join_blocks(elements, blocks, choose_blocks(elements, blocks, prune=False))
+        text = max(text, weaker, key=len)
     if len(text) < TINY:
         all_prose = [i for i, block in enumerate(blocks) if 2 * block.links < len(block.text)]
-        text = max(text, join_blocks(blocks, all_prose), key=len)
+        text = max(text, join_blocks(elements, blocks, all_prose), key=len)
     return CONTROL.sub(" ", text)  # again: &#x9d; is one
 
 
-def join_blocks(blocks, chosen):
+def join_blocks(elements, blocks, chosen):
     """Items and rows on consecutive lines, an empty line between all others."""
-    text, before = [], ""
-    for block in (blocks[i] for i in chosen):
-        text += ["\n" if block.tag == before in ("li", "tr") else "\n\n", block.prefix, block.text]
-        before = block.tag
-    return "".join(text[1:])
+    pieces, before = [], ""
+    for i in chosen:
+        tag = elements[blocks[i].owner].tag
+        pieces.append("\n" if tag == before and tag in ("li", "tr") else "\n\n")
+        pieces.append(blocks[i].prefix + blocks[i].text)
+        before = tag
+    return "".join(pieces[1:])

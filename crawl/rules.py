@@ -170,17 +170,21 @@ def gopher_repetition(
     "I am Frank, I am Frank, I am Frank": the first of the most frequent 2-grams, "I am", has 4
     characters, 3 times: 12 of 34, 0.35 > 0.20. Long repeats are less likely by chance, so the limit
     falls with n."""
-    limits, n_chars = locals(), max(len(text), 1)
+    n_chars = max(len(text), 1)
     paragraphs, lines = re.split(r"\n{2,}", text.strip()), re.split(r"\n+", text)
-    for name, pieces in (("para", paragraphs), ("line", lines)):
+    for name, pieces, limit, char_limit in (
+        ("para", paragraphs, dup_para_frac, dup_para_char_frac),
+        ("line", lines, dup_line_frac, dup_line_char_frac),
+    ):
         n_repeats, n_repeated_chars = repeats(pieces)
-        frac, char_frac = f"dup_{name}_frac", f"dup_{name}_char_frac"
-        yield frac, n_repeats / len(pieces), ">", limits[frac]
-        yield char_frac, n_repeated_chars / n_chars, ">", limits[char_frac]
+        yield f"dup_{name}_frac", n_repeats / len(pieces), ">", limit
+        yield f"dup_{name}_char_frac", n_repeated_chars / n_chars, ">", char_limit
     chars = n_gram_chars(*as_arrays(words_in(text))) / n_chars
-    for n in range(2, 11):
-        name = f"top_{n}_gram" if n < 5 else f"duplicated_{n}_n_grams"
-        yield name, chars[n], ">", limits[name]
+    limits = (top_2_gram, top_3_gram, top_4_gram, duplicated_5_n_grams, duplicated_6_n_grams,
+              duplicated_7_n_grams, duplicated_8_n_grams, duplicated_9_n_grams,
+              duplicated_10_n_grams)
+    for n, limit in enumerate(limits, 2):
+        yield f"top_{n}_gram" if n < 5 else f"duplicated_{n}_n_grams", chars[n], ">", limit
 
 
 def repeats(pieces):

@@ -40,8 +40,8 @@ def test_the_page_that_choose_blocks_explains():
             f"<p>{paragraph}<div class=share><p>Tell all your friends!</div></article>"
             "<div class=legal><p>All rights reserved</div></body>")
     elements, blocks = html.cut_blocks(page)
-    scores = [len(text) - 2 * links - html.COST.get(tag, html.COST_ELSE)
-              for text, links, tag, _ in blocks]
+    scores = [len(text) - 2 * links - html.COST.get(elements[owner].tag, html.COST_ELSE)
+              for text, links, owner, _ in blocks]
     assert scores == [-19, -35, 250, 12, 9]
     assert html.choose_blocks(elements, blocks, prune=True) == [1, 2]
 
