@@ -373,19 +373,19 @@ ODD = [None, True, 0, -1, 7, 10**11, 1.5, "", "x", "(", "a b", "\ud800", "Ġ", [
 
 def mutate(rng, node):
     """A copy of a JSON tree with one random node replaced, removed, doubled or swapped."""
-    tree = at = copy.deepcopy(node)
-    while True:
-        keys = list(at) if isinstance(at, dict) else range(len(at))
+    tree = at = json.loads(json.dumps(node))
+    while keys := list(at) if isinstance(at, dict) else range(len(at)):
         key, other, change = rng.choice(keys), rng.choice(keys), rng.randrange(4)
-        if not at[key] or not isinstance(at[key], (dict, list)) or rng.random() < 0.2:
-            break
-        at = at[key]
-    if change == 0:
-        del at[key]
-    elif change == 1:
-        at[key], at[other] = at[other], at[key]
-    else:
-        at[key] = rng.choice(ODD) if change == 2 else copy.deepcopy(at[other])
+        if isinstance(at[key], (dict, list)) and at[key] and rng.random() < 0.8:
+            at = at[key]
+            continue
+        if change == 0:
+            del at[key]
+        elif change == 1:
+            at[key], at[other] = at[other], at[key]
+        else:
+            at[key] = rng.choice(ODD) if change == 2 else copy.deepcopy(at[other])
+        break
     return tree
 
 
