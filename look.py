@@ -358,7 +358,7 @@ def chart(log, title, names, form, width=320, height=260):
     step *= 5 if (y1 - y0) / step > 10 else 2 if (y1 - y0) / step > 4 else 1
     parts = [label(0, 14, title, "strong"), label(left, height - 6, "0", "dim"),
              label(width, height - 6, f"{unit} {x1:,}", "dim", "end")]
-    for y in np.arange(np.ceil(y0 / step), y1 / step + 1e-9) * step:
+    for y in np.arange(np.ceil(y0 / step), y1 / step + 1e-9) * step + 0.0:  # 0.0 instead of -0.0
         parts += [f'<path class="grid" d="M{left} {bottom - (y - y0) * y_scale:.1f}H{width}"/>',
                   label(left - 8, bottom - (y - y0) * y_scale + 4, f"{y:{form}}", "dim", "end")]
     for k, (name, points) in enumerate(curves.items()):

@@ -308,6 +308,13 @@ def test_pictures_are_drawn_from_the_run(out, tmp_path, capsys):
     assert "no reward.svg: no such run has begun yet; python rl.py" in capsys.readouterr().out
 
 
+def test_the_grid_has_a_zero_without_a_sign():
+    """Curves below 0 too: -0.9 and 4.9 give lines at 0, 2 and 4."""
+    log = [{"iteration": k, "gold_reward": y} for k, y in enumerate((4.9, -0.9))]
+    drawn = look.chart(log, "jokes", {"gold_reward": "gold"}, ".3g")["svg"]
+    assert ">-0<" not in drawn and all(f">{y}<" in drawn for y in (0, 2, 4))
+
+
 def test_the_command_says_where_to_look(tmp_path, capsys):
     """Without a run it is one sentence that names the first command."""
     assert look.main(["--out", str(tmp_path / "none")]) == 2
