@@ -73,6 +73,8 @@ def check_out(folder):
     """Refuses a folder that is neither empty nor a checkpoint. Training calls it before it begins,
     or the work of hours would end in this error."""
     recover(folder)
+    if os.path.isfile(folder):
+        raise ValueError(f"{folder}: a file; name a folder with --out")
     # live.jsonl is the log of a run that has not saved yet; "*" leaves out hidden files.
     names = sorted({*glob.glob("*", root_dir=folder)} - {"live.jsonl"})
     if names and "config.json" not in names:
@@ -158,8 +160,8 @@ def describe_tokenizer(tokenizer, config):
 # ---- runs that stop and go on: train.py, sft.py, rl.py -------------------------------------------
 
 def save_run(out, stage, net, averages, state, log):
-    """Saves a run of the script `stage`. net: (params, config, tokenizer). state: what else it needs
-    to go on to the same bits, such as the step, the settings and how far the random numbers are."""
+    """Saves a run of the script `stage`. net: (params, config, tokenizer). state: what else it
+    needs to go on to the same bits: the step, the settings, how far the random numbers are."""
     save(out, *net, averages, {"stage": stage} | state, log)
 
 

@@ -19,9 +19,9 @@ MAX_VOCAB = 1 << 22  # ids above this are damage: the largest vocabularies have 
 # GPT-2's split pattern, built into Hugging Face's "ByteLevel" step.
 GPT2_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
-# Hugging Face writes each byte as a visible letter: itself if printable, else 256, 257, ... A space,
-# the 33rd that is not, becomes chr(256 + 32), a G with a dot above. GPT-4 has the bytes in this
-# order.
+# Hugging Face writes each byte as a visible letter: itself if printable, else 256, 257, ... So a
+# space, the 33rd that is not, becomes chr(256 + 32), a G with a dot above. GPT-4 has the bytes in
+# this order.
 PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 BYTE_ORDER = PRINTABLE + [byte for byte in range(256) if byte not in PRINTABLE]
 LETTER_OF = {byte: chr(byte if k < len(PRINTABLE) else 256 + k - len(PRINTABLE))

@@ -142,6 +142,7 @@ def test_bad_input_is_one_clear_sentence(pretrain, capsys):
                         (("--tokens", "nowhere"), "python bpe.py"),
                         (("--tokenizer", "nowhere.json"), "nowhere.json"),
                         (("--out", "out"), "is no checkpoint"),  # it was once deleted
+                        (("--out", "out/other/config.json"), "name a folder with --out"),
                         (("--resume", "--out", "out/other"), "not a run of train.py")):
         assert pretrain(*flags) == 2
         error = capsys.readouterr().err
