@@ -35,7 +35,6 @@ import uuid
 from typing import NamedTuple
 
 
-
 def table(lines):
     """Entries in any number of lines: "@ key / a | b / c" -> {"key": [["a", "b"], ["c"]]}."""
     text = " ".join(" ".join(line for line in lines if not line.startswith("#")).split())
@@ -43,9 +42,8 @@ def table(lines):
     return {key: [choices.split(" | ") for choices in lists] for key, *lists in entries}
 
 
-# Most entries start with two lists of wordings, the first to train on, the second held out. So with
-# held = False or True, WORDS[key][held] is the list to use. Questions have a third, see
-# choose_question.
+# Most entries start with two lists of wordings: to train on, and held out. So with held = False or
+# True, WORDS[key][held] is the list to use. Questions have a third: choose_question.
 WORDS = table(read_text_lines(__file__.removesuffix(".py") + "_words.txt"))
 
 
