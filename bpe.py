@@ -322,8 +322,13 @@ def readable(token):
 
 
 def show_tokens(tokenizer, text):
-    """Print the tokens of text (s|low), their ids in the same colours (115 257), how many there
-    are, and the bytes of a short text, as numbers and as bits."""
+    """Print the tokens of text and below them their ids, in the same colours, or between bars:
+
+    s|low
+    115 257
+    2 tokens, 4 bytes
+
+    Then the bytes of a short text, as numbers and as bits."""
     ids = tokenizer.encode(text, allowed_special="all")
     tokens = [tokenizer.token_bytes(k) for k in ids]
     codes = [f"30;48;5;{COLOURS[k % len(COLOURS)]}" for k in range(len(ids))]

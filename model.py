@@ -406,6 +406,7 @@ def not_finite(arrays):
     return next((name for name, x in arrays.items() if not np.isfinite(x).all()), None)
 
 
+# norm1, norm2 (C), qkv ((H+2G)D,C), o (C,C), gate_up (2F,C), down (C,F), as y = x @ w.T needs them.
 BlockWeights = namedtuple("BlockWeights", "norm1 qkv o norm2 gate_up down")
 
 

@@ -425,7 +425,7 @@ def kl_penalty(logprobs, reference_logprobs, mask):
 
 # ---- 6. The run ----------------------------------------------------------------------------------
 # Each iteration shows what its rollouts were like, before the policy learned from them:
-#     7/40 | right 89% | thinks 98% | waits 0% | tokens 29.36 | grad 0.08 | 20 s left
+#     7/40 | right 89% | thinks 98% | waits 0% | tokens 30.86 | grad 0.10 | 47 s left
 # "right" jumps, since the questions differ. grad is the gradient's length: it gets small when
 # nearly all answers are right and most groups have no advantages left.
 

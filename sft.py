@@ -65,7 +65,10 @@ def to_arrays(rows):
 
     So it learns to begin the answer after <sep>, and to stop: <|im_end|> is a target. It does not
     learn to ask. Shorter rows end in zeros (padding): no token before them sees them, and their
-    loss does not count."""
+    loss does not count. Rows of 8 and 6 tokens (T = 7), the last 3 and 2 learned:
+
+        mask  0 0 0 0 1 1 1
+              0 0 0 1 1 0 0      the last two are padding"""
     longest = max(len(ids) for ids, _ in rows)  # T + 1
     ids, mask = np.zeros((len(rows), longest), np.int64), np.zeros((len(rows), longest), np.float32)
     for b, (row, counts) in enumerate(rows):

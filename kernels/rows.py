@@ -1,8 +1,8 @@
 """The loops between the matrix products, each in as few passes over memory as it can.
 
 For rmsnorm NumPy goes over main memory five times: square, mean, two products, copy. Here a row
-stays in the core's fastest memory (the L1 cache) until all is done with it. Shapes, and what is
-computed and why, stand with the function of the same name in plain.py.
+stays in the core's fastest memory (the L1 cache) until all is done with it. Each kernel equals the
+function of its name in plain.py, which says what is computed and why.
 
 How to read it: @njit has Numba translate a function to machine code at its first call. `prange` is
 a range whose iterations go to several threads. LLVM, the compiler underneath, works on 8 or 16
@@ -76,6 +76,7 @@ def _exp(x):
 
 @row_kernel
 def rmsnorm(x, weight, eps, n):
+    """n (R,C) from x (R,C) and weight (C)."""
     C = x.shape[1]
     for i in prange(x.shape[0]):
         xi, ni = x[i], n[i]
@@ -88,8 +89,8 @@ def rmsnorm(x, weight, eps, n):
 
 
 def rmsnorm_backward(dn, x, weight, eps, dx, dweight):
-    """All rows add to dweight, but two threads must not write to one number. So each chunk of rows
-    has a row of parts, and NumPy adds up the parts."""
+    """Adds to dx (R,C) and dweight (C). All rows add to dweight, but two threads must not write to
+    one number. So each chunk of rows has a row of parts, and NumPy adds up the parts."""
     parts = np.zeros(((x.shape[0] + CHUNK - 1) // CHUNK, x.shape[1]), x.dtype)
     _rmsnorm_backward(dn, x, weight, eps, dx, parts)
     dweight += parts.sum(axis=0)
@@ -115,6 +116,8 @@ def _rmsnorm_backward(dn, x, weight, eps, dx, parts):
 
 @row_kernel
 def rope(qkv, rotated, positions, cos, sin, sign):
+    """Rotates the first `rotated` heads of qkv (R,H+2G,D) in place, forward (sign 1) or back (-1),
+    for positions (R), cos and sin (ctx,D/2)."""
     half, sign = qkv.shape[2] // 2, cos.dtype.type(sign)
     for i in prange(qkv.shape[0]):
         c, s = cos[positions[i]], sin[positions[i]]
@@ -128,6 +131,7 @@ def rope(qkv, rotated, positions, cos, sin, sign):
 
 @row_kernel
 def store_kv(qkv, k_cache, v_cache, rows, positions):
+    """Puts k and v of qkv (N,H+2G,D) into the caches (B,G,S,D), at rows[n] and positions[n]."""
     G = k_cache.shape[1]
     H = qkv.shape[1] - 2 * G
     for n in prange(qkv.shape[0]):
@@ -139,6 +143,7 @@ def store_kv(qkv, k_cache, v_cache, rows, positions):
 
 @row_kernel
 def swiglu(gu, a):
+    """a (R,F) from gu (R,2F): the gate g in its first F columns, u in the others."""
     F, one = a.shape[1], a.dtype.type(1)
     for i in prange(gu.shape[0]):
         g, u, ai = gu[i, :F], gu[i, F:], a[i]
@@ -148,7 +153,7 @@ def swiglu(gu, a):
 
 @njit(parallel=True, **FORM)
 def swiglu_backward(gu, da):
-    """One exp serves both: the gradient, and a again."""
+    """In place: gu (R,2F) becomes its gradient, da (R,F) becomes a again. One exp serves both."""
     F, one = da.shape[1], da.dtype.type(1)
     for i in prange(gu.shape[0]):
         g, u, dai = gu[i, :F], gu[i, F:], da[i]
@@ -162,7 +167,8 @@ def swiglu_backward(gu, da):
 
 @njit(parallel=True, **FORM)
 def softmax_cross_entropy(logits, targets, weights, losses):
-    """Three passes over a row that is in the cache: maximum; exp and its sum; scale."""
+    """losses (R) and, in place of logits (R,V), their gradient, for targets and weights (R). Three
+    passes over a row that is in the cache: maximum; exp and its sum; scale."""
     V = logits.shape[1]
     for i in prange(logits.shape[0]):
         row, target, weight = logits[i], targets[i], weights[i]
@@ -182,8 +188,8 @@ def softmax_cross_entropy(logits, targets, weights, losses):
 
 @njit(parallel=True, cache=True)
 def scatter_add(dx, ids, dembed):
-    """Two rows of dx may have one id, so the threads share out columns: 16 at a time, a cache line
-    of float32."""
+    """dembed[ids[i]] += dx[i], for dx (R,C), ids (R), dembed (V,C). Two rows may have one id, so
+    the threads share out columns: 16 at a time, a cache line of float32."""
     for stripe in prange((dx.shape[1] + 15) // 16):
         j0 = stripe * 16
         for i in range(dx.shape[0]):
@@ -193,7 +199,7 @@ def scatter_add(dx, ids, dembed):
 
 
 def sum_of_squares(x):
-    """As in rmsnorm_backward, each thread adds to parts of its own."""
+    """Of a flat vector x, in float64. As above: each thread adds to parts of its own."""
     parts = np.empty((x.size + FLAT - 1) // FLAT)
     _sums_of_squares(x, parts)
     return float(parts.sum())
@@ -210,7 +216,7 @@ def _sums_of_squares(x, parts):
 
 @njit(parallel=True, **FORM)
 def adamw(params, grads, m1, m2, scale, lr, beta1, beta2, eps, decay, n_decayed, step):
-    """One pass over four vectors, where NumPy makes about fifteen."""
+    """One AdamW step on flat vectors. One pass over all four, where NumPy makes about fifteen."""
     c1, c2 = 1 - beta1**step, 1 - beta2**step
     f = params.dtype.type
     for chunk in prange((params.size + FLAT - 1) // FLAT):
@@ -228,7 +234,7 @@ def adamw(params, grads, m1, m2, scale, lr, beta1, beta2, eps, decay, n_decayed,
 
 @njit(parallel=True, cache=True)
 def nesterov(grads, m1, scale, momentum):
-    """No fast-math here: the bits are NumPy's."""
+    """As adamw, one pass over flat vectors. No fast-math here: the bits are NumPy's."""
     f = grads.dtype.type
     scale, old, new = f(scale), f(momentum), f(1 - momentum)
     for i in prange(grads.size):
@@ -262,7 +268,9 @@ def keep_highest(weights, amounts, target):
 
 @njit(fastmath=FAST, cache=True)
 def sample_tokens(logits, temperature, top_k, top_p, numbers, tokens, logprobs):
-    """Never divides: the likeliest token's weight is 1, and the number is stretched to the weights'
+    """Writes tokens (N,) and logprobs (N,) of logits (N,V), for numbers (N,) from [0,1).
+
+    Never divides: the likeliest token's weight is 1, and the number is stretched to the weights'
     sum. Given up: weights are float32, and below e**-87 they are 0."""
     N, V = logits.shape
     weights, ones = np.empty(V, np.float32), np.ones(V, np.float32)

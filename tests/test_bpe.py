@@ -351,6 +351,7 @@ def test_what_would_change_ids_is_refused_by_name(small, refused):
     for option in ("byte_fallback", "continuing_subword_prefix", "dropout"):
         refused(foreign(small, **{option: 1}), option)
     refused(foreign(small, type="WordPiece"), "WordPiece")
+    refused(other | {"post_processor": template("A", "A", ids=[319])}, "damaged")
     for part, values in (("normalizer", [{"type": "NFC"}]), ("truncation", [{"max_length": 9}]),
                          ("padding", [{"strategy": "Fixed"}]),
                          ("post_processor", [template(bpe.END, "A", bpe.END, ids=[319]),
@@ -558,6 +559,12 @@ def test_gpt4s_ids_without_a_download(run):
     assert "01100001" not in run("--show", "a" * 17, "--gpt4")[1]
 
 
+def contents():
+    """All files below out/ but the lock, with their bytes."""
+    return {os.path.join(parent, name): open(os.path.join(parent, name), "rb").read()
+            for parent, _, names in os.walk("out") for name in names if name != ".lock"}
+
+
 @pytest.mark.parametrize("args, content, why", [
     ([], b"", "no out/docs/train-*.jsonl.gz"), (["missing.txt"], b"", "missing.txt"),
     (["a.txt"], b"", "is empty"), (["a.txt"], b"\xff\xfe\0", "no text in UTF-8"),
@@ -571,9 +578,9 @@ def test_the_command_refuses_in_one_line(run, args, content, why):
     os.makedirs("out/docs")
     with open("out/docs/train-00000.jsonl.gz" if why[:5] == "train" else "a.txt", "wb") as file:
         file.write(content)
+    before = contents()
     status, _, said = run(*args)
-    assert status == 2 and why in said and said.count("\n") == 1
-    assert not os.path.exists("out/tokenizer.json") and not os.path.exists("out/tokens")
+    assert status == 2 and why in said and said.count("\n") == 1 and contents() == before
 
 
 # ---- read_tokens ---------------------------------------------------------------------------------

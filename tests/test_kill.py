@@ -114,8 +114,8 @@ def runs(tmp_path_factory):
         assert status == 0, said
         seconds[script] = time.perf_counter() - begin
         if script in ("data", "bpe"):
-            start(script, folder, [flags[0].replace("new", "old"), *flags[1:], "--out",
-                                   f"old/{script}"])
+            assert start(script, folder, [flags[0].replace("new", "old"), *flags[1:], "--out",
+                                          f"old/{script}"])[0] == 0
     return folder, seconds
 
 

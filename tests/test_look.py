@@ -116,7 +116,8 @@ def test_curves_of_runs_and_of_one_that_goes_on(server):
         "loss, nats per token, step 20: held-out: 4.5, training: 5.5",
         "share of answers, step 20: facts recalled: 25%"]
     run, = ask(server, "reward")[0]["runs"]
-    assert run["live"] and "iteration 3: reward model: 2, gold reward: -3" in run["charts"][0]["say"]
+    said = run["charts"][0]["say"]
+    assert run["live"] and "iteration 3: reward model: 2, gold reward: -3" in said
 
 
 def test_another_candidate_leads_elsewhere(server):

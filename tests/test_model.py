@@ -43,6 +43,14 @@ def test_loss_is_minus_log_of_the_targets_probability(small):
     assert loss == 0 and not model.vector(grads).any()
 
 
+def test_the_future_is_unseen(small):
+    """Changing token 7 leaves the logits of positions 0 to 6 the same bits."""
+    params, config, ids, _, _ = small
+    logits = model.forward(params, config, ids)
+    ids[:, 7] = (ids[:, 7] + 1) % 37
+    assert (model.forward(params, config, ids)[:, :7] == logits[:, :7]).all()
+
+
 def test_cache_gives_the_logits_of_the_whole(small):
     """Prefill and decode give what one forward over the whole text gives; a cache has an end."""
     params, config, ids, _, _ = small

@@ -2,6 +2,7 @@
 import json
 import os
 import signal
+import types
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import bpe
 import checkpoint
 import model
+import optimizer
 import rl
 from conftest import differences, relative_error
 
@@ -132,6 +134,21 @@ def test_each_iteration_updates_twice_from_whole_groups(monkeypatch, rate_left, 
     assert seen[:2] == [(rows, [0, 0, -2, 2, 1, -1]) for rows in ([0, 1, 2], [3, 4, 5])]
     assert rl.improve((None,) * 3, None, None, np.ones(6), 9, settings, None) == 0.0
     assert len(steps) == 4
+
+
+def test_eight_armed_bandit(monkeypatch):
+    """Eight arms, one of which pays: in 50 updates the policy pulls nothing else."""
+    config = model.Config(vocab=9, ctx=6, dim=16, layers=1, heads=2, kv_heads=2, hidden=16)
+    net = (model.init_params(config, 0), config, types.SimpleNamespace(
+        special_tokens={"<|im_end|>": 8}, decode=lambda ids: "".join(map(str, ids))))
+    averages, arm = optimizer.start(net[0]), [{"prompt": [7, 7]}]
+    for step in range(50):
+        rollouts = rl.rollout(net, arm, step, times=32)
+        rewards = np.array([text.startswith("3") for text in rollouts.texts], float)
+        grads = rl.policy_gradient(net[0], config, rollouts, np.arange(32), rl.advantages(rewards))
+        rl.take_step(net[0], grads, averages, config, "step", step + 1, 1e-2)
+    rollouts = rl.rollout(net, arm, 1234, times=200)
+    assert np.mean([text.startswith("3") for text in rollouts.texts]) > 0.95
 
 
 # ---- Rollouts ----

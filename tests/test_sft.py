@@ -142,8 +142,8 @@ def test_pages_are_replayed_in_order(tmp_path, tokenizer):
 # ---- batches ----
 
 def test_an_epoch_holds_every_row_once():
-    """By length, within BATCH_TOKENS (a longer row is alone), in another order each epoch. Mixed: 32
-    rows of any length."""
+    """By length, within BATCH_TOKENS (a longer row is alone), in another order each epoch. Mixed:
+    32 rows of any length."""
     lengths = np.random.default_rng(0).integers(5, 120, 500)
     batches, mixed = sft.plan(lengths, (0, 0)), sft.plan(lengths, (0, 0), mixed=True)
     for epoch in (batches, mixed):
