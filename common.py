@@ -196,8 +196,8 @@ def write_file(path, write):
 
 
 def sync(path):
-    """Waits until the disk has the file's bytes. Else the system may write its new name first, and
-    a crash of the machine in between would leave it empty."""
+    """Waits until the disk has the file's bytes. Otherwise the system may write the file's new name
+    before them, and a crash of the machine in between would leave it empty."""
     with open(path, "r+b") as file:
         os.fsync(file.fileno())
 
@@ -327,8 +327,8 @@ def share(text, parts=10):
 # ---- a training run ------------------------------------------------------------------------------
 
 def keep_freed_memory():
-    """Asks glibc, where that is the C library, to keep what a step frees for the next one. To get
-    it back from the system, cleared page by page, was a quarter of fine-tuning's time."""
+    """Asks glibc, where that is the C library, to keep what a step frees for the next one. To give
+    it back and get it anew, cleared page by page, took a quarter of fine-tuning's time."""
     with contextlib.suppress(OSError, AttributeError, TypeError):  # no such library or function
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD: give back only what is more than 1 GB

@@ -6,8 +6,8 @@
     python data.py CRAWL.warc.gz --set gopher_min_words=20 --set c4=off --rejects rejects.jsonl
 
 Most of the web is menus, spam, lists and copies. A model learns whatever it reads, so all of that
-has to go first. The recipe is FineWeb's (arXiv 2406.17557): its authors trained small models with
-and without each rule, and kept 15 trillion tokens of 96 crawls of the web.
+has to go first. The recipe is FineWeb's (arXiv 2406.17557). Its authors trained small models with
+and without a rule to see what helps, and kept 15 trillion tokens of 96 crawls of the web.
 
 Writes out/docs/train-*.jsonl.gz, val-*.jsonl.gz (lines {"id", "url", "text", "language",
 "language_score"}) and stats.json. 8,600 small pages take 8 s on two cores (Zen 5), 343 real ones of

@@ -46,7 +46,9 @@ MAX_NEW = 56  # tokens of a rollout; the longest right answer has 44
 WARMUP_ITERATIONS = 5  # in which the learning rate rises
 SAVES = 10  # saves and samples of a run
 EVALUATED, K = 200, 8  # an evaluation: problems, and sampled rollouts of each
-SEEDS = 100_000  # seeds in a run: i for iteration i, the last three for comparisons, evaluation
+# The random numbers of iteration i have the seed --seed x SEEDS + i. Comparisons and the evaluation
+# take the last three seeds of this range, which no iteration reaches.
+SEEDS = 100_000
 # --reward. With checked answers the learning rate falls to 0 (rate_left) and the policy settles. A
 # reward model's score keeps rising: whoever trusts it sees no reason to stop.
 RECIPES = {"answer": dict(problems="out/world/exercises-train.jsonl",

@@ -375,7 +375,7 @@ def stop_ids(config, tokenizer):
 
 
 def complete(net, prompts, temperature=0.0, max_new_tokens=64, seed=0):
-    """The texts that the network writes after prompts, lists of ids."""
+    """The texts that the network writes after prompts, lists of ids; without the stop ids."""
     params, config, tokenizer = net
     stop = stop_ids(config, tokenizer)
     new = generate(params, config, prompts, max_new_tokens, temperature, seed=seed, stop=stop)
